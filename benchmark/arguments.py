@@ -1,0 +1,135 @@
+"""The arguments of a run, in two stages: the method's name first, then its class's arguments.
+
+``--method mslora_cr --method.rank 16``, or in a config file ``method: {name: mslora_cr, rank: 16}``. Defaults come from
+RunConfig and the method's ``__init__``, then ``--preset`` (PRESETS of the method's file), ``--config``, the command line.
+"""
+
+from __future__ import annotations
+
+
+from collections.abc import Sequence
+
+from typing import Any
+
+import yaml
+
+from benchmark.config import RunConfig
+from benchmark.errors import UserError, unknown
+from benchmark.registry import MethodCard, card, load
+
+SKIP = {"method", "method_args"}
+
+
+def parse(verb: str, argv: Sequence[str], with_class: bool) -> tuple[RunConfig, MethodCard, type[Any] | None]:
+    """Parse ``run`` or ``plan``; with the class its arguments are checked against its signature, else its source.
+
+    Raises:
+        UserError: any argument that does not fit. SystemExit: after ``--help`` or ``--print_config``.
+    """
+    argv = _method_as_name(list(argv))
+    method = _find_method(argv)
+    if method is None:
+        if not {"-h", "--help"} & set(argv):
+            raise UserError(f"--method is missing, for example: python -m benchmark {verb} --method mslora_cr")
+        _parser(verb, None, None).parse_args(["--help"])
+    described = card(str(method))
+    cls = load(str(method)) if with_class else None
+    parser = _parser(verb, described, cls)
+    given = _parse(parser, _with_preset(argv, described))
+    values = given.as_dict() if hasattr(given, "as_dict") else vars(given)
+    method_args = {k: v for k, v in values.pop("method").items() if k != "name"}
+    values = {name: value for name, value in values.items() if name not in ("config", "preset", "print_config")}
+    return RunConfig(**values, method=str(method), method_args=method_args), described, cls
+
+
+def _parser(verb: str, described: MethodCard | None, cls: type[Any] | None) -> Any:
+    from jsonargparse import ActionConfigFile, ArgumentParser
+
+    about = described.doc if described else "Run a method over a stream; --method NAME --help shows its own arguments."
+    parser = ArgumentParser(prog=f"python -m benchmark {verb}", description=about, exit_on_error=False)
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML with any of these arguments")
+    parser.add_argument("--preset", type=str | None, default=None, help="a PRESETS entry of the method's file")
+    parser.add_class_arguments(RunConfig, nested_key=None, skip=SKIP)
+    parser.add_argument("--method.name", type=str, help="the method")
+    if described is not None and cls is not None:
+        parser.add_class_arguments(cls, "method", fail_untyped=False)
+    elif described is not None:
+        for name, default in described.defaults.items():
+            kind = type(default) if default is not None else Any
+            parser.add_argument(f"--method.{name}", type=float | int if kind is float else kind, default=default)
+    return parser
+
+
+def _parse(parser: Any, argv: list[str]) -> Any:
+    from jsonargparse import ArgumentError
+
+    try:
+        return parser.parse_args(argv)
+    except ArgumentError as error:
+        text = " ".join(str(error).split())
+        raise UserError(_nearest(text, parser)) from None
+    except TypeError as error:
+        raise UserError(" ".join(str(error).split())) from None
+
+
+def _nearest(text: str, parser: Any) -> str:
+    """The parser's message; for an unknown argument with the nearest valid one."""
+    known = [option for action in parser._actions for option in action.option_strings]
+    for word in text.replace("'", " ").replace(",", " ").split():
+        name = word.split("=")[0]
+        if name.startswith("--") and name not in known and ("nrecognized" in text or "unknown" in text.lower()):
+            return str(unknown("argument", name, known))
+    return text
+
+
+def _method_as_name(argv: list[str]) -> list[str]:
+    """``--method X`` is short for ``--method.name X``."""
+    out = []
+    for word in argv:
+        word = "--method.name" if word == "--method" else word
+        out.append("--method.name=" + word.removeprefix("--method=") if word.startswith("--method=") else word)
+    return out
+
+
+def _value(argv: list[str], option: str) -> str | None:
+    for i, word in enumerate(argv):
+        if word.startswith(option + "="):
+            return word.removeprefix(option + "=")
+        if word == option and i + 1 < len(argv):
+            return argv[i + 1]
+    return None
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"--config {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path}: expected keys and values")
+    return content
+
+
+def _find_method(argv: list[str]) -> str | None:
+    """The method's name, wherever it is given."""
+    name = _value(argv, "--method.name")
+    path = _value(argv, "--config")
+    if name is None and path is not None:
+        method = _read(path).get("method")
+        name = method.get("name") if isinstance(method, dict) else method
+    return name
+
+
+def _with_preset(argv: list[str], described: MethodCard) -> list[str]:
+    """A preset's values in front of what is typed, so that the command line wins."""
+    preset = _value(argv, "--preset")
+    if preset is None:
+        return argv
+    if preset not in described.presets:
+        raise unknown("--preset", preset, described.presets) if described.presets else UserError(
+            f"--preset {preset}: {described.name} has no presets"
+        )
+    values = dict(described.presets[preset])
+    nested = {f"method.{name}": value for name, value in values.pop("method", {}).items()}
+    return [f"--{name}={value}" for name, value in (values | nested).items()] + argv

@@ -1,0 +1,194 @@
+"""The command line. Every verb parses its arguments before anything heavy is imported."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import UserError, unknown
+
+USAGE = """usage: python -m benchmark VERB [options]        (python -m benchmark VERB --help)
+
+  run --method M            run a method over a stream, write its record, print the tables
+  plan --method M           what would run, where, and how long it would take
+  list [methods|streams|cards|backbones]
+  show NAME                 a method, a stream or a card in full
+  check --method M          does a method keep the contract?
+  leaderboard [--stream S]  rebuild the CSVs from the records and print them
+  pretrain [--to DIR]       train the default backbone, phantom-clip, anew
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 2 bad input (one line says what), 1 a check that failed, 130 interrupted."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0 if argv else 2
+    try:
+        if argv[0] not in VERBS:
+            raise unknown("verb", argv[0], VERBS)
+        return VERBS[argv[0]](argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted: the same command continues", file=sys.stderr)
+        return 130
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=110)
+
+
+def _parser(verb: str) -> Any:
+    from jsonargparse import ArgumentParser
+
+    return ArgumentParser(prog=f"python -m benchmark {verb}", exit_on_error=False)
+
+
+def _parse(parser: Any, argv: Sequence[str]) -> Any:
+    from jsonargparse import ArgumentError
+
+    try:
+        return parser.parse_args(list(argv))
+    except ArgumentError as error:
+        raise UserError(" ".join(str(error).split())) from None
+
+
+def _run_config(verb: str, argv: Sequence[str], torch_free: bool) -> tuple[Any, Any, Any]:
+    """(RunConfig, MethodCard, class or None), from the command line, a config file and a preset."""
+    from benchmark import arguments
+
+    return arguments.parse(verb, argv, with_class=not torch_free)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run (or continue) one method on one stream."""
+    config, card, cls = _run_config("run", argv, torch_free=False)
+    from benchmark import leaderboard, records
+    from benchmark.run import execute
+
+    console = _console()
+    folder = execute(config, card, cls, console)
+    record = records.read_record(folder)
+    ranked = record["limit"] is None and record["split"] == "test"
+    if ranked:
+        leaderboard.build(Path(config.results), record["stream"]["folder"])
+    if not config.quiet:
+        for protocol in ("given", "hidden"):
+            console.print(leaderboard.matrix_table(record, protocol))
+        console.print(leaderboard.transfer_table(record))
+        console.print(leaderboard.summary_line(record), highlight=False)
+        if ranked:
+            console.print(leaderboard.table(Path(config.results), record["stream"]["folder"]))
+        else:
+            console.print("a run with --limit or --split val is marked and enters no leaderboard")
+        console.print(f"record {folder}/run.json, matrices {folder}/*.csv", highlight=False, soft_wrap=True)
+    return 0
+
+
+def plan(argv: Sequence[str]) -> int:
+    """What would run, without running it and without importing torch."""
+    config, card, _ = _run_config("plan", argv, torch_free=True)
+    from benchmark.plan import describe
+
+    console = _console()
+    for line in describe(config, card):
+        console.print(line, highlight=False, soft_wrap=True)
+    return 0
+
+
+def list_(argv: Sequence[str]) -> int:
+    from benchmark import listing
+
+    parser = _parser("list")
+    parser.add_argument("what", nargs="?", default="all", help="methods, streams, cards or backbones")
+    parser.add_argument("--names", action="store_true", help="names only, one a line")
+    given = _parse(parser, argv)
+    listing.show_list(given.what, given.names, _console())
+    return 0
+
+
+def show(argv: Sequence[str]) -> int:
+    from benchmark import listing
+
+    parser = _parser("show")
+    parser.add_argument("name", help="a method, stream or card")
+    parser.add_argument("--data", default="data", help="folder in which relative paths of cards are looked up")
+    given = _parse(parser, argv)
+    listing.show_one(given.name, Path(given.data), _console())
+    return 0
+
+
+def check(argv: Sequence[str]) -> int:
+    """Check a method against the contract; exit status 1 if it fails."""
+    from benchmark import registry
+
+    parser = _parser("check")
+    parser.add_argument("--method", required=True, help="a file of methods/ or package.module:Class; 'all' for every file")
+    given = _parse(parser, argv)
+    names = registry.names() if given.method == "all" else [registry.card(given.method).name and given.method]
+    from benchmark import testing
+
+    console, failed = _console(), 0
+    for name in names:
+        for result in testing.check_method(registry.load(name)):
+            failed += not result.passed
+            mark = "[green]ok[/]  " if result.passed else "[red]FAIL[/]"
+            console.print(f"{mark} {name}: {result.name}", highlight=False)
+            if not result.passed:
+                console.print(f"     {result.reason}", markup=False, highlight=False)
+    return 1 if failed else 0
+
+
+def leaderboard_(argv: Sequence[str]) -> int:
+    from benchmark import leaderboard, records
+
+    parser = _parser("leaderboard")
+    parser.add_argument("--stream", default=None, help="of one stream; default: all that have records")
+    parser.add_argument("--results", default="results", help="folder of runs/ and leaderboards/")
+    given = _parse(parser, argv)
+    results, console = Path(given.results), _console()
+    streams = sorted({path.parts[-5] for path in records.run_files(results)})
+    if given.stream is not None and given.stream not in streams:
+        raise unknown("stream with records", given.stream, streams)
+    for path in leaderboard.build(results, given.stream):
+        console.print(str(path), highlight=False, soft_wrap=True)
+    for stream in [given.stream] if given.stream else streams:
+        console.print(leaderboard.table(results, stream))
+    return 0
+
+
+def pretrain_(argv: Sequence[str]) -> int:
+    parser = _parser("pretrain")
+    parser.add_argument("--to", default="phantom-clip", help="folder that the backbone is written to")
+    parser.add_argument("--samples", type=int, default=90_000, help="captioned phantoms to make")
+    parser.add_argument("--epochs", type=int, default=10, help="passes over them")
+    given = _parse(parser, argv)
+    if given.samples < 1000 or given.epochs < 1:
+        raise UserError("--samples must be at least 1000, --epochs at least 1")
+    from benchmark.pretrain import pretrain
+
+    measured = pretrain(Path(given.to), given.samples, given.epochs, console=_console())
+    print("  ".join(f"{name} {value:,.0f}" for name, value in measured.items()))
+    print(f"use it: --backbone local-dir:{given.to}")
+    return 0
+
+
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "run": run,
+    "plan": plan,
+    "list": list_,
+    "show": show,
+    "check": check,
+    "leaderboard": leaderboard_,
+    "pretrain": pretrain_,
+}

@@ -1,0 +1,158 @@
+"""What a run is: one frozen value, resolved from defaults, a preset and the command line; and its key.
+
+No torch here: ``plan`` must know a run's key without importing it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import UserError, unknown
+from benchmark.registry import MethodCard
+from benchmark.stream import Budget
+
+CHOICES = {
+    "optimizer": ("adamw", "adam", "sgd"),
+    "schedule": ("cosine", "constant"),
+    "augment": ("none", "flip", "crop"),
+    "sampling": ("proportional", "balanced"),
+    "split": ("test", "val"),
+    "precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true"),
+}
+WHERE_AND_HOW = ("seed", "order", "data", "results", "device", "force", "full_evaluation", "quiet")
+
+
+@dataclass(frozen=True)
+class RunConfig(Budget):
+    """One run: a method on a stream. The budget's fields come first; they are the same for every method.
+
+    Args:
+        epochs: passes over a task's training set.
+        batch_size: samples in a step.
+        optimizer: adamw, adam or sgd (momentum 0.9).
+        lr: the largest learning rate.
+        weight_decay: of the optimiser.
+        schedule: cosine (to 0) or constant.
+        warmup: part of the steps in which the learning rate rises.
+        augment: none, flip, or crop (flip and random resized crop).
+        method: a file of methods/ or package.module:Class.
+        stream: a file of datasets/streams/ or the path of a YAML file.
+        backbone: phantom-clip, ViT-B-16/openai, hf-hub:..., local-dir:..., or an open_clip architecture.
+        pretrained: tag or weights file for an architecture.
+        seed: of everything random.
+        order: which order of the tasks.
+        limit: first n images per split, stratified; such a run is marked and never ranked.
+        split: test, or val for tuning (never ranked).
+        sampling: of joint training: proportional or balanced.
+        precision: auto is bf16-mixed on CUDA and 32-true on a CPU.
+        data: folder in which relative paths of cards are looked up.
+        results: folder of runs/ and leaderboards/.
+        device: auto, cpu or cuda.
+        force: start anew even if the run is complete.
+        full_evaluation: compute every cell of the matrix, also those whose answers cannot have changed.
+        quiet: print no progress and no tables.
+    """
+
+    method: str = ""
+    stream: str = "phantom8"
+    backbone: str = "phantom-clip"
+    pretrained: str | None = None
+    seed: int = 0
+    order: int = 0
+    limit: int | None = None
+    split: str = "test"
+    sampling: str = "proportional"
+    precision: str = "auto"
+    data: str = "data"
+    results: str = "results"
+    device: str = "auto"
+    force: bool = False
+    full_evaluation: bool = False
+    quiet: bool = False
+    method_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise unknown(f"--{name}", getattr(self, name), choices)
+        for name, low in {"epochs": 1, "batch_size": 1, "seed": 0, "order": 0}.items():
+            if getattr(self, name) < low:
+                raise UserError(f"--{name}: expected a whole number of at least {low}, got {getattr(self, name)}")
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"--limit: expected a whole number of at least 1, got {self.limit}")
+        if not self.lr > 0 or self.weight_decay < 0 or not 0 <= self.warmup < 1:
+            raise UserError("--lr must be positive, --weight_decay not negative, --warmup in [0, 1)")
+
+    @property
+    def budget(self) -> Budget:
+        return Budget(**{f.name: getattr(self, f.name) for f in fields(Budget)})
+
+    def resolved(self, precision: str) -> dict[str, Any]:
+        """All that can change a result but the seed and the order; with the precision that ``auto`` stands for."""
+        kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*WHERE_AND_HOW, "method_args")}
+        return kept | {"precision": precision, "method_args": dict(sorted(self.method_args.items()))}
+
+    def settings(self, card: MethodCard) -> str:
+        """What differs from the defaults, as it would be typed; empty for the defaults.
+
+        The precision that ``auto`` picks and the marks of unranked runs (limit, split) are no settings.
+        """
+        typed = []
+        for f in fields(self):
+            if f.name in (*WHERE_AND_HOW, "method", "stream", "backbone", "limit", "split", "method_args"):
+                continue
+            if _canonical(getattr(self, f.name)) != _canonical(f.default):
+                typed.append(f"{f.name}={getattr(self, f.name)}")
+        for name, value in sorted(self.method_args.items()):
+            if _canonical(value) != _canonical(card.defaults.get(name)):
+                typed.append(f"method.{name}={value}")
+        return " ".join(typed)
+
+
+def run_key(config: RunConfig, precision: str, stream_hash: str, weights: str) -> str:
+    """12 hex digits: sha256 of the resolved config, the stream's hash and the backbone's weights.
+
+    Seed, order, paths and device are left out: runs of one key are replicates.
+    """
+    resolved = config.resolved(precision)
+    resolved.pop("stream")
+    described = json.dumps([_canonical(resolved), stream_hash, weights], sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()[:12]
+
+
+def weights_identity(backbone: str, pretrained: str | None) -> str:
+    """What tells two sets of weights apart: the content of a local file, else the name they are published under."""
+    from importlib.util import find_spec
+
+    local: Path | None = None
+    if backbone == "phantom-clip":
+        spec = find_spec("methods")
+        assert spec is not None and spec.submodule_search_locations
+        local = Path(next(iter(spec.submodule_search_locations))) / "weights" / "phantom-clip"
+    elif backbone.startswith("local-dir:"):
+        local = Path(backbone.removeprefix("local-dir:"))
+    elif pretrained and Path(pretrained).is_file():
+        local = Path(pretrained)
+    if local is None:
+        return f"{backbone}|{pretrained}"
+    digest = hashlib.sha256()
+    for file in sorted(local.iterdir()) if local.is_dir() else [local]:
+        if file.suffix != ".md":
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    """One form for equal values: 1 and 1.0 are the same setting."""
+    if isinstance(value, Mapping):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item) for item in value]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    return value

@@ -1,0 +1,1 @@
+"""Catalog of streams, sources of samples, made images, the loaders of one task."""

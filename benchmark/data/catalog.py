@@ -1,0 +1,215 @@
+"""Stream files and cards: read, validated, resolved. Every error names the file and the key."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmark.errors import UserError, unknown
+from benchmark.stream import KINDS, LABEL_SPACES, Label, Stream, Task
+
+STREAM_KEYS = ("name", "version", "description", "label_space", "orders", "tasks")
+TASK_KEYS = ("card", "name", "modality", "kind", "source", "classes", "template")
+CARD_KEYS = ("title", "homepage", "obtain", "preparation", "publication", "licence", "md5", "notes")
+SOURCE_KEYS: dict[str, tuple[str, ...]] = {
+    "npz": ("path",),
+    "phantom": ("generator", "regions", "seed", "sizes"),
+}
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def root() -> Path:
+    """The folder of cards and streams: ``datasets`` in a checkout, ``benchmark/catalog`` in an installed wheel."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "catalog"
+    return installed if installed.is_dir() else package.parent / "datasets"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one task's samples come from: a kind and its options, resolved but not read."""
+
+    where: str
+    kind: str
+    classes: tuple[str, ...]
+    options: Mapping[str, Any] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A stream as described by its file: the tasks in listed order, where their samples come from, the orders."""
+
+    file: Path
+    description: str
+    stream: Stream
+    sources: tuple[Source, ...]
+    orders: tuple[tuple[int, ...], ...]
+
+    def permutation(self, order: int) -> tuple[int, ...]:
+        """A listed order; beyond the listed ones a permutation that depends on its number alone."""
+        if order < len(self.orders):
+            return self.orders[order]
+
+        def draw(task: int) -> bytes:
+            return hashlib.sha256(f"{order}:{task}".encode()).digest()
+
+        return tuple(sorted(range(len(self.stream)), key=draw))
+
+
+def names(folder: str) -> list[str]:
+    """Names of the shipped ``streams`` or ``cards``."""
+    return sorted(path.stem for path in (root() / folder).glob("*.yaml"))
+
+
+def load(name: str, data: Path) -> Recipe:
+    """A stream by name, or by the path of its YAML file; ``data`` is where relative paths are looked up.
+
+    Raises:
+        UserError: unknown stream, missing file, misspelt key, value of the wrong kind.
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = root() / "streams" / f"{name}.yaml"
+        if not path.is_file():
+            raise unknown("stream", name, names("streams"))
+    content = _read(path)
+    _check_keys(content, STREAM_KEYS, str(path))
+    stream_name = _text(content, "name", path)
+    if not NAME.fullmatch(stream_name):
+        raise UserError(f"{path}: name: {stream_name!r} must be of letters, digits, '_', '-' and '.'")
+    version = content.get("version", 1)
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise UserError(f"{path}: version: expected a whole number, got {version!r}")
+    space = content.get("label_space", "own")
+    if space not in LABEL_SPACES:
+        raise unknown("label_space", space, LABEL_SPACES, str(path))
+    raw = content.get("tasks")
+    if not isinstance(raw, list) or not raw:
+        raise UserError(f"{path}: tasks: expected a list of at least one task")
+    entries = [_task(item, f"{path}: tasks[{i}]", data, path.parent) for i, item in enumerate(raw)]
+    stream = _stream(entries, stream_name, version, space, path)
+    description = str(content.get("description", ""))
+    sources = tuple(source for _, source, _ in entries)
+    return Recipe(path, description, stream, sources, _orders(content.get("orders"), len(entries), path))
+
+
+def _stream(
+    entries: list[tuple[dict[str, Any], Source, list[str]]], name: str, version: int, space: str, path: Path
+) -> Stream:
+    task_names = [entry["name"] for entry, _, _ in entries]
+    if len(set(task_names)) < len(task_names):
+        twice = next(n for n in task_names if task_names.count(n) > 1)
+        raise UserError(f"{path}: tasks: the name {twice!r} stands twice")
+    kinds = {entry["kind"] for entry, _, _ in entries}
+    if len(kinds) > 1:
+        raise UserError(f"{path}: tasks: a stream has tasks of one kind, found {', '.join(sorted(kinds))}")
+    classes = [source.classes for _, source, _ in entries]
+    if space == "shared" and len(set(classes)) > 1:
+        raise UserError(f"{path}: label_space: shared, but the tasks' classes differ")
+    tasks, first = [], 0
+    for index, (entry, source, templates) in enumerate(entries):
+        templates = entries[0][2] if space == "shared" else templates
+        labels = tuple(
+            Label(first + i, label, tuple(template.format(label) for template in templates))
+            for i, label in enumerate(source.classes)
+        )
+        first += 0 if space == "shared" else len(labels)
+        tasks.append(Task(index, entry["name"], entry["modality"], entry["kind"], labels, len(entries)))
+    return Stream(name, version, kinds.pop(), space, tuple(tasks))
+
+
+def _task(item: Any, where: str, data: Path, folder: Path) -> tuple[dict[str, Any], Source, list[str]]:
+    if not isinstance(item, dict):
+        raise UserError(f"{where}: expected a task's keys and values, got {item!r}")
+    if "card" in item:
+        card_path = root() / "cards" / f"{item['card']}.yaml"
+        if not card_path.is_file():
+            raise unknown("card", item["card"], names("cards"), where)
+        item = _read(card_path) | item
+    kind_of_source = item.get("source")
+    if kind_of_source is None:
+        raise UserError(f"{where}: the key 'source' is missing (one of {', '.join(SOURCE_KEYS)})")
+    if kind_of_source not in SOURCE_KEYS:
+        raise unknown("source", kind_of_source, SOURCE_KEYS, where)
+    own = SOURCE_KEYS[kind_of_source]
+    _check_keys(item, (*TASK_KEYS, *CARD_KEYS, *own), where)
+    entry = {"name": _text(item, "name", where), "modality": _text(item, "modality", where)}
+    if not NAME.fullmatch(entry["name"]):
+        raise UserError(f"{where}.name: {entry['name']!r} must be of letters, digits, '_', '-' and '.'")
+    entry["kind"] = item.get("kind", "classification")
+    if entry["kind"] not in KINDS:
+        raise unknown("kind", entry["kind"], KINDS, where)
+    if entry["kind"] != "classification":
+        raise UserError(f"{where}.kind: source {kind_of_source!r} gives classification tasks only")
+    classes = _texts(item, "classes", where)
+    if len(classes) < 2 or len(set(classes)) < len(classes):
+        raise UserError(f"{where}.classes: expected at least two different names")
+    templates = _texts(item, "template", where)
+    for template in templates:
+        if template.count("{}") != 1:
+            raise UserError(f"{where}.template: {template!r} must contain {{}} once, where the class's name goes")
+    options = {key: item[key] for key in own if key in item}
+    if "path" in own:
+        options["path"] = _find(_text(item, "path", where), f"{where}.path", data, folder)
+    return entry, Source(where, kind_of_source, tuple(classes), options), templates
+
+
+def _find(given: str, where: str, data: Path, folder: Path) -> Path:
+    """A data file: as given if absolute, else below ``data``, else beside the stream file."""
+    candidates = [Path(given)] if Path(given).is_absolute() else [data / given, folder / given]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"{where}: file not found: {candidates[0]} (give the folder of the data: DATA=dir or --data dir)")
+
+
+def _orders(given: Any, tasks: int, path: Path) -> tuple[tuple[int, ...], ...]:
+    if given is None:
+        return (tuple(range(tasks)),)
+    if not isinstance(given, list) or not given:
+        raise UserError(f"{path}: orders: expected a list of orders, each a list of task indices")
+    for i, order in enumerate(given):
+        if not isinstance(order, list) or sorted(map(str, order)) != sorted(map(str, range(tasks))):
+            raise UserError(f"{path}: orders[{i}]: {order!r} is no permutation of 0..{tasks - 1}")
+    return tuple(tuple(order) for order in given)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: file not found") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected keys and values at the top level")
+    return content
+
+
+def _check_keys(content: Mapping[str, Any], valid: tuple[str, ...], where: str) -> None:
+    for key in content:
+        if key not in valid:
+            raise unknown("key", key, valid, where)
+
+
+def _text(content: Mapping[str, Any], key: str, where: object) -> str:
+    if key not in content:
+        raise UserError(f"{where}: the key {key!r} is missing")
+    if not isinstance(content[key], str) or not content[key].strip():
+        raise UserError(f"{where}.{key}: expected text, got {content[key]!r}")
+    return content[key]
+
+
+def _texts(content: Mapping[str, Any], key: str, where: str) -> list[str]:
+    """One text or a list of texts."""
+    value = content.get(key)
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not values or not all(isinstance(text, str) and text for text in values):
+        raise UserError(f"{where}.{key}: expected a list of texts, got {value!r}")
+    return values

@@ -1,0 +1,119 @@
+"""One function per kind of source: a task's samples as arrays.
+
+A source function takes a :class:`~benchmark.data.catalog.Source` and a split and returns a :class:`Split`; ``identity`` says what
+the samples are without reading them all. Legend: N samples, H, W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.data import phantom
+from benchmark.data.catalog import Source
+from benchmark.errors import UserError, unknown
+
+SPLITS = ("train", "val", "test")
+PHANTOM_SIZES = {"train": 512, "val": 64, "test": 256}
+
+
+@dataclass(frozen=True)
+class Split:
+    """``images`` uint8 (N, H, W) grey or (N, H, W, 3); ``labels`` int64 (N,) in 0..classes-1."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+def npz(source: Source, split: str) -> Split:
+    """A file in the MedMNIST layout: ``{split}_images`` uint8, ``{split}_labels`` (N,) or (N, 1) integers.
+
+    Raises:
+        UserError: the file is no npz, an array is missing or of another shape or type, a label is outside the classes.
+    """
+    path = source.options["path"]
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for key in (f"{split}_images", f"{split}_labels"):
+                if key not in arrays.files:
+                    raise unknown("array", key, arrays.files, f"{path}: missing array")
+            images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not readable as npz: {error}") from None
+    if images.dtype != np.uint8:
+        raise UserError(f"{path}: {split}_images: expected uint8, got {images.dtype}")
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
+        raise UserError(f"{path}: {split}_images: expected (N, H, W) or (N, H, W, 3), got {images.shape}")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(f"{path}: {split}_labels: expected integers, got {labels.dtype}")
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or len(labels) != len(images):
+        raise UserError(f"{path}: {split}_labels: {labels.shape} does not fit {len(images)} images, one label each")
+    if len(labels) == 0:
+        raise UserError(f"{path}: {split}_images: the split is empty")
+    if labels.min() < 0 or labels.max() >= len(source.classes):
+        raise UserError(
+            f"{path}: {split}_labels: labels {labels.min()}..{labels.max()} but {source.where}.classes lists "
+            f"{len(source.classes)} classes (0..{len(source.classes) - 1})"
+        )
+    return Split(images, labels.astype(np.int64))
+
+
+def made(source: Source, split: str) -> Split:
+    """A phantom task: the classes are regions of a generator's factors (``seed`` and split make the draw)."""
+    options = _phantom_options(source)
+    seed = (phantom.VERSION, options["seed"], SPLITS.index(split))
+    return Split(*phantom.render_split(options["generator"], options["regions"], options["sizes"][split], seed))
+
+
+def _phantom_options(source: Source) -> dict[str, Any]:
+    where, options = source.where, dict(source.options)
+    if options.get("generator") not in phantom.GENERATORS:
+        raise unknown("generator", options.get("generator"), phantom.GENERATORS, where)
+    seed = options.get("seed")
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise UserError(f"{where}.seed: expected a whole number from 0, got {seed!r}")
+    regions = options.get("regions")
+    if not isinstance(regions, list) or len(regions) != len(source.classes):
+        raise UserError(f"{where}.regions: expected one region for each of the {len(source.classes)} classes")
+    factors = phantom.generator(options["generator"]).FACTORS
+    for i, region in enumerate(regions):
+        if not isinstance(region, dict):
+            raise UserError(f"{where}.regions[{i}]: expected factor: [low, high], got {region!r}")
+        for factor, bounds in region.items():
+            if factor not in factors:
+                raise unknown("factor", factor, factors, f"{where}.regions[{i}]")
+            numbers = isinstance(bounds, list) and [x for x in bounds if isinstance(x, (int, float))]
+            if not numbers or len(numbers) != 2 or len(bounds) != 2 or not 0 <= numbers[0] < numbers[1] <= 1:
+                raise UserError(f"{where}.regions[{i}].{factor}: expected [low, high] within [0, 1], got {bounds!r}")
+    sizes = PHANTOM_SIZES | options.get("sizes", {})
+    for split, size in sizes.items():
+        if split not in SPLITS:
+            raise unknown("split", split, SPLITS, f"{where}.sizes")
+        if not isinstance(size, int) or isinstance(size, bool) or size < len(regions):
+            raise UserError(f"{where}.sizes.{split}: expected a whole number of at least {len(regions)}, got {size!r}")
+    return options | {"sizes": sizes}
+
+
+KINDS: dict[str, Callable[[Source, str], Split]] = {"npz": npz, "phantom": made}
+
+
+def load(source: Source, split: str) -> Split:
+    return KINDS[source.kind](source, split)
+
+
+def identity(source: Source) -> str:
+    """sha256 of what the samples are: a file's content, or a phantom's version, parameters and seed."""
+    if source.kind == "phantom":
+        described = json.dumps([phantom.VERSION, phantom.SIZE, _phantom_options(source)], sort_keys=True)
+        return hashlib.sha256(described.encode()).hexdigest()
+    with open(source.options["path"], "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

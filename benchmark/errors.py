@@ -1,0 +1,18 @@
+"""What a user did wrong, in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """Bad input: the command line prints the message alone, writes nothing and exits with status 2."""
+
+
+def unknown(what: str, given: object, valid: Iterable[object], where: str = "") -> UserError:
+    """An error that names the nearest valid value: ``file.yaml: unknown key 'templat' (did you mean 'template'?)``."""
+    names = sorted(str(name) for name in valid)
+    close = get_close_matches(str(given), names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(names)}"
+    return UserError(f"{where + ': ' if where else ''}unknown {what} {str(given)!r} ({hint})")

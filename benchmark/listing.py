@@ -1,0 +1,86 @@
+"""What there is: methods, streams, cards, backbones. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from benchmark import registry
+from benchmark.data import catalog
+from benchmark.errors import unknown
+
+BACKBONES = {
+    "phantom-clip": "shipped, 64 px, trained on made images: the default",
+    "ViT-B-16/openai": "architecture/tag: any pair of open_clip.list_pretrained(), downloaded on first use",
+    "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224": "any open_clip model of the Hugging Face hub",
+    "local-dir:FOLDER": "open_clip_config.json and weights in a folder",
+    "ViT-B-16 --pretrained FILE": "an architecture with weights of your own",
+}
+
+
+def _file(folder: str, name: str) -> Path:
+    return catalog.root() / folder / f"{name}.yaml"
+
+
+def _yaml(folder: str, name: str) -> dict[str, object]:
+    content: dict[str, object] = yaml.safe_load(_file(folder, name).read_text(encoding="utf-8"))
+    return content
+
+
+def rows(what: str) -> list[tuple[str, str]]:
+    """(name, one line) of everything of one sort."""
+    if what == "methods":
+        cards = [registry.card(name) for name in registry.names()]
+        return [(c.name, c.summary + ("" if c.group == "plain" else f" [{c.group}]")) for c in cards]
+    if what == "streams":
+        return [(name, str(_yaml("streams", name).get("description", ""))) for name in catalog.names("streams")]
+    if what == "cards":
+        return [(name, str(_yaml("cards", name).get("title", ""))) for name in catalog.names("cards")]
+    return list(BACKBONES.items())
+
+
+def show_list(what: str, names_only: bool, console: Console) -> None:
+    """Print one list, or all of them.
+
+    Raises:
+        UserError: no such list.
+    """
+    lists = ("methods", "streams", "cards", "backbones")
+    if what not in (*lists, "all"):
+        raise unknown("list", what, lists)
+    for one in lists if what == "all" else (what,):
+        if names_only:
+            print("\n".join(name for name, _ in rows(one)))
+            continue
+        table = Table(title=one, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
+        for name, text in rows(one):
+            table.add_row(escape(name), escape(text))
+        console.print(table, "")
+
+
+def show_one(name: str, data: Path, console: Console) -> None:
+    """Print a method (paper, equations, arguments), a stream (its tasks) or a card in full.
+
+    Raises:
+        UserError: nothing has this name.
+    """
+    if name in registry.names() or ":" in name:
+        card = registry.card(name)
+        console.print(f"[bold]{name}[/]  {card.file}\n", highlight=False, soft_wrap=True)
+        console.print(card.doc, markup=False, highlight=False)
+        for argument, default in card.defaults.items():
+            console.print(f"  --method.{argument} {default}", markup=False, highlight=False)
+        for preset, values in card.presets.items():
+            console.print(f"  --preset {preset}: {values}", markup=False, highlight=False, soft_wrap=True)
+    elif name in catalog.names("streams") or name.endswith((".yaml", ".yml")):
+        file = Path(name) if name.endswith((".yaml", ".yml")) else _file("streams", name)
+        console.print(f"[bold]{name}[/]  {file}", highlight=False, soft_wrap=True)
+        console.print(file.read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
+    elif name in catalog.names("cards"):
+        console.print(_file("cards", name).read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
+    else:
+        raise unknown("name", name, [*registry.names(), *catalog.names("streams"), *catalog.names("cards")])

@@ -1,0 +1,164 @@
+"""Methods by name: the file name is the registry. Read with ``ast``, so that nobody waits for torch to see a list.
+
+A method is ``methods/<name>.py`` with one public subclass of IncrementalMethod, or ``package.module:Class`` elsewhere.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import UserError, unknown
+
+FLAGS = {"requires_task_id": False, "keeps_images": False, "needs_length": False, "joint": False}
+ROOT = "IncrementalMethod"
+
+
+@dataclass(frozen=True)
+class MethodCard:
+    """What a method's source says of it, without importing it."""
+
+    name: str
+    module: str
+    cls: str
+    file: Path
+    doc: str
+    defaults: dict[str, Any] = field(hash=False)
+    flags: dict[str, bool] = field(hash=False)
+    presets: dict[str, dict[str, Any]] = field(hash=False)
+
+    @property
+    def group(self) -> str:
+        """Who it is ranked among."""
+        names = {"joint": "joint", "keeps_images": "keeps images", "requires_task_id": "needs identity"}
+        names["needs_length"] = "needs length"
+        return next((group for flag, group in names.items() if self.flags[flag]), "plain")
+
+    @property
+    def summary(self) -> str:
+        return self.doc.strip().splitlines()[0] if self.doc else ""
+
+
+def methods_folder() -> Path:
+    spec = find_spec("methods")
+    assert spec is not None and spec.submodule_search_locations
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+@lru_cache(maxsize=256)
+def _parse(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+
+
+def _imports(tree: ast.Module) -> dict[str, tuple[str, str]]:
+    """Local name -> (module, name) of ``from module import name``."""
+    found = {}
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.update({alias.asname or alias.name: (node.module, alias.name) for alias in node.names})
+    return found
+
+
+def _lineage(tree: ast.Module, cls: str) -> list[tuple[ast.Module, ast.ClassDef]]:
+    """A class and its bases up to, not including, IncrementalMethod; empty if it does not descend from that."""
+    node = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == cls), None)
+    if node is None:
+        source = _imports(tree).get(cls)
+        file = _file(source[0]) if source else None
+        return _lineage(_parse(file), source[1]) if source and file else []
+    for base in node.bases:
+        name = base.id if isinstance(base, ast.Name) else base.attr if isinstance(base, ast.Attribute) else ""
+        if name == ROOT:
+            return [(tree, node)]
+        above = _lineage(tree, name) if name else []
+        if above:
+            return [(tree, node), *above]
+    return []
+
+
+def _file(module: str) -> Path | None:
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+def _defaults(lineage: list[tuple[ast.Module, ast.ClassDef]]) -> dict[str, Any]:
+    """Defaults of ``__init__``, with those of the bases where it passes ``**kwargs`` on or has none of its own."""
+    for place, (_, node) in enumerate(lineage):
+        for item in node.body:
+            if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+                args = [*item.args.posonlyargs, *item.args.args][1:]
+                pairs = list(zip(args[len(args) - len(item.args.defaults) :], item.args.defaults, strict=True))
+                pairs += [(a, d) for a, d in zip(item.args.kwonlyargs, item.args.kw_defaults, strict=True) if d]
+                own = {arg.arg: ast.literal_eval(default) for arg, default in pairs}
+                return (_defaults(lineage[place + 1 :]) | own) if item.args.kwarg else own
+    return {}
+
+
+def _card(name: str, module: str, file: Path, cls: str, lineage: list[tuple[ast.Module, ast.ClassDef]]) -> MethodCard:
+    tree = lineage[0][0]
+    flags = dict(FLAGS)
+    for _, node in reversed(lineage):
+        for item in node.body:
+            target = item.targets[0] if isinstance(item, ast.Assign) else None
+            if isinstance(target, ast.Name) and target.id in flags:
+                flags[target.id] = bool(ast.literal_eval(item.value))  # type: ignore[union-attr]
+    presets: dict[str, dict[str, Any]] = {}
+    for item in tree.body:
+        if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name) and item.targets[0].id == "PRESETS":
+            presets = ast.literal_eval(item.value)
+    return MethodCard(name, module, cls, file, ast.get_docstring(tree) or "", _defaults(lineage), flags, presets)
+
+
+def _method_in(file: Path) -> tuple[str, list[tuple[ast.Module, ast.ClassDef]]] | None:
+    tree = _parse(file)
+    found = []
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and (lineage := _lineage(tree, node.name)):
+            found.append((node.name, lineage))
+    if len(found) > 1:
+        raise UserError(f"{file}: a method file has one public {ROOT} subclass, found {', '.join(n for n, _ in found)}")
+    return found[0] if found else None
+
+
+def names() -> list[str]:
+    """Every method of the ``methods`` folder, by name."""
+    return [file.stem for file in sorted(methods_folder().glob("*.py")) if _method_in(file)]
+
+
+def card(name: str) -> MethodCard:
+    """A method by file name or as ``package.module:Class``.
+
+    Raises:
+        UserError: no such method (with the nearest name), module, or class.
+    """
+    if ":" in name:
+        module, cls = name.split(":", 1)
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        file = _file(module)
+        if file is None:
+            raise UserError(f"method {name!r}: no module {module!r} can be found")
+        lineage = _lineage(_parse(file), cls)
+        if not lineage:
+            raise UserError(f"method {name!r}: {file} has no {ROOT} subclass {cls!r}")
+        return _card(name.replace(":", "."), module, file, cls, lineage)
+    file = methods_folder() / f"{name}.py"
+    if not name.isidentifier() or not file.is_file() or not (found := _method_in(file)):
+        raise unknown("method", name, names())
+    return _card(name, f"methods.{name}", file, found[0], found[1])
+
+
+def load(name: str) -> type[Any]:
+    """The method's class, imported."""
+    described = card(name)
+    return getattr(import_module(described.module), described.cls)

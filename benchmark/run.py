@@ -1,0 +1,176 @@
+"""One run from its configuration: resolve it, check the input, load what it needs, loop over the tasks."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmark import records
+from benchmark.config import RunConfig, run_key, weights_identity
+from benchmark.data import catalog
+from benchmark.errors import UserError
+from benchmark.registry import MethodCard
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+ROOT = Path(__file__).resolve().parent.parent
+METRICS = ("accuracy", "balanced_accuracy", "macro_auroc", "macro_f1")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A resolved run: where it goes, under which key, on which order of which stream. Made without torch."""
+
+    config: RunConfig
+    card: MethodCard
+    recipe: catalog.Recipe
+    samples: tuple[str, ...]
+    stream_hash: str
+    stream_folder: str
+    permutation: tuple[int, ...]
+    precision: str
+    key: str
+
+    @property
+    def folder(self) -> Path:
+        config = self.config
+        results = Path(config.results)
+        return records.run_folder(results, self.stream_folder, self.card.name, self.key, config.seed, config.order)
+
+
+def resolve(config: RunConfig, card: MethodCard, cuda: bool) -> Plan:
+    """Read the stream and the identity of its samples; nothing is written.
+
+    Raises:
+        UserError: the stream file or one of its sources is wrong.
+    """
+    from benchmark.data import identity
+
+    recipe = catalog.load(config.stream, Path(config.data))
+    samples = identity.identities(recipe)
+    hashed = identity.stream_hash(recipe.stream, samples)
+    precision = config.precision if config.precision != "auto" else "bf16-mixed" if cuda else "32-true"
+    key = run_key(config, precision, hashed, weights_identity(config.backbone, config.pretrained))
+    folder = stream_folder(Path(config.results), recipe.stream.name, hashed)
+    permutation = recipe.permutation(config.order)
+    return Plan(config, card, recipe, samples, hashed, folder, permutation, precision, key)
+
+
+def stream_folder(results: Path, name: str, hashed: str) -> str:
+    """The stream's name; with the start of its hash if records of another stream have that name."""
+    for path in records.run_files(results, name):
+        known = records.read_record(path)["stream"]["hash"]
+        return name if known == hashed else f"{name}@{hashed[:6]}"
+    return name
+
+
+def new_record(plan: Plan, device: str) -> records.Record:
+    """The record of a run that has not begun."""
+    config, card, recipe = plan.config, plan.card, plan.recipe
+    stream = recipe.stream.reordered(plan.permutation)
+    size = len(stream)
+    tasks = [{"name": t.name, "modality": t.modality, "labels": [label.name for label in t.labels]} for t in stream]
+    resolved = config.resolved(plan.precision)
+    data = {task.name: digest for task, digest in zip(recipe.stream, plan.samples, strict=True)}
+    described = {"name": stream.name, "folder": plan.stream_folder, "version": stream.version, "hash": plan.stream_hash}
+    described |= {"kind": stream.kind, "label_space": stream.label_space, "tasks": tasks}  # type: ignore[dict-item]
+    costs = ("trainable_params", "stored_params", "stored_bytes", "train_seconds", "eval_seconds", "images_per_second")
+    return {
+        "schema": records.SCHEMA,
+        "key": plan.key,
+        "status": "running",
+        "method": card.name,
+        "group": card.group,
+        "stream": described,
+        "config": resolved,
+        "settings": config.settings(card),
+        "backbone": config.backbone,
+        "seed": config.seed,
+        "order": config.order,
+        "permutation": list(plan.permutation),
+        "limit": config.limit,
+        "split": config.split,
+        "primary": "accuracy",
+        "stages": 0,
+        "scores": {m: {p: _empty(size) for p in ("given", "hidden")} for m in METRICS},
+        "router_accuracy": _empty(size),
+        "summary": None,
+        "cost": {name: [] for name in (*costs, "peak_memory_mib")},
+        "provenance": records.provenance(ROOT, card.file, device, data, records.now()),
+    }
+
+
+def _empty(size: int) -> list[list[float | None]]:
+    return [[None] * size for _ in range(size + 1)]
+
+
+def execute(config: RunConfig, card: MethodCard, cls: type[Any], console: Console) -> Path:
+    """Run (or continue) to the end; returns the run's folder.
+
+    Raises:
+        UserError: anything wrong with the input; nothing has been written then.
+    """
+    _quiet()
+    import torch
+
+    from benchmark.data.module import task_data
+    from benchmark.progress import Display
+    from benchmark.runner import Loop, seeded
+    from methods import backbones
+
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: no CUDA device is available")
+    device = torch.device("cuda", 0) if config.device != "cpu" and torch.cuda.is_available() else torch.device("cpu")
+    torch.set_float32_matmul_precision("high")
+    plan = resolve(config, card, device.type == "cuda")
+    folder, state = plan.folder, plan.folder / "state"
+    known = records.read_record(folder) if (folder / "run.json").is_file() else None
+    if known and known["status"] == "complete" and not config.force:
+        console.print(f"already complete: {folder} (FORCE=1 or --force starts anew)", highlight=False)
+        return folder
+    try:
+        with seeded(config.seed, "method"):
+            method = cls(**config.method_args)
+            backbone = backbones.load(config.backbone, config.pretrained)
+            method.attach(backbone.to(device), config.budget)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    method.to(device)
+    stream = plan.recipe.stream.reordered(plan.permutation)
+    data = []
+    for task, listed in zip(stream, plan.permutation, strict=True):
+        console.print(f"reading {task.name}", end="\r") if console.is_terminal and not config.quiet else None
+        source = plan.recipe.sources[listed]
+        data.append(task_data(task, source, plan.samples[listed], backbone.image_size, config.limit, device))
+    if config.force or known is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        known = None
+    record = known or new_record(plan, _device_name(device))
+    steps = [-(-len(d.splits["train"][1]) // config.batch_size) * config.epochs for d in data]
+    with Display(console, sum(steps), quiet=config.quiet) as display:
+        display.say(f"{card.name} on {plan.stream_folder}, seed {config.seed}, order {config.order}, {record['provenance']['device']}")
+        if known is not None and state.is_dir():
+            display.say(f"continuing after {known['stages'] - 1} of {len(stream)} tasks")
+        Loop(method, stream, data, record, folder, device, display, config.full_evaluation).run()
+    return folder
+
+
+def _device_name(device: Any) -> str:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def _quiet() -> None:
+    """Lightning's notices about what this suite does on purpose (no workers, no logger) are not for its users."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*(LeafSpec|lr_scheduler.step|pin_memory|TF32|litlogger).*")

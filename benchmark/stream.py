@@ -1,0 +1,79 @@
+"""Labels, tasks and streams: frozen values that a method may read. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+KINDS = ("classification", "fusion", "retrieval")
+LABEL_SPACES = ("own", "shared")
+
+
+@dataclass(frozen=True)
+class Label:
+    """One class. ``id`` counts over the whole stream in its listed order and stays when tasks are reordered."""
+
+    id: int
+    name: str
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One (modality, task) of a stream; ``of`` is the number of tasks announced."""
+
+    index: int
+    name: str
+    modality: str
+    kind: str
+    labels: tuple[Label, ...]
+    of: int
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An ordered sequence of tasks of one kind."""
+
+    name: str
+    version: int
+    kind: str
+    label_space: str
+    tasks: tuple[Task, ...]
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.tasks)
+
+    def __getitem__(self, item: slice) -> Stream:
+        """The stream cut to a slice of its tasks: ``stream[:k]`` is what has been seen after k tasks."""
+        return replace(self, tasks=self.tasks[item])
+
+    def labels(self) -> tuple[Label, ...]:
+        """Every label of these tasks once, by ascending id."""
+        return tuple(sorted({label for task in self.tasks for label in task.labels}, key=lambda label: label.id))
+
+    def reordered(self, order: Sequence[int]) -> Stream:
+        """The same tasks in another order: ``index`` follows the place, label ids stay.
+
+        Raises:
+            ValueError: ``order`` is no permutation of the task indices.
+        """
+        if sorted(order) != list(range(len(self))):
+            raise ValueError(f"order {list(order)} is no permutation of 0..{len(self) - 1}")
+        return replace(self, tasks=tuple(replace(self.tasks[old], index=new) for new, old in enumerate(order)))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every method is given alike: how long, how fast and on which views it learns a task."""
+
+    epochs: int = 8
+    batch_size: int = 32
+    optimizer: str = "adamw"
+    lr: float = 2e-3
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    warmup: float = 0.03
+    augment: str = "flip"

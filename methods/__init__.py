@@ -1,0 +1,1 @@
+"""The learners: one file is one method is its name on the command line."""

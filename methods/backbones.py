@@ -1,0 +1,277 @@
+"""The frozen CLIP under every method: open_clip loading, attention unfused, one seam for whatever a method hangs on it.
+
+A :class:`Tower` runs its transformer blocks itself, so prompts, prefixes, adapters beside the MLP and observers need no
+patch of a block. Attention's fused ``in_proj`` is split on load into ``q, k, v, out`` linear layers, which PEFT's plain
+``lora.Linear`` adapts correctly; outputs agree with open_clip's to rounding.
+
+Legend: B batch, C classes, H, W pixels, N tokens, D width, E embedding.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+
+from benchmark.stream import Label
+
+WEIGHTS = Path(__file__).parent / "weights"
+PLACES = ("q", "k", "v", "out", "fc1", "fc2")
+
+EditTokens = Callable[[int, Tensor], Tensor]
+Prefix = Callable[[int], tuple[Tensor, Tensor] | None]
+BesideMLP = Callable[[int, Tensor], Tensor | None]
+Observe = Callable[[int, Tensor], None]
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block with the six linear layers named as in :data:`PLACES`."""
+
+    def __init__(self, heads: int, parts: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.heads = heads
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def attend(self, x_BND: Tensor, mask: Tensor | None, prefix: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Self-attention; ``prefix`` = (keys, values), each (B or 1, length, D), stand in front of the tokens' own."""
+        q, k, v = self.q(x_BND), self.k(x_BND), self.v(x_BND)
+        if prefix is not None:
+            k = torch.cat([prefix[0].expand(len(k), -1, -1), k], dim=1)
+            v = torch.cat([prefix[1].expand(len(v), -1, -1), v], dim=1)
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+    def mlp(self, x_BND: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x_BND)))
+
+
+class Tower(nn.Module):
+    """Embeds its input, runs its blocks, pools. Subclasses give ``embed`` and ``pool`` for one architecture."""
+
+    blocks: nn.ModuleList
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Images or token ids -> (B, N, D)."""
+        raise NotImplementedError
+
+    def pool(self, x_BND: Tensor, inputs: Tensor) -> Tensor:
+        """Tokens after the last block -> (B, E), not normalised."""
+        raise NotImplementedError
+
+    def mask(self, tokens: int) -> Tensor | None:
+        """Additive attention mask (N, N), None for full attention."""
+        return None
+
+    def forward(
+        self,
+        inputs: Tensor,
+        edit_tokens: EditTokens | None = None,
+        prefix: Prefix | None = None,
+        beside_mlp: BesideMLP | None = None,
+        observe: Observe | None = None,
+    ) -> Tensor:
+        """(B, 3, H, W) images or (B, N) token ids -> (B, E) features, not normalised.
+
+        Args:
+            edit_tokens: ``fn(layer, x_BND) -> x_BND`` on the input of a block (prompts).
+            prefix: ``fn(layer) -> (keys, values)`` put in front of a block's own (prefix tuning), None for none.
+            beside_mlp: ``fn(layer, h_BND) -> delta_BND`` added to the MLP's output, h its input before the norm.
+            observe: ``fn(layer, x_BND)`` sees the input of a block's attention, after the norm.
+        """
+        x = self.embed(inputs)
+        for layer, block in enumerate(self.blocks):
+            if edit_tokens is not None:
+                x = edit_tokens(layer, x)
+            normed = block.norm1(x)
+            if observe is not None:
+                observe(layer, normed)
+            mask = self.mask(x.shape[1])
+            h = x + block.scale1(block.attend(normed, mask, prefix(layer) if prefix is not None else None))
+            x = h + block.scale2(block.mlp(block.norm2(h)))
+            if beside_mlp is not None and (delta := beside_mlp(layer, h)) is not None:
+                x = x + delta
+        return self.pool(x, inputs)
+
+
+class OpenClipImageTower(Tower):
+    """open_clip's own vision transformer."""
+
+    def __init__(self, visual: VisionTransformer) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(_from_open_clip(block) for block in visual.transformer.resblocks)
+        visual.transformer.resblocks = nn.ModuleList()
+        self.rest = visual
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        return self.rest._embeds(inputs)
+
+    def pool(self, x_BND: Tensor, inputs: Tensor) -> Tensor:
+        pooled, _ = self.rest._pool(x_BND)
+        return pooled if self.rest.proj is None else pooled @ self.rest.proj
+
+
+class TimmImageTower(Tower):
+    """A timm vision transformer inside an open_clip model (BiomedCLIP's, for one)."""
+
+    def __init__(self, visual: TimmModel) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(_from_timm(block) for block in visual.trunk.blocks)
+        visual.trunk.blocks = nn.Sequential()
+        self.rest = visual
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        trunk = self.rest.trunk
+        return trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(inputs))))
+
+    def pool(self, x_BND: Tensor, inputs: Tensor) -> Tensor:
+        trunk = self.rest.trunk
+        return self.rest.head(trunk.forward_head(trunk.norm(x_BND)))
+
+
+class TextTower(Tower):
+    """open_clip's own text transformer, of either model class (CLIP keeps its parts itself, CustomTextCLIP in .text)."""
+
+    def __init__(self, text: nn.Module) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(_from_open_clip(block) for block in text.transformer.resblocks)
+        self.token_embedding = text.token_embedding
+        self.positional_embedding = text.positional_embedding
+        self.ln_final = text.ln_final
+        self.text_projection = text.text_projection
+        self.pool_type = getattr(text, "text_pool_type", None) or text.pool_type
+        self.eos_id = getattr(text, "text_eos_id", getattr(text, "eos_id", None))
+        self.register_buffer("causal", text.attn_mask, persistent=False)
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        return self.token_embedding(inputs) + self.positional_embedding[: inputs.shape[1]]
+
+    def mask(self, tokens: int) -> Tensor | None:
+        return None if self.causal is None else self.causal[:tokens, :tokens]
+
+    def pool(self, x_BND: Tensor, inputs: Tensor) -> Tensor:
+        pooled = open_clip.transformer.text_global_pool(self.ln_final(x_BND), inputs, self.pool_type, self.eos_id)
+        if self.text_projection is None:
+            return pooled
+        return self.text_projection(pooled) if callable(self.text_projection) else pooled @ self.text_projection
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+    return layer
+
+
+def _split(weight: Tensor, bias: Tensor | None) -> dict[str, nn.Linear]:
+    """A fused (3 D, D) projection as three layers."""
+    biases = (None,) * 3 if bias is None else bias.chunk(3)
+    return {name: _linear(w, b) for name, w, b in zip("qkv", weight.chunk(3), biases, strict=True)}
+
+
+def _from_open_clip(block: nn.Module) -> Block:
+    if not isinstance(block, open_clip.transformer.ResidualAttentionBlock):
+        raise ValueError(f"blocks of type {type(block).__name__} are not supported")
+    attn, mlp = block.attn, block.mlp
+    parts = {"norm1": block.ln_1, "out": attn.out_proj, "scale1": block.ls_1, "norm2": block.ln_2, "scale2": block.ls_2}
+    parts |= _split(attn.in_proj_weight, attn.in_proj_bias)
+    return Block(attn.num_heads, parts | {"fc1": mlp.c_fc, "act": mlp.gelu, "fc2": mlp.c_proj})
+
+
+def _from_timm(block: nn.Module) -> Block:
+    attn, mlp = block.attn, block.mlp
+    special = (attn.q_norm, attn.k_norm, attn.norm, mlp.norm)
+    if attn.gate is not None or not all(isinstance(part, nn.Identity) for part in special):
+        raise ValueError("vision towers with normalised or gated attention are not supported")
+    parts = {"norm1": block.norm1, "out": attn.proj, "scale1": block.ls1, "norm2": block.norm2, "scale2": block.ls2}
+    parts |= _split(attn.qkv.weight, attn.qkv.bias)
+    return Block(attn.num_heads, parts | {"fc1": mlp.fc1, "act": mlp.act, "fc2": mlp.fc2})
+
+
+class Backbone(nn.Module):
+    """A frozen CLIP: an image tower, a text encoder, its tokenizer and its preprocessing.
+
+    Attributes:
+        image: the :class:`Tower` of images.
+        text: a :class:`TextTower`, or the model's own text encoder where that is no open_clip transformer (BERT).
+        image_size: pixels of a side; ``mean``, ``std``: (3, 1, 1), of images in [0, 1].
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Callable[[Sequence[str]], Tensor], name: str) -> None:
+        super().__init__()
+        visual, text = model.visual, getattr(model, "text", model)
+        if isinstance(visual, VisionTransformer):
+            self.image: Tower = OpenClipImageTower(visual)
+        elif isinstance(visual, TimmModel) and hasattr(visual.trunk, "blocks"):
+            self.image = TimmImageTower(visual)
+        else:
+            raise ValueError(f"backbone {name!r}: vision tower {type(visual).__name__} is no vision transformer")
+        self.text = TextTower(text) if hasattr(text, "token_embedding") else text
+        self.logit_scale = model.logit_scale
+        self.tokenizer, self.name = tokenizer, name
+        size = visual.image_size
+        self.image_size: int = size[0] if isinstance(size, (tuple, list)) else size
+        preprocess = open_clip.get_model_preprocess_cfg(model)
+        self.register_buffer("mean", torch.tensor(preprocess["mean"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocess["std"]).view(3, 1, 1), persistent=False)
+        self.requires_grad_(False)
+        self.eval()
+        self._features: dict[tuple[str, ...], Tensor] = {}
+
+    @property
+    def width(self) -> int:
+        return self.image.blocks[0].norm1.normalized_shape[0]
+
+    @torch.no_grad()
+    def class_features(self, labels: Sequence[Label]) -> Tensor:
+        """(C, E) unit text features: each label's prompts encoded, normalised, averaged, normalised again.
+
+        Computed once per label: the text encoder is frozen.
+        """
+        device = self.logit_scale.device
+        for label in labels:
+            known = self._features.get(label.prompts)
+            if known is None or known.device != device:
+                with torch.autocast(device.type, enabled=False):
+                    features = F.normalize(self.text(self.tokenizer(list(label.prompts)).to(device)).float(), dim=-1)
+                self._features[label.prompts] = F.normalize(features.mean(dim=0), dim=-1)
+        return torch.stack([self._features[label.prompts] for label in labels])
+
+    def logits(self, image_BE: Tensor, text_CE: Tensor) -> Tensor:
+        """(B, C): scale times the cosine of image and text features."""
+        return self.logit_scale.exp() * F.normalize(image_BE, dim=-1) @ text_CE.to(image_BE.dtype).T
+
+
+def load(name: str, pretrained: str | None = None) -> Backbone:
+    """A backbone by name: ``phantom-clip``, ``ViT-B-16/openai``, ``hf-hub:...``, ``local-dir:...``, or an
+    architecture with ``pretrained`` = a tag or the path of a weights file.
+
+    Raises:
+        ValueError: the architecture is unknown or not a vision transformer, or its weights cannot be had.
+    """
+    if name == "phantom-clip":
+        name_in_open_clip: str = f"local-dir:{WEIGHTS / name}"
+    elif pretrained is None and ":" not in name and name.count("/") == 1:
+        name_in_open_clip, pretrained = name.split("/")
+    else:
+        name_in_open_clip = name
+    previous = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        model: Any = open_clip.create_model(name_in_open_clip, pretrained=pretrained, pretrained_text=False)
+        tokenizer = open_clip.get_tokenizer(name_in_open_clip)
+    except Exception as error:  # open_clip raises many kinds: unknown names, missing files, no network
+        raise ValueError(f"backbone {name!r}: {' '.join(str(error).split())[:300]}") from error
+    finally:
+        logging.disable(previous)
+    return Backbone(model, tokenizer, name)

@@ -1,0 +1,199 @@
+"""The contract of a method: what the harness calls, in the order it calls it.
+
+For each task: ``begin_task`` (grow), ``prepare_task`` (look at the data), training steps on ``loss`` inside ``learning``,
+``end_task`` (consolidate); then ``scores`` on every task's test set, identity given and hidden. A batch is a dict of
+tensors: ``image`` uint8 (B, 3, H, W), ``label`` (global ids) and ``task`` (indices) int64 (B,), ``index`` (B,).
+
+Legend: B batch, C classes, H, W pixels, E embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmark.stream import Budget, Label, Task
+from methods.backbones import Backbone
+from methods.memory import Memory
+
+Batch = dict[str, Tensor]
+AUGMENTATIONS = ("none", "flip", "crop")
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+SCHEDULES = ("cosine", "constant")
+
+
+class IncrementalMethod(L.LightningModule):
+    """A learner of one (modality, task) after another on a frozen CLIP.
+
+    A subclass takes keyword arguments with defaults and stores them; it grows in ``begin_task`` from the task and its
+    arguments alone, so that a resumed run can regrow and then load. What it keeps between tasks is its parameters and
+    ``memory["name"] = tensor``. It never sees test data, later classes, the stream or the runner.
+    """
+
+    requires_task_id = False  # no answer when the identity is hidden and no router helps
+    keeps_images = False  # stores raw training images (replay)
+    needs_length = False  # reads task.of
+    joint = False  # sees all tasks at once
+
+    strict_loading = False  # a checkpoint leaves the frozen backbone out
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = Memory()
+        self.tasks: list[Task] = []
+        self.budget = Budget()
+        self._cache: dict[str, Any] | None = None
+
+    # ---- growing and learning -------------------------------------------------------------------------------------
+
+    def attach(self, backbone: Backbone, budget: Budget) -> None:
+        """Called once, before the first task: the frozen backbone and the common budget."""
+        self.backbone, self.budget = backbone, budget
+
+    def begin_task(self, task: Task) -> None:
+        """Grow for a task, from the task and the hyper-parameters alone. Extend, and call this first."""
+        self.tasks.append(task)
+
+    def prepare_task(self, task: Task, loader: Iterable[Batch]) -> None:
+        """Look at the training set (un-augmented, fixed order, eval mode, no autocast) before training."""
+
+    def learning(self) -> AbstractContextManager[None]:
+        """The state of the weights while the current task is learned: around prepare, training and end."""
+        return nullcontext()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Scalar: cross-entropy of each sample over its own task's labels, plus :meth:`penalty`."""
+        return self.local_cross_entropy(self.embed_image(batch), batch) + self.penalty()
+
+    def penalty(self) -> Tensor:
+        """A scalar regulariser on the parameters, outside autocast; none by default."""
+        return torch.zeros((), device=self.device)
+
+    def end_task(self, task: Task, loader: Iterable[Batch]) -> None:
+        """Consolidate: freeze, Fisher, subspaces, prototypes, exemplars (gradients are allowed)."""
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """What training may change; all else stays bit-equal. Empty for a method that never trains."""
+        return []
+
+    # ---- answering ------------------------------------------------------------------------------------------------
+
+    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None) -> Tensor:
+        """(B, C) logits over ``labels``; ``task`` None means the identity is hidden."""
+        return self.backbone.logits(self.embed_image(batch), self.backbone.class_features(labels))
+
+    def embed_image(self, batch: Batch) -> Tensor:
+        """(B, E) image features, augmented while training."""
+        return self.backbone.image(self.views(batch["image"], self.training))
+
+    def answers_from(self, task: Task, protocol: str) -> tuple[object, ...] | None:
+        """What the answer on a task depends on (names and versions of experts): equal tuples, equal answers.
+
+        ``protocol`` is ``given`` or ``hidden``. None: may change any time.
+        """
+        return None
+
+    def route(self, batch: Batch) -> Tensor | None:
+        """(B,) the task a router picks for each sample when the identity is hidden; None without a router."""
+        return None
+
+    # ---- what methods share ---------------------------------------------------------------------------------------
+
+    def views(self, image: Tensor, train: bool) -> Tensor:
+        """uint8 (B, 3, H, W) -> normalised floats, augmented with a draw per sample if ``train``."""
+        images_BCHW = image.to(self.backbone.mean.dtype) / 255
+        if train and self.budget.augment != "none":
+            images_BCHW = augment(images_BCHW, crop=self.budget.augment == "crop")
+        return (images_BCHW - self.backbone.mean) / self.backbone.std
+
+    def local_cross_entropy(self, image_BE: Tensor, batch: Batch) -> Tensor:
+        """Mean cross-entropy of each sample over its own task's labels only ("local CE").
+
+        One product with the texts of all labels seen, the other tasks' columns at -inf: a mixed batch (joint training,
+        replay) costs no more than a batch of one task, and nothing waits for the device.
+        """
+        table = self._table()
+        logits_BC = self.backbone.logits(image_BE, table["text_CE"]).float()
+        logits_BC = logits_BC.masked_fill(~table["own_TC"][batch["task"]], -torch.inf)
+        return F.cross_entropy(logits_BC, table["column_L"][batch["label"]])
+
+    def _table(self) -> dict[str, Tensor]:
+        """Of the labels seen: their texts, the column of each label id, and which columns are a task's own."""
+        if self._cache is None or self._cache["tasks"] != len(self.tasks) or self._cache["own_TC"].device != self.device:
+            labels = sorted({label for task in self.tasks for label in task.labels}, key=lambda label: label.id)
+            ids = {label.id: column for column, label in enumerate(labels)}
+            own_TC = torch.zeros(max(task.index for task in self.tasks) + 1, len(ids), dtype=torch.bool)
+            column_L = torch.zeros(max(ids) + 1, dtype=torch.long)
+            for task in self.tasks:
+                own_TC[task.index, [ids[label.id] for label in task.labels]] = True
+            column_L[list(ids)] = torch.tensor(list(ids.values()))
+            text_CE = self.backbone.class_features(labels)
+            self._cache = {"tasks": len(self.tasks), "text_CE": text_CE}
+            self._cache |= {"own_TC": own_TC.to(self.device), "column_L": column_L.to(self.device)}
+        return self._cache
+
+    # ---- Lightning ------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self.loss(batch)
+
+    def configure_optimizers(self) -> Any:
+        """The budget's optimiser and schedule, new for every task."""
+        budget = self.budget
+        options: dict[str, Any] = {"lr": budget.lr, "weight_decay": budget.weight_decay}
+        if budget.optimizer == "sgd":
+            options["momentum"] = 0.9
+        if self.device.type == "cuda":
+            options["fused"] = True
+        optimizer = OPTIMIZERS[budget.optimizer](self.trainable_parameters(), **options)
+        if budget.schedule == "constant":
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        warmup = max(1, round(budget.warmup * steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, warmup, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def train(self, mode: bool = True) -> IncrementalMethod:
+        """Training mode for all but the frozen backbone, whose own dropout stays off (the experts in it obey)."""
+        super().train(mode)
+        if hasattr(self, "backbone"):
+            self.backbone.eval()
+            for name, module in self.backbone.named_modules():
+                if "lora_dropout" in name:
+                    module.train(mode)
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Everything but the frozen backbone: what a checkpoint holds."""
+        state = super().state_dict(*args, **kwargs)
+        return {k: v for k, v in state.items() if not k.startswith("backbone.") or ".lora_" in k}
+
+
+def cosine(step: int, warmup: int, steps: int) -> float:
+    """Factor of the learning rate: linear over ``warmup`` steps, then a half cosine to 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def augment(images_BCHW: Tensor, crop: bool) -> Tensor:
+    """Mirror each image with probability 1/2; with ``crop`` also cut out 70 to 100 % of its area and rescale it."""
+    batch, device = len(images_BCHW), images_BCHW.device
+    mirrored_B = torch.rand(batch, device=device) < 0.5
+    if not crop:
+        return torch.where(mirrored_B.view(-1, 1, 1, 1), images_BCHW.flip(-1), images_BCHW)
+    side_B = torch.empty(batch, device=device).uniform_(0.7, 1).sqrt()
+    shift_B2 = (torch.rand(batch, 2, device=device) * 2 - 1) * (1 - side_B)[:, None]
+    theta_B23 = torch.zeros(batch, 2, 3, device=device)
+    theta_B23[:, 0, 0] = torch.where(mirrored_B, -side_B, side_B)
+    theta_B23[:, 1, 1] = side_B
+    theta_B23[:, :, 2] = shift_B2
+    grid = F.affine_grid(theta_B23, list(images_BCHW.shape), align_corners=False)
+    return F.grid_sample(images_BCHW, grid, mode="bilinear", padding_mode="reflection", align_corners=False)

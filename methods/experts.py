@@ -1,0 +1,149 @@
+"""The pool of LoRA experts on a tower, on PEFT: add, activate, blend, save.
+
+An expert is one (A, B) per adapted linear layer, D = s B A with s = alpha / rank. Experts that are only read are *folded*:
+W = W0 + sum_i w_i s B_i A_i, always from the pristine W0, so a step costs the same at task 20 as at task 2, inference
+costs the frozen backbone, and W0 comes back to the bit. The one being trained stays *live* (PEFT computes it apart).
+
+Legend: r rank, D_in, D_out the layer's widths, B any batch shape.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import Linear as LoraLinear
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from methods.backbones import PLACES, Tower
+
+
+def lora_forward(
+    x: Tensor, W: Tensor, b: Tensor | None, As: Sequence[Tensor], Bs: Sequence[Tensor], scale: float, mask: Sequence[bool]
+) -> Tensor:
+    """y = x W^T + b + scale * sum over i with mask_i of (x A_i^T) B_i^T  (the multi-task layer of MSLoRA-CR).
+
+    Args:
+        x: (..., D_in). W: (D_out, D_in). b: (D_out,) or None. As: (r, D_in) each. Bs: (D_out, r) each.
+    """
+    y = nn.functional.linear(x, W, b)
+    for A, B, active in zip(As, Bs, mask, strict=True):
+        if active:
+            y = y + scale * (x @ A.T @ B.T)
+    return y
+
+
+class Experts:
+    """LoRA experts by name on one tower. The parameters live in the tower, so they follow device and checkpoint."""
+
+    def __init__(self, tower: Tower, rank: int, alpha: float, places: Sequence[str] = PLACES, dropout: float = 0.0) -> None:
+        """Raises ValueError: a rank below 1, or a place that is none of :data:`~methods.backbones.PLACES`."""
+        if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
+            raise ValueError(f"rank {rank}, alpha {alpha}, dropout {dropout}: need rank >= 1, alpha > 0, 0 <= dropout < 1")
+        if not places or set(places) - set(PLACES):
+            raise ValueError(f"placement {','.join(places)!r}: choose from {','.join(PLACES)}")
+        self.tower, self.rank, self.scale = tower, rank, alpha / rank
+        self.names: list[str] = []
+        self.live: str | None = None
+        self.folded: dict[str, float] = {}
+        self.config = LoraConfig(
+            r=rank, lora_alpha=alpha, lora_dropout=dropout, bias="none", target_modules=rf"blocks\.\d+\.({'|'.join(places)})"
+        )
+        self.layers: list[LoraLinear] = []
+        self._pristine: list[Tensor] = []
+
+    def add(self, name: str) -> None:
+        """A fresh expert, A ~ U(-1/sqrt(D_in), 1/sqrt(D_in)), B = 0, frozen until it is activated."""
+        state = self.folded, self.live
+        self._show({}, None)
+        inject_adapter_in_model(self.config, self.tower, adapter_name=name)
+        if not self.names:
+            self.layers = [module for module in self.tower.modules() if isinstance(module, LoraLinear)]
+            self._pristine = [layer.base_layer.weight.detach().clone() for layer in self.layers]
+        self.names.append(name)
+        self._freeze()
+        self._show(*state)
+
+    def factors(self, name: str) -> tuple[list[Tensor], list[Tensor]]:
+        """(As, Bs) of an expert, layer by layer: (r, D_in) and (D_out, r)."""
+        return [layer.lora_A[name].weight for layer in self.layers], [layer.lora_B[name].weight for layer in self.layers]
+
+    def parameters(self, name: str) -> list[nn.Parameter]:
+        As, Bs = self.factors(name)
+        return [*As, *Bs]  # type: ignore[list-item]
+
+    @contextmanager
+    def blend(self, weights: Mapping[str, float], live: str | None = None) -> Iterator[None]:
+        """Inside: the named experts are folded into the weights, and ``live`` is computed apart and takes gradients.
+
+        Must not be entered or left while a graph through the tower is alive. What was in force before comes back.
+        """
+        before = self.folded, self.live
+        self._show(dict(weights), live)
+        try:
+            yield
+        finally:
+            self._show(*before)
+
+    @torch.no_grad()
+    def _show(self, weights: dict[str, float], live: str | None) -> None:
+        if weights != self.folded:
+            factors = {name: self.factors(name) for name in weights}
+            for i, layer in enumerate(self.layers):
+                pristine = self._pristine[i].to(layer.base_layer.weight.device)
+                layer.base_layer.weight.copy_(pristine)
+                if weights:
+                    A = torch.cat([factors[name][0][i] for name in weights])
+                    B = torch.cat([factors[name][1][i] * (w * self.scale) for name, w in weights.items()], dim=1)
+                    layer.base_layer.weight.add_(B @ A)
+                self._pristine[i] = pristine
+            self.folded = weights
+        if live != self.live:
+            self.activate(live)
+
+    def activate(self, name: str | None) -> None:
+        """Compute this expert apart and let it alone take gradients; None: no expert apart."""
+        for layer in self.layers:
+            layer._disable_adapters = name is None
+            if name is not None:
+                layer.set_adapter([name])
+        self.live = name
+        self._freeze()
+        if name is not None:
+            for parameter in self.parameters(name):
+                parameter.requires_grad_(True)
+
+    def _freeze(self) -> None:
+        """PEFT makes adapters trainable when they are added or named; only :meth:`activate` decides here."""
+        for layer in self.layers:
+            for part in (layer.lora_A, layer.lora_B):
+                part.requires_grad_(False)
+            layer._disable_adapters = self.live is None
+
+    def save(self, name: str, folder: Path) -> None:
+        """Write the expert in PEFT's own format: ``PeftModel.from_pretrained(tower, folder)`` loads it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {}
+        for path, module in self.tower.named_modules():
+            if isinstance(module, LoraLinear):
+                tensors[f"base_model.model.{path}.lora_A.weight"] = module.lora_A[name].weight.detach().cpu().contiguous()
+                tensors[f"base_model.model.{path}.lora_B.weight"] = module.lora_B[name].weight.detach().cpu().contiguous()
+        temporary = folder / "adapter_model.safetensors.tmp"
+        save_file(tensors, temporary)
+        temporary.replace(folder / "adapter_model.safetensors")
+        config = {key: sorted(v) if isinstance(v, set) else v for key, v in self.config.to_dict().items()}
+        (folder / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True, default=str) + "\n")
+
+    def load(self, name: str, folder: Path) -> None:
+        """Read factors written by :meth:`save` (or by PEFT) into an expert of this pool."""
+        tensors = load_file(folder / "adapter_model.safetensors")
+        with torch.no_grad():
+            for path, module in self.tower.named_modules():
+                if isinstance(module, LoraLinear):
+                    module.lora_A[name].weight.copy_(tensors[f"base_model.model.{path}.lora_A.weight"])
+                    module.lora_B[name].weight.copy_(tensors[f"base_model.model.{path}.lora_B.weight"])

@@ -1,0 +1,102 @@
+"""Independent LoRA: a fresh LoRA per task on the frozen model (``lora_each`` of the MSLoRA-CR release).
+
+y = W x + b + s B_t A_t x;  A_t kaiming, B_t = 0, trained alone on task t; the task's identity picks t.
+No forgetting by construction, and no transfer. With the identity hidden the shared router picks t sample by sample, and
+the answer is one of that task's labels. A task not learned yet is answered by the frozen model.
+
+    make bench METHOD=independent_lora
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.stream import Budget, Label, Task
+from methods import router
+from methods.backbones import Backbone
+from methods.base import Batch, IncrementalMethod
+from methods.experts import Experts
+
+PRESETS = {
+    "official": {
+        "epochs": 3,
+        "batch_size": 16,
+        "lr": 2e-4,
+        "method": {"rank": 64, "lora_alpha": 64.0},
+    }
+}
+
+
+class IndependentLora(IncrementalMethod):
+    """One LoRA expert per task; the base of every method with experts per task.
+
+    Args:
+        rank: r of every adapted layer.
+        lora_alpha: the update is scaled by lora_alpha / rank.
+        placement: which linear layers of a block, of q, k, v, out, fc1, fc2.
+        dropout: of the LoRA's input while training.
+    """
+
+    def __init__(
+        self, rank: int = 8, lora_alpha: float = 8.0, placement: str = "q,k,v,out,fc1,fc2", dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.rank, self.lora_alpha, self.placement, self.dropout = rank, lora_alpha, placement, dropout
+
+    def attach(self, backbone: Backbone, budget: Budget) -> None:
+        super().attach(backbone, budget)
+        self.experts = Experts(backbone.image, self.rank, self.lora_alpha, self.placement.split(","), self.dropout)
+
+    def begin_task(self, task: Task) -> None:
+        super().begin_task(task)
+        self.experts.add(f"task{task.index}")
+
+    def ingredients(self, task: int) -> dict[str, float]:
+        """Weight of every expert that acts when task ``task`` is answered; the task may not be learned yet."""
+        return {f"task{task}": 1.0} if task < len(self.tasks) else {}
+
+    def learning(self) -> AbstractContextManager[None]:
+        """The current expert live, the others that act with it folded."""
+        live = self.experts.names[-1]
+        others = {name: weight for name, weight in self.ingredients(self.tasks[-1].index).items() if name != live}
+        return self.experts.blend(others, live=live)
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        return self.experts.parameters(self.experts.names[-1]) if self.experts.names else []
+
+    @torch.no_grad()
+    def end_task(self, task: Task, loader: Iterable[Batch]) -> None:
+        with self.experts.blend({}):
+            router.learn(self.memory, task.index, ((self.embed_image(batch), batch["label"]) for batch in loader))
+
+    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None) -> Tensor:
+        if task is not None:
+            with self.experts.blend(self.ingredients(task.index)):
+                return super().scores(batch, labels, task)
+        return self._routed_scores(batch, labels)
+
+    def _routed_scores(self, batch: Batch, labels: Sequence[Label]) -> Tensor:
+        """Each sample answered by its routed task's blend; labels of other tasks stand below all of that task's."""
+        route_B = self.route(batch)
+        logits_BC = torch.empty(len(route_B), len(labels), device=route_B.device)
+        for index in route_B.unique().tolist():
+            rows = (route_B == index).nonzero().squeeze(1)
+            with self.experts.blend(self.ingredients(index)):
+                answers = super().scores({"image": batch["image"][rows]}, labels, None)
+            own = {label.id for label in self.tasks[index].labels}
+            foreign_C = torch.tensor([label.id not in own for label in labels], device=answers.device)
+            below = 2 * self.backbone.logit_scale.exp()  # logits lie within +-scale
+            logits_BC[rows] = (answers - below * foreign_C).float()
+        return logits_BC
+
+    def route(self, batch: Batch) -> Tensor:
+        with self.experts.blend({}):
+            return router.route(self.memory, self.embed_image(batch))
+
+    def answers_from(self, task: Task, protocol: str) -> tuple[object, ...] | None:
+        """The experts blended, each final once its task has ended."""
+        return tuple(self.ingredients(task.index).items()) if protocol == "given" else None

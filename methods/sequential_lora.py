@@ -1,0 +1,68 @@
+"""Sequential LoRA: one LoRA for the whole stream, trained on one task after another ("SeqLoRA").
+
+Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, ICLR 2022; as the lower bound of continual learning in
+Liang and Li, *InfLoRA*, CVPR 2024.
+
+y = W x + b + s B A x,  s = lora_alpha / r;  A ~ U(-1/sqrt(d), 1/sqrt(d)), B = 0 once, before the first task.
+L = cross-entropy over the current task's labels; optimiser and schedule new for every task. No task id needed.
+
+    make bench METHOD=sequential_lora
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+from torch import Tensor, nn
+
+from benchmark.stream import Budget, Label, Task
+from methods.backbones import Backbone
+from methods.base import Batch, IncrementalMethod
+from methods.experts import Experts
+
+PRESETS = {
+    "inflora": {
+        "epochs": 50,
+        "batch_size": 128,
+        "optimizer": "adam",
+        "lr": 5e-4,
+        "method": {"rank": 10, "lora_alpha": 10.0, "placement": "k,v"},
+    }
+}
+
+
+class SequentialLora(IncrementalMethod):
+    """One LoRA on the image tower that keeps training.
+
+    Args:
+        rank: r of every adapted layer.
+        lora_alpha: the update is scaled by lora_alpha / rank.
+        placement: which linear layers of a block, of q, k, v, out, fc1, fc2.
+        dropout: of the LoRA's input while training.
+    """
+
+    def __init__(
+        self, rank: int = 8, lora_alpha: float = 8.0, placement: str = "q,k,v,out,fc1,fc2", dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.rank, self.lora_alpha, self.placement, self.dropout = rank, lora_alpha, placement, dropout
+
+    def attach(self, backbone: Backbone, budget: Budget) -> None:
+        super().attach(backbone, budget)
+        self.experts = Experts(backbone.image, self.rank, self.lora_alpha, self.placement.split(","), self.dropout)
+
+    def begin_task(self, task: Task) -> None:
+        super().begin_task(task)
+        if not self.experts.names:
+            self.experts.add("shared")
+
+    def learning(self) -> AbstractContextManager[None]:
+        return self.experts.blend({}, live="shared")
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        return self.experts.parameters("shared") if self.experts.names else []
+
+    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None) -> Tensor:
+        with self.experts.blend({name: 1.0 for name in self.experts.names}):
+            return super().scores(batch, labels, task)

@@ -1,0 +1,21 @@
+"""Zero-shot CLIP: the frozen model answers, nothing is learned.
+
+Radford et al., *Learning Transferable Visual Models From Natural Language Supervision*, ICML 2021.
+
+score(c) = exp(logit_scale) * cos(image, text_c), text_c the normalised mean of the class's normalised prompts.
+The lower bound of every stream: what CLIP knew before. Memory 0, one image pass.
+
+    make bench METHOD=zero_shot
+"""
+
+from __future__ import annotations
+
+from benchmark.stream import Task
+from methods.base import IncrementalMethod
+
+
+class ZeroShot(IncrementalMethod):
+    """The frozen CLIP."""
+
+    def answers_from(self, task: Task, protocol: str) -> tuple[object, ...]:
+        return ("frozen",)
