@@ -1,14 +1,12 @@
 """The arguments of a run, in two stages: the method's name first, then its class's arguments.
 
-``--method mslora_cr --method.rank 16``, or in a config file ``method: {name: mslora_cr, rank: 16}``. Defaults come from
-RunConfig and the method's ``__init__``, then ``--preset`` (PRESETS of the method's file), ``--config``, the command line.
+``--method mslora_cr --method.rank 16``, or in a config file ``method: {name: mslora_cr, rank: 16}``. Defaults come
+from RunConfig and the method's ``__init__``, then ``--preset`` (PRESETS of its file), ``--config``, the command line.
 """
 
 from __future__ import annotations
 
-
 from collections.abc import Sequence
-
 from typing import Any
 
 import yaml
@@ -35,7 +33,7 @@ def parse(verb: str, argv: Sequence[str], with_class: bool) -> tuple[RunConfig, 
     described = card(str(method))
     cls = load(str(method)) if with_class else None
     parser = _parser(verb, described, cls)
-    given = _parse(parser, _with_preset(argv, described))
+    given = parsed(parser, _with_preset(argv, described))
     values = given.as_dict() if hasattr(given, "as_dict") else vars(given)
     method_args = {k: v for k, v in values.pop("method").items() if k != "name"}
     values = {name: value for name, value in values.items() if name not in ("config", "preset", "print_config")}
@@ -46,7 +44,8 @@ def _parser(verb: str, described: MethodCard | None, cls: type[Any] | None) -> A
     from jsonargparse import ActionConfigFile, ArgumentParser
 
     about = described.doc if described else "Run a method over a stream; --method NAME --help shows its own arguments."
-    parser = ArgumentParser(prog=f"python -m benchmark {verb}", description=about, exit_on_error=False)
+    prog = f"python -m benchmark {verb}"
+    parser = ArgumentParser(prog=prog, description=about, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML with any of these arguments")
     parser.add_argument("--preset", type=str | None, default=None, help="a PRESETS entry of the method's file")
     parser.add_class_arguments(RunConfig, nested_key=None, skip=SKIP)
@@ -60,7 +59,8 @@ def _parser(verb: str, described: MethodCard | None, cls: type[Any] | None) -> A
     return parser
 
 
-def _parse(parser: Any, argv: list[str]) -> Any:
+def parsed(parser: Any, argv: list[str]) -> Any:
+    """What the parser makes of the arguments; every complaint is one line with the nearest valid argument."""
     from jsonargparse import ArgumentError
 
     try:
@@ -127,8 +127,10 @@ def _with_preset(argv: list[str], described: MethodCard) -> list[str]:
     if preset is None:
         return argv
     if preset not in described.presets:
-        raise unknown("--preset", preset, described.presets) if described.presets else UserError(
-            f"--preset {preset}: {described.name} has no presets"
+        raise (
+            unknown("--preset", preset, described.presets)
+            if described.presets
+            else UserError(f"--preset {preset}: {described.name} has no presets")
         )
     values = dict(described.presets[preset])
     nested = {f"method.{name}": value for name, value in values.pop("method", {}).items()}

@@ -51,30 +51,24 @@ def _console() -> Any:
 def _parser(verb: str) -> Any:
     from jsonargparse import ArgumentParser
 
-    return ArgumentParser(prog=f"python -m benchmark {verb}", exit_on_error=False)
+    return ArgumentParser(prog=f"python -m benchmark {verb}", exit_on_error=False, allow_abbrev=False)
 
 
 def _parse(parser: Any, argv: Sequence[str]) -> Any:
-    from jsonargparse import ArgumentError
-
-    try:
-        return parser.parse_args(list(argv))
-    except ArgumentError as error:
-        raise UserError(" ".join(str(error).split())) from None
-
-
-def _run_config(verb: str, argv: Sequence[str], torch_free: bool) -> tuple[Any, Any, Any]:
-    """(RunConfig, MethodCard, class or None), from the command line, a config file and a preset."""
     from benchmark import arguments
 
-    return arguments.parse(verb, argv, with_class=not torch_free)
+    return arguments.parsed(parser, list(argv))
 
 
 def run(argv: Sequence[str]) -> int:
     """Run (or continue) one method on one stream."""
-    config, card, cls = _run_config("run", argv, torch_free=False)
-    from benchmark import leaderboard, records
+    from benchmark import arguments, leaderboard, records
+    from benchmark.data import catalog
     from benchmark.run import execute
+
+    config, _, _ = arguments.parse("run", argv, with_class=False)
+    catalog.load(config.stream, Path(config.data))  # what is wrong is said before torch is waited for
+    config, card, cls = arguments.parse("run", argv, with_class=True)
 
     console = _console()
     folder = execute(config, card, cls, console)
@@ -97,8 +91,10 @@ def run(argv: Sequence[str]) -> int:
 
 def plan(argv: Sequence[str]) -> int:
     """What would run, without running it and without importing torch."""
-    config, card, _ = _run_config("plan", argv, torch_free=True)
+    from benchmark import arguments
     from benchmark.plan import describe
+
+    config, card, _ = arguments.parse("plan", argv, with_class=False)
 
     console = _console()
     for line in describe(config, card):
@@ -133,7 +129,9 @@ def check(argv: Sequence[str]) -> int:
     from benchmark import registry
 
     parser = _parser("check")
-    parser.add_argument("--method", required=True, help="a file of methods/ or package.module:Class; 'all' for every file")
+    parser.add_argument(
+        "--method", required=True, help="a file of methods/ or package.module:Class; 'all' for every file"
+    )
     given = _parse(parser, argv)
     names = registry.names() if given.method == "all" else [registry.card(given.method).name and given.method]
     from benchmark import testing
@@ -160,6 +158,8 @@ def leaderboard_(argv: Sequence[str]) -> int:
     streams = sorted({path.parts[-5] for path in records.run_files(results)})
     if given.stream is not None and given.stream not in streams:
         raise unknown("stream with records", given.stream, streams)
+    if not streams:
+        console.print(f"no records below {results / 'runs'} yet: make bench METHOD=mslora_cr", highlight=False)
     for path in leaderboard.build(results, given.stream):
         console.print(str(path), highlight=False, soft_wrap=True)
     for stream in [given.stream] if given.stream else streams:
@@ -171,7 +171,7 @@ def pretrain_(argv: Sequence[str]) -> int:
     parser = _parser("pretrain")
     parser.add_argument("--to", default="phantom-clip", help="folder that the backbone is written to")
     parser.add_argument("--samples", type=int, default=90_000, help="captioned phantoms to make")
-    parser.add_argument("--epochs", type=int, default=10, help="passes over them")
+    parser.add_argument("--epochs", type=int, default=7, help="passes over them")
     given = _parse(parser, argv)
     if given.samples < 1000 or given.epochs < 1:
         raise UserError("--samples must be at least 1000, --epochs at least 1")

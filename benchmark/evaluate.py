@@ -1,7 +1,7 @@
 """Fills the score matrices: every task after every stage, with the task's identity given and hidden.
 
-``given``: candidates are the task's own labels, for every cell. ``hidden``: candidates are the labels of the tasks learned
-so far, for learned tasks only. Legend: N samples, C candidates, K classes of the task.
+``given``: candidates are the task's own labels, for every cell. ``hidden``: candidates are the labels of the tasks
+learned so far, for learned tasks only. Legend: N samples, C candidates, K classes of the task.
 """
 
 from __future__ import annotations
@@ -99,9 +99,7 @@ class Evaluator:
         autocast = torch.autocast(self.device.type, self.dtype) if self.dtype is not None else nullcontext()
         try:
             with torch.no_grad(), autocast:
-                return {
-                    protocol: [self._cell(stage, task, protocol) for task in self.stream] for protocol in PROTOCOLS
-                }
+                return {protocol: [self._cell(stage, task, protocol) for task in self.stream] for protocol in PROTOCOLS}
         finally:
             self.method.train(was_training)
 

@@ -34,14 +34,22 @@ DRAWS = 2000
 # Numbers
 
 
+def _whole(values: Sequence[float | None]) -> list[float]:
+    """The values, or no value if one of them is null."""
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else []
+
+
 def mean(values: Sequence[float | None]) -> float | None:
     """The mean, None when there is no value or one of them is null."""
-    return fmean(values) if values and None not in values else None
+    known = _whole(values)
+    return fmean(known) if known else None
 
 
 def deviation(values: Sequence[float | None]) -> float | None:
     """The sample standard deviation (ddof 1), None for fewer than two values or with a null."""
-    return stdev(values) if len(values) > 1 and None not in values else None
+    known = _whole(values)
+    return stdev(known) if len(known) > 1 else None
 
 
 def interval(runs: Sequence[Record], values: Sequence[float | None]) -> tuple[float | None, float | None]:
@@ -50,12 +58,13 @@ def interval(runs: Sequence[Record], values: Sequence[float | None]) -> tuple[fl
     The runs of one key differ in seed and order, and runs of one order are alike, so both levels are drawn again.
     None for a single run or with a null. Additions are elementwise, in one order, so that no machine rounds otherwise.
     """
-    if len(values) < 2 or None in values:
+    known = _whole(values)
+    if len(known) < 2:
         return None, None
     import numpy as np
 
     orders: dict[int, list[float]] = {}
-    for run, value in zip(runs, values, strict=True):
+    for run, value in zip(runs, known, strict=True):
         orders.setdefault(run["order"], []).append(value)
     sizes, widest = np.array([len(each) for each in orders.values()]), max(map(len, orders.values()))
     table_OS = np.array([each + [0.0] * (widest - len(each)) for each in orders.values()])
@@ -133,7 +142,7 @@ def _row(runs: list[Record], protocol: str, current: str) -> dict[str, Any]:
     row["train_seconds_mean"] = mean(_over_tasks(runs, "train_seconds", sum))
     row["eval_seconds_mean"] = mean(_over_tasks(runs, "eval_seconds", sum))
     peaks = _over_tasks(runs, "peak_memory_mib", max)
-    row["peak_memory_mib"] = None if None in peaks else max(peaks)
+    row["peak_memory_mib"] = max(_whole(peaks), default=None)
     row["stale"] = any(run["provenance"]["fingerprint"] != current for run in runs)
     return {name: row[name] for name in COLUMNS}
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from benchmark import registry
 from benchmark.data import catalog
-from benchmark.errors import unknown
+from benchmark.errors import UserError, unknown
 
 BACKBONES = {
     "phantom-clip": "shipped, 64 px, trained on made images: the default",
@@ -78,6 +78,8 @@ def show_one(name: str, data: Path, console: Console) -> None:
             console.print(f"  --preset {preset}: {values}", markup=False, highlight=False, soft_wrap=True)
     elif name in catalog.names("streams") or name.endswith((".yaml", ".yml")):
         file = Path(name) if name.endswith((".yaml", ".yml")) else _file("streams", name)
+        if not file.is_file():
+            raise UserError(f"{file}: file not found")
         console.print(f"[bold]{name}[/]  {file}", highlight=False, soft_wrap=True)
         console.print(file.read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
     elif name in catalog.names("cards"):

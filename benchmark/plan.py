@@ -18,7 +18,8 @@ def describe(config: RunConfig, card: MethodCard) -> Iterator[str]:
     cuda = config.device == "cuda" or (config.device == "auto" and shutil.which("nvidia-smi") is not None)
     plan = resolve(config, card, cuda)
     stream = plan.recipe.stream.reordered(plan.permutation)
-    yield f"{card.name} on {plan.stream_folder}: {len(stream)} tasks, {len(stream.labels())} classes, order {list(plan.permutation)}"
+    size = f"{len(stream)} tasks, {len(stream.labels())} classes"
+    yield f"{card.name} on {plan.stream_folder}: {size}, order {list(plan.permutation)}"
     yield f"settings: {config.settings(card) or 'the defaults'}; group: {card.group}; precision {plan.precision}"
     yield f"record: {plan.folder}"
     yield f"state: {_state(plan.folder, len(stream))}"
@@ -36,9 +37,10 @@ def describe(config: RunConfig, card: MethodCard) -> Iterator[str]:
     else:
         rate = median(_seconds_per_task_epoch(r) for r in like)
         seconds = rate * len(stream) * config.epochs
-        yield f"time: about {seconds:.0f} s (scaled by tasks and epochs from {len(like)} runs with another key or stream)"
+        yield f"time: about {seconds:.0f} s (scaled by tasks and epochs from {len(like)} other runs of the method)"
     memory = max(max(r["cost"]["peak_memory_mib"]) for r in like)
-    yield f"memory: up to {memory:,.0f} MiB in those runs ({', '.join(sorted({r['provenance']['device'] for r in like}))})"
+    devices = ", ".join(sorted({r["provenance"]["device"] for r in like}))
+    yield f"memory: up to {memory:,.0f} MiB in those runs ({devices})"
 
 
 def _seconds_per_task_epoch(record: records.Record) -> float:

@@ -2,8 +2,8 @@
 
     python -m benchmark pretrain
 
-Symmetric contrastive loss (Radford et al., ICML 2021) on images and captions of all nine generators. No image comes from
-a class of a shipped stream: factors that fall into a region of one of its tasks are drawn again, and seeds differ.
+Symmetric contrastive loss (Radford et al., ICML 2021) on images and captions of all nine generators. No image comes
+from a class of a shipped stream: factors that fall into a region of one of its tasks are drawn again, and seeds differ.
 
 Legend: B batch, E embedding, N samples.
 """
@@ -43,11 +43,7 @@ def forbidden() -> dict[str, list[phantom.Region]]:
     """Generator -> every class region of every shipped stream."""
     regions: dict[str, list[phantom.Region]] = {name: [] for name in phantom.GENERATORS}
     for stream in catalog.names("streams"):
-        try:
-            recipe = catalog.load(stream, Path())
-        except catalog.UserError:  # a stream whose files are not here has no phantoms to keep away from
-            continue
-        for source in recipe.sources:
+        for source in catalog.load(stream, None).sources:
             if source.kind == "phantom":
                 regions[source.options["generator"]] += source.options["regions"]
     return regions
@@ -80,15 +76,19 @@ def render_all(samples: int, workers: int) -> tuple[Tensor, list[str]]:
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), [c for _, captions in parts for c in captions]
 
 
-def batches(samples: int, size: int, epochs: int) -> Iterator[Tensor]:
+def batches(modalities_N: Tensor, size: int, epochs: int) -> Iterator[Tensor]:
+    """Sample indices of every step. A batch is of three modalities: factors are the lesson, not modalities."""
     generator = torch.Generator().manual_seed(SEED)
     for _ in range(epochs):
-        order = torch.randperm(samples, generator=generator)
-        yield from order[: samples // size * size].split(size)
+        groups = torch.randperm(len(phantom.GENERATORS), generator=generator).chunk(3)
+        parts = [torch.isin(modalities_N, group).nonzero().squeeze(1) for group in groups]
+        shuffled = [part[torch.randperm(len(part), generator=generator)] for part in parts]
+        full = [batch for part in shuffled for batch in part.split(size) if len(batch) == size]
+        yield from (full[i] for i in torch.randperm(len(full), generator=generator).tolist())
 
 
 def pretrain(
-    to: Path, samples: int = 90_000, epochs: int = 12, batch_size: int = 256, lr: float = 1e-3, workers: int = 2,
+    to: Path, samples: int = 90_000, epochs: int = 7, batch_size: int = 256, lr: float = 1.5e-3, workers: int = 2,
     console: Console | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Make the images, train, write ``open_clip_config.json`` and fp16 weights that ``local-dir:`` loads.
@@ -113,12 +113,15 @@ def pretrain(
     mean, std = (torch.tensor(PREPROCESS[key]).view(3, 1, 1) for key in ("mean", "std"))
     decay = [p for n, p in model.named_parameters() if p.ndim > 1 and "token_embedding" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim <= 1 or "token_embedding" in n]
-    optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], lr=lr)
-    steps = samples // batch_size * epochs
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], lr=lr
+    )
+    modalities_N = torch.arange(len(captions)) // CHUNK % len(phantom.GENERATORS)
+    steps = len(list(batches(modalities_N, batch_size, epochs)))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, max(1, steps // 20), steps))
     begun, total = time.perf_counter(), 0.0
     model.train()
-    for step, chosen in enumerate(batches(len(captions), batch_size, epochs), start=1):
+    for step, chosen in enumerate(batches(modalities_N, batch_size, epochs), start=1):
         images = (images_NCHW[chosen].float() / 255 - mean) / std
         flip = torch.rand(len(chosen), 1, 1, 1) < 0.5
         image_BE, text_BE, scale = model(torch.where(flip, images.flip(-1), images), tokens_NL[chosen])

@@ -117,9 +117,10 @@ def decimals(value: float | None, digits: int = 6) -> str:
 def write_record(folder: Path, record: Record) -> None:
     """Write ``<metric>_<protocol>.csv`` for every score matrix of the record, then ``run.json``."""
     tasks = [task["name"] for task in record["stream"]["tasks"]]
+    stages = ["before", *tasks]
     for metric, protocols in record.get("scores", {}).items():
         for protocol, matrix in protocols.items():
-            rows = [[stage, *map(decimals, row)] for stage, row in zip(["before", *tasks], _plain(matrix), strict=True)]
+            rows = [[stage, *map(decimals, row)] for stage, row in zip(stages, matrix, strict=True)]
             write_text(Path(folder) / f"{metric}_{protocol}.csv", csv_text(["stage", *tasks], rows))
     write_json(Path(folder) / "run.json", record)
 

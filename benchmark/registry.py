@@ -54,7 +54,17 @@ def methods_folder() -> Path:
 
 @lru_cache(maxsize=256)
 def _parse(file: Path) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+    try:
+        return ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: no valid Python: {error}") from None
+
+
+def _literal(value: ast.expr, what: str) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, TypeError):
+        raise UserError(f"{what} is read without importing and must be a literal, not {ast.unparse(value)}") from None
 
 
 def _imports(tree: ast.Module) -> dict[str, tuple[str, str]]:
@@ -77,7 +87,7 @@ def _lineage(tree: ast.Module, cls: str) -> list[tuple[ast.Module, ast.ClassDef]
         name = base.id if isinstance(base, ast.Name) else base.attr if isinstance(base, ast.Attribute) else ""
         if name == ROOT:
             return [(tree, node)]
-        above = _lineage(tree, name) if name else []
+        above = _lineage(tree, name) if name and name != cls else []
         if above:
             return [(tree, node), *above]
     return []
@@ -99,7 +109,7 @@ def _defaults(lineage: list[tuple[ast.Module, ast.ClassDef]]) -> dict[str, Any]:
                 args = [*item.args.posonlyargs, *item.args.args][1:]
                 pairs = list(zip(args[len(args) - len(item.args.defaults) :], item.args.defaults, strict=True))
                 pairs += [(a, d) for a, d in zip(item.args.kwonlyargs, item.args.kw_defaults, strict=True) if d]
-                own = {arg.arg: ast.literal_eval(default) for arg, default in pairs}
+                own = {a.arg: _literal(d, f"{node.name}.__init__: default of {a.arg}") for a, d in pairs}
                 return (_defaults(lineage[place + 1 :]) | own) if item.args.kwarg else own
     return {}
 
@@ -109,13 +119,15 @@ def _card(name: str, module: str, file: Path, cls: str, lineage: list[tuple[ast.
     flags = dict(FLAGS)
     for _, node in reversed(lineage):
         for item in node.body:
-            target = item.targets[0] if isinstance(item, ast.Assign) else None
+            if not isinstance(item, (ast.Assign, ast.AnnAssign)) or item.value is None:
+                continue
+            target = item.targets[0] if isinstance(item, ast.Assign) else item.target
             if isinstance(target, ast.Name) and target.id in flags:
-                flags[target.id] = bool(ast.literal_eval(item.value))  # type: ignore[union-attr]
+                flags[target.id] = bool(_literal(item.value, f"{node.name}.{target.id}"))
     presets: dict[str, dict[str, Any]] = {}
     for item in tree.body:
         if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name) and item.targets[0].id == "PRESETS":
-            presets = ast.literal_eval(item.value)
+            presets = _literal(item.value, f"{file}: PRESETS")
     return MethodCard(name, module, cls, file, ast.get_docstring(tree) or "", _defaults(lineage), flags, presets)
 
 

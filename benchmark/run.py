@@ -153,7 +153,10 @@ def execute(config: RunConfig, card: MethodCard, cls: type[Any], console: Consol
     record = known or new_record(plan, _device_name(device))
     steps = [-(-len(d.splits["train"][1]) // config.batch_size) * config.epochs for d in data]
     with Display(console, sum(steps), quiet=config.quiet) as display:
-        display.say(f"{card.name} on {plan.stream_folder}, seed {config.seed}, order {config.order}, {record['provenance']['device']}")
+        display.say(
+            f"{card.name} on {plan.stream_folder}, seed {config.seed}, order {config.order}, "
+            f"{record['provenance']['device']}"
+        )
         if known is not None and state.is_dir():
             display.say(f"continuing after {known['stages'] - 1} of {len(stream)} tasks")
         Loop(method, stream, data, record, folder, device, display, config.full_evaluation).run()

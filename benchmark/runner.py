@@ -1,8 +1,8 @@
 """The loop over tasks: the only file that owns a Trainer.
 
-For each task: begin, prepare, fit, end, evaluate. The state after each phase is on disk, so a run that was killed goes on
-at its last finished phase or epoch. Everything random in (task, epoch) is seeded from (seed, order, task, epoch, purpose):
-an epoch is a pure function of the state it starts from, and no state of a generator is ever saved.
+For each task: begin, prepare, fit, end, evaluate. The state after each phase is on disk, so a run that was killed goes
+on at its last finished phase or epoch. Everything random in (task, epoch) is seeded from (seed, order, task, epoch,
+purpose): an epoch is a pure function of the state it starts from, and no state of a generator is ever saved.
 """
 
 from __future__ import annotations
@@ -135,13 +135,15 @@ class Loop:
         seconds = time.perf_counter() - started
         own = self.method.state_dict()
         cost = self.record["cost"]
-        for task in tasks:
+        for _task in tasks:
             cost["trainable_params"].append(sum(p.numel() for p in self.method.trainable_parameters()))
             cost["stored_params"].append(sum(p.numel() for n, p in self.method.named_parameters() if n in own))
             cost["stored_bytes"].append(sum(t.numel() * t.element_size() for t in own.values()))
             cost["train_seconds"].append(seconds / len(tasks))
             cost["images_per_second"].append(fitted)
-        self.display.say(f"{where}: learned in {seconds:.1f} s, {fitted:,.0f} images/s" if fitted else f"{where}: learned")
+        self.display.say(
+            f"{where}: learned in {seconds:.1f} s, {fitted:,.0f} images/s" if fitted else f"{where}: learned"
+        )
 
     def _look(self, visit: Any, data: TaskData, purpose: str, where: str) -> None:
         """Show a method the training set: un-augmented, in fixed order, in eval mode, outside autocast."""
@@ -235,7 +237,7 @@ class Loop:
             if hidden is not None:
                 arrays[f"{name}/hidden_answer"] = hidden.answers_N
         with open(self.state / "predictions.tmp", "wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         (self.state / "predictions.tmp").replace(self.state / f"predictions-{stage}.npz")
 
     def _finish(self) -> None:
@@ -245,9 +247,9 @@ class Loop:
             with np.load(self.state / f"predictions-{stage}.npz", allow_pickle=False) as part:
                 arrays.update(part)
         with open(self.folder / "predictions.tmp", "wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         (self.folder / "predictions.tmp").replace(self.folder / "predictions.npz")
-        experts = getattr(self.method, "experts", None)
+        experts: Any = getattr(self.method, "experts", None)
         for name in experts.names if experts is not None else []:
             experts.save(name, self.folder / "experts" / name)
         self.record["summary"] = records.summarise(self.record["scores"], self.record["primary"])

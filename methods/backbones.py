@@ -19,6 +19,9 @@ import torch
 import torch.nn.functional as F
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
+from timm.layers import Attention as TimmAttention
+from timm.models.vision_transformer import Block as TimmBlock
+from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 
 from benchmark.stream import Label
@@ -35,6 +38,18 @@ Observe = Callable[[int, Tensor], None]
 class Block(nn.Module):
     """A pre-norm transformer block with the six linear layers named as in :data:`PLACES`."""
 
+    q: nn.Linear
+    k: nn.Linear
+    v: nn.Linear
+    out: nn.Linear
+    fc1: nn.Linear
+    fc2: nn.Linear
+    act: nn.Module
+    norm1: nn.Module
+    norm2: nn.Module
+    scale1: nn.Module
+    scale2: nn.Module
+
     def __init__(self, heads: int, parts: dict[str, nn.Module]) -> None:
         super().__init__()
         self.heads = heads
@@ -47,6 +62,7 @@ class Block(nn.Module):
         if prefix is not None:
             k = torch.cat([prefix[0].expand(len(k), -1, -1), k], dim=1)
             v = torch.cat([prefix[1].expand(len(v), -1, -1), v], dim=1)
+            mask = None if mask is None else F.pad(mask, (prefix[0].shape[1], 0))  # every token sees the prefix
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out(attended.transpose(1, 2).flatten(2))
@@ -58,7 +74,8 @@ class Block(nn.Module):
 class Tower(nn.Module):
     """Embeds its input, runs its blocks, pools. Subclasses give ``embed`` and ``pool`` for one architecture."""
 
-    blocks: nn.ModuleList
+    blocks: Any
+    rest: Any
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Images or token ids -> (B, N, D)."""
@@ -139,10 +156,14 @@ class TimmImageTower(Tower):
 
 
 class TextTower(Tower):
-    """open_clip's own text transformer, of either model class (CLIP keeps its parts itself, CustomTextCLIP in .text)."""
+    """open_clip's own text transformer; a CLIP keeps its parts itself, a CustomTextCLIP in ``.text``."""
 
-    def __init__(self, text: nn.Module) -> None:
+    causal: Tensor | None
+
+    def __init__(self, text: Any) -> None:
         super().__init__()
+        if getattr(text, "cls_emb", None) is not None or getattr(text, "use_pad_mask", False):
+            raise ValueError("text towers with a class token or a padding mask (CoCa) are not supported")
         self.blocks = nn.ModuleList(_from_open_clip(block) for block in text.transformer.resblocks)
         self.token_embedding = text.token_embedding
         self.positional_embedding = text.positional_embedding
@@ -179,7 +200,7 @@ def _split(weight: Tensor, bias: Tensor | None) -> dict[str, nn.Linear]:
     return {name: _linear(w, b) for name, w, b in zip("qkv", weight.chunk(3), biases, strict=True)}
 
 
-def _from_open_clip(block: nn.Module) -> Block:
+def _from_open_clip(block: Any) -> Block:
     if not isinstance(block, open_clip.transformer.ResidualAttentionBlock):
         raise ValueError(f"blocks of type {type(block).__name__} are not supported")
     attn, mlp = block.attn, block.mlp
@@ -188,13 +209,15 @@ def _from_open_clip(block: nn.Module) -> Block:
     return Block(attn.num_heads, parts | {"fc1": mlp.c_fc, "act": mlp.gelu, "fc2": mlp.c_proj})
 
 
-def _from_timm(block: nn.Module) -> Block:
+def _from_timm(block: Any) -> Block:
+    if not isinstance(block, TimmBlock) or type(block.attn) is not TimmAttention:
+        raise ValueError(f"vision blocks of type {type(block).__name__} are not supported")
     attn, mlp = block.attn, block.mlp
     special = (attn.q_norm, attn.k_norm, attn.norm, mlp.norm)
     if attn.gate is not None or not all(isinstance(part, nn.Identity) for part in special):
         raise ValueError("vision towers with normalised or gated attention are not supported")
-    parts = {"norm1": block.norm1, "out": attn.proj, "scale1": block.ls1, "norm2": block.norm2, "scale2": block.ls2}
-    parts |= _split(attn.qkv.weight, attn.qkv.bias)
+    parts: dict[str, Any] = {"norm1": block.norm1, "scale1": block.ls1, "norm2": block.norm2, "scale2": block.ls2}
+    parts |= {"out": attn.proj} | _split(attn.qkv.weight, attn.qkv.bias)
     return Block(attn.num_heads, parts | {"fc1": mlp.fc1, "act": mlp.act, "fc2": mlp.fc2})
 
 
@@ -207,17 +230,21 @@ class Backbone(nn.Module):
         image_size: pixels of a side; ``mean``, ``std``: (3, 1, 1), of images in [0, 1].
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Callable[[Sequence[str]], Tensor], name: str) -> None:
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Any, tokenizer: Callable[[Sequence[str]], Tensor], name: str) -> None:
         super().__init__()
         visual, text = model.visual, getattr(model, "text", model)
         if isinstance(visual, VisionTransformer):
             self.image: Tower = OpenClipImageTower(visual)
-        elif isinstance(visual, TimmModel) and hasattr(visual.trunk, "blocks"):
+        elif isinstance(visual, TimmModel) and isinstance(visual.trunk, TimmVisionTransformer):
             self.image = TimmImageTower(visual)
         else:
-            raise ValueError(f"backbone {name!r}: vision tower {type(visual).__name__} is no vision transformer")
-        self.text = TextTower(text) if hasattr(text, "token_embedding") else text
-        self.logit_scale = model.logit_scale
+            kind = type(getattr(visual, "trunk", visual)).__name__
+            raise ValueError(f"backbone {name!r}: vision tower {kind} is no vision transformer")
+        self.text: nn.Module = TextTower(text) if hasattr(text, "token_embedding") else text
+        self.logit_scale: nn.Parameter = model.logit_scale
         self.tokenizer, self.name = tokenizer, name
         size = visual.image_size
         self.image_size: int = size[0] if isinstance(size, (tuple, list)) else size
@@ -248,8 +275,9 @@ class Backbone(nn.Module):
         return torch.stack([self._features[label.prompts] for label in labels])
 
     def logits(self, image_BE: Tensor, text_CE: Tensor) -> Tensor:
-        """(B, C): scale times the cosine of image and text features."""
-        return self.logit_scale.exp() * F.normalize(image_BE, dim=-1) @ text_CE.to(image_BE.dtype).T
+        """(B, C): scale times the cosine of image and text features, in the texts' precision even under autocast."""
+        with torch.autocast(image_BE.device.type, enabled=False):
+            return self.logit_scale.exp() * F.normalize(image_BE.to(text_CE.dtype), dim=-1) @ text_CE.T
 
 
 def load(name: str, pretrained: str | None = None) -> Backbone:
@@ -268,7 +296,9 @@ def load(name: str, pretrained: str | None = None) -> Backbone:
     previous = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        model: Any = open_clip.create_model(name_in_open_clip, pretrained=pretrained, pretrained_text=False)
+        model: Any = open_clip.create_model(
+            name_in_open_clip, pretrained=pretrained, pretrained_text=False, require_pretrained=True
+        )
         tokenizer = open_clip.get_tokenizer(name_in_open_clip)
     except Exception as error:  # open_clip raises many kinds: unknown names, missing files, no network
         raise ValueError(f"backbone {name!r}: {' '.join(str(error).split())[:300]}") from error

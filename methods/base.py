@@ -1,8 +1,8 @@
 """The contract of a method: what the harness calls, in the order it calls it.
 
-For each task: ``begin_task`` (grow), ``prepare_task`` (look at the data), training steps on ``loss`` inside ``learning``,
-``end_task`` (consolidate); then ``scores`` on every task's test set, identity given and hidden. A batch is a dict of
-tensors: ``image`` uint8 (B, 3, H, W), ``label`` (global ids) and ``task`` (indices) int64 (B,), ``index`` (B,).
+For each task: ``begin_task`` (grow), ``prepare_task`` (look at the data), training steps on ``loss`` inside
+``learning``, ``end_task`` (consolidate); then ``scores`` on every task's test set, identity given and hidden. A batch
+is a dict of tensors: ``image`` uint8 (B, 3, H, W), ``label`` (global ids), ``task`` and ``index`` int64 (B,).
 
 Legend: B batch, C classes, H, W pixels, E embedding.
 """
@@ -41,6 +41,8 @@ class IncrementalMethod(L.LightningModule):
     keeps_images = False  # stores raw training images (replay)
     needs_length = False  # reads task.of
     joint = False  # sees all tasks at once
+
+    backbone: Backbone
 
     strict_loading = False  # a checkpoint leaves the frozen backbone out
 
@@ -126,7 +128,11 @@ class IncrementalMethod(L.LightningModule):
 
     def _table(self) -> dict[str, Tensor]:
         """Of the labels seen: their texts, the column of each label id, and which columns are a task's own."""
-        if self._cache is None or self._cache["tasks"] != len(self.tasks) or self._cache["own_TC"].device != self.device:
+        if (
+            self._cache is None
+            or self._cache["tasks"] != len(self.tasks)
+            or self._cache["own_TC"].device != self.device
+        ):
             labels = sorted({label for task in self.tasks for label in task.labels}, key=lambda label: label.id)
             ids = {label.id: column for column, label in enumerate(labels)}
             own_TC = torch.zeros(max(task.index for task in self.tasks) + 1, len(ids), dtype=torch.bool)
@@ -170,7 +176,7 @@ class IncrementalMethod(L.LightningModule):
                     module.train(mode)
         return self
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Everything but the frozen backbone: what a checkpoint holds."""
         state = super().state_dict(*args, **kwargs)
         return {k: v for k, v in state.items() if not k.startswith("backbone.") or ".lora_" in k}

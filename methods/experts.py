@@ -1,8 +1,9 @@
 """The pool of LoRA experts on a tower, on PEFT: add, activate, blend, save.
 
-An expert is one (A, B) per adapted linear layer, D = s B A with s = alpha / rank. Experts that are only read are *folded*:
-W = W0 + sum_i w_i s B_i A_i, always from the pristine W0, so a step costs the same at task 20 as at task 2, inference
-costs the frozen backbone, and W0 comes back to the bit. The one being trained stays *live* (PEFT computes it apart).
+An expert is one (A, B) per adapted linear layer, D = s B A with s = alpha / rank. Experts that are only read are
+*folded*: W = W0 + sum_i w_i s B_i A_i, always from the pristine W0, so a step costs the same at task 20 as at task 2,
+inference costs the frozen backbone, and W0 comes back to the bit. The one being trained stays *live*: PEFT computes it
+apart.
 
 Legend: r rank, D_in, D_out the layer's widths, B any batch shape.
 """
@@ -10,9 +11,11 @@ Legend: r rank, D_in, D_out the layer's widths, B any batch shape.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -24,7 +27,13 @@ from methods.backbones import PLACES, Tower
 
 
 def lora_forward(
-    x: Tensor, W: Tensor, b: Tensor | None, As: Sequence[Tensor], Bs: Sequence[Tensor], scale: float, mask: Sequence[bool]
+    x: Tensor,
+    W: Tensor,
+    b: Tensor | None,
+    As: Sequence[Tensor],
+    Bs: Sequence[Tensor],
+    scale: float,
+    mask: Sequence[bool],
 ) -> Tensor:
     """y = x W^T + b + scale * sum over i with mask_i of (x A_i^T) B_i^T  (the multi-task layer of MSLoRA-CR).
 
@@ -41,10 +50,14 @@ def lora_forward(
 class Experts:
     """LoRA experts by name on one tower. The parameters live in the tower, so they follow device and checkpoint."""
 
-    def __init__(self, tower: Tower, rank: int, alpha: float, places: Sequence[str] = PLACES, dropout: float = 0.0) -> None:
+    def __init__(
+        self, tower: Tower, rank: int, alpha: float, places: Sequence[str] = PLACES, dropout: float = 0.0
+    ) -> None:
         """Raises ValueError: a rank below 1, or a place that is none of :data:`~methods.backbones.PLACES`."""
         if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
-            raise ValueError(f"rank {rank}, alpha {alpha}, dropout {dropout}: need rank >= 1, alpha > 0, 0 <= dropout < 1")
+            raise ValueError(
+                f"rank {rank}, alpha {alpha}, dropout {dropout}: need rank >= 1, alpha > 0, 0 <= dropout < 1"
+            )
         if not places or set(places) - set(PLACES):
             raise ValueError(f"placement {','.join(places)!r}: choose from {','.join(PLACES)}")
         self.tower, self.rank, self.scale = tower, rank, alpha / rank
@@ -52,16 +65,22 @@ class Experts:
         self.live: str | None = None
         self.folded: dict[str, float] = {}
         self.config = LoraConfig(
-            r=rank, lora_alpha=alpha, lora_dropout=dropout, bias="none", target_modules=rf"blocks\.\d+\.({'|'.join(places)})"
+            r=rank,
+            lora_alpha=alpha,  # type: ignore[arg-type]
+            lora_dropout=dropout,
+            bias="none",
+            target_modules=rf"blocks\.\d+\.({'|'.join(places)})",
         )
-        self.layers: list[LoraLinear] = []
+        self.layers: list[Any] = []  # of LoraLinear
         self._pristine: list[Tensor] = []
 
     def add(self, name: str) -> None:
         """A fresh expert, A ~ U(-1/sqrt(D_in), 1/sqrt(D_in)), B = 0, frozen until it is activated."""
         state = self.folded, self.live
         self._show({}, None)
-        inject_adapter_in_model(self.config, self.tower, adapter_name=name)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*peft_config.*")  # several adapters are the point here
+            inject_adapter_in_model(self.config, self.tower, adapter_name=name)
         if not self.names:
             self.layers = [module for module in self.tower.modules() if isinstance(module, LoraLinear)]
             self._pristine = [layer.base_layer.weight.detach().clone() for layer in self.layers]
@@ -71,7 +90,8 @@ class Experts:
 
     def factors(self, name: str) -> tuple[list[Tensor], list[Tensor]]:
         """(As, Bs) of an expert, layer by layer: (r, D_in) and (D_out, r)."""
-        return [layer.lora_A[name].weight for layer in self.layers], [layer.lora_B[name].weight for layer in self.layers]
+        layers = self.layers
+        return [layer.lora_A[name].weight for layer in layers], [layer.lora_B[name].weight for layer in layers]
 
     def parameters(self, name: str) -> list[nn.Parameter]:
         As, Bs = self.factors(name)
@@ -125,25 +145,27 @@ class Experts:
                 part.requires_grad_(False)
             layer._disable_adapters = self.live is None
 
+    def _tensors(self, name: str) -> dict[str, Tensor]:
+        """An expert's factors under the names that PEFT gives them in a file."""
+        paths = [path for path, module in self.tower.named_modules() if isinstance(module, LoraLinear)]
+        tensors = {}
+        for path, A, B in zip(paths, *self.factors(name), strict=True):
+            tensors[f"base_model.model.{path}.lora_A.weight"] = A.detach()
+            tensors[f"base_model.model.{path}.lora_B.weight"] = B.detach()
+        return tensors
+
     def save(self, name: str, folder: Path) -> None:
         """Write the expert in PEFT's own format: ``PeftModel.from_pretrained(tower, folder)`` loads it."""
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {}
-        for path, module in self.tower.named_modules():
-            if isinstance(module, LoraLinear):
-                tensors[f"base_model.model.{path}.lora_A.weight"] = module.lora_A[name].weight.detach().cpu().contiguous()
-                tensors[f"base_model.model.{path}.lora_B.weight"] = module.lora_B[name].weight.detach().cpu().contiguous()
         temporary = folder / "adapter_model.safetensors.tmp"
-        save_file(tensors, temporary)
+        save_file({key: value.cpu().contiguous() for key, value in self._tensors(name).items()}, temporary)
         temporary.replace(folder / "adapter_model.safetensors")
         config = {key: sorted(v) if isinstance(v, set) else v for key, v in self.config.to_dict().items()}
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True, default=str) + "\n")
 
+    @torch.no_grad()
     def load(self, name: str, folder: Path) -> None:
         """Read factors written by :meth:`save` (or by PEFT) into an expert of this pool."""
-        tensors = load_file(folder / "adapter_model.safetensors")
-        with torch.no_grad():
-            for path, module in self.tower.named_modules():
-                if isinstance(module, LoraLinear):
-                    module.lora_A[name].weight.copy_(tensors[f"base_model.model.{path}.lora_A.weight"])
-                    module.lora_B[name].weight.copy_(tensors[f"base_model.model.{path}.lora_B.weight"])
+        stored = load_file(folder / "adapter_model.safetensors")
+        for key, factor in self._tensors(name).items():
+            factor.copy_(stored[key])

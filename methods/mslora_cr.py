@@ -1,8 +1,8 @@
 """MSLoRA-CR: modality-specific LoRA with contrastive regularisation.
 
 *Contrastive Regularization over LoRA for Multimodal Biomedical Image Incremental Learning*, ACM MM 2025,
-arXiv 2508.11673. One LoRA per task; LoRAs of the same modality are pulled together, of different modalities pushed apart,
-and the factors are kept near orthogonal.
+arXiv 2508.11673. One LoRA per task; LoRAs of the same modality are pulled together, of different modalities pushed
+apart, and the factors are kept near orthogonal.
 
 y      = W x + b + s sum_{i<=t} B_i A_i x                       (A_t, B_t) trained, the earlier ones frozen
 sim_i  = 1/n sum over the n matrices X of (A, B, every layer) of exp(-||X_t - X_i||_F),   X_i detached
@@ -31,7 +31,7 @@ SIMILARITIES = ("exp_fro", "exp_rel", "cos_delta", "margin")
 
 
 def stack(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """Matrices (p, q) of any shapes as one (n, p, q) stack per shape, in order of first appearance, in float32 or wider.
+    """Matrices (p, q) of any shapes as one (n, p, q) stack per shape, in order of appearance, in float32 or wider.
 
     Stacks pass through, so that what never changes is stacked once.
     """

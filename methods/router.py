@@ -1,7 +1,7 @@
 """The shared router: which expert answers when the task's identity is hidden.
 
-Nearest class mean on frozen features: every class of every task leaves the mean of its unit image features; a sample goes
-to the task of the nearest mean (largest cosine). It decides sample by sample, never from a test batch as a whole.
+Nearest class mean on frozen features: every class of every task leaves the mean of its unit image features; a sample
+goes to the task of the nearest mean (largest cosine). It decides sample by sample, never from a test batch as a whole.
 
 Legend: B batch, K means kept so far, E embedding.
 """

@@ -67,8 +67,10 @@ def names(folder: str) -> list[str]:
     return sorted(path.stem for path in (root() / folder).glob("*.yaml"))
 
 
-def load(name: str, data: Path) -> Recipe:
+def load(name: str, data: Path | None) -> Recipe:
     """A stream by name, or by the path of its YAML file; ``data`` is where relative paths are looked up.
+
+    With ``data`` None the stream is described but its files are not looked for.
 
     Raises:
         UserError: unknown stream, missing file, misspelt key, value of the wrong kind.
@@ -124,7 +126,7 @@ def _stream(
     return Stream(name, version, kinds.pop(), space, tuple(tasks))
 
 
-def _task(item: Any, where: str, data: Path, folder: Path) -> tuple[dict[str, Any], Source, list[str]]:
+def _task(item: Any, where: str, data: Path | None, folder: Path) -> tuple[dict[str, Any], Source, list[str]]:
     if not isinstance(item, dict):
         raise UserError(f"{where}: expected a task's keys and values, got {item!r}")
     if "card" in item:
@@ -135,7 +137,7 @@ def _task(item: Any, where: str, data: Path, folder: Path) -> tuple[dict[str, An
     kind_of_source = item.get("source")
     if kind_of_source is None:
         raise UserError(f"{where}: the key 'source' is missing (one of {', '.join(SOURCE_KEYS)})")
-    if kind_of_source not in SOURCE_KEYS:
+    if kind_of_source not in tuple(SOURCE_KEYS):
         raise unknown("source", kind_of_source, SOURCE_KEYS, where)
     own = SOURCE_KEYS[kind_of_source]
     _check_keys(item, (*TASK_KEYS, *CARD_KEYS, *own), where)
@@ -152,16 +154,20 @@ def _task(item: Any, where: str, data: Path, folder: Path) -> tuple[dict[str, An
         raise UserError(f"{where}.classes: expected at least two different names")
     templates = _texts(item, "template", where)
     for template in templates:
-        if template.count("{}") != 1:
-            raise UserError(f"{where}.template: {template!r} must contain {{}} once, where the class's name goes")
+        if template.count("{}") != 1 or {"{", "}"} & set(template.replace("{}", "")):
+            raise UserError(
+                f"{where}.template: {template!r} must contain {{}} once, for the class's name, and no other braces"
+            )
     options = {key: item[key] for key in own if key in item}
     if "path" in own:
         options["path"] = _find(_text(item, "path", where), f"{where}.path", data, folder)
     return entry, Source(where, kind_of_source, tuple(classes), options), templates
 
 
-def _find(given: str, where: str, data: Path, folder: Path) -> Path:
-    """A data file: as given if absolute, else below ``data``, else beside the stream file."""
+def _find(given: str, where: str, data: Path | None, folder: Path) -> Path:
+    """A data file: as given if absolute, else below ``data``, else beside the stream file; not looked for without ``data``."""
+    if data is None:
+        return Path(given)
     candidates = [Path(given)] if Path(given).is_absolute() else [data / given, folder / given]
     for candidate in candidates:
         if candidate.is_file():
@@ -175,7 +181,8 @@ def _orders(given: Any, tasks: int, path: Path) -> tuple[tuple[int, ...], ...]:
     if not isinstance(given, list) or not given:
         raise UserError(f"{path}: orders: expected a list of orders, each a list of task indices")
     for i, order in enumerate(given):
-        if not isinstance(order, list) or sorted(map(str, order)) != sorted(map(str, range(tasks))):
+        whole = isinstance(order, list) and all(type(task) is int for task in order)
+        if not whole or sorted(order) != list(range(tasks)):
             raise UserError(f"{path}: orders[{i}]: {order!r} is no permutation of 0..{tasks - 1}")
     return tuple(tuple(order) for order in given)
 

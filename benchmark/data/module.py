@@ -9,8 +9,10 @@ Legend: N samples, B batch, H, W pixels.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +37,7 @@ def cache_folder() -> Path:
 
 
 def resized(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """(N, H, W) or (N, H, W, 3) -> (N, 3, size, size): shorter side to ``size`` (bicubic), centre cut out, as CLIP does."""
+    """(N, H, W) or (N, H, W, 3) -> (N, 3, size, size): shorter side to ``size`` (bicubic), centre cut out."""
     out = np.empty((len(images), 3, size, size), np.uint8)
     height, width = images.shape[1:3]
     scale = size / min(height, width)
@@ -66,23 +68,21 @@ def cached(source: Source, identity: str, size: int) -> dict[str, tuple[NDArray[
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
-        for split in sources.SPLITS:
-            loaded = sources.load(source, split)
-            np.save(building / f"{split}_images.npy", resized(loaded.images, size))
-            np.save(building / f"{split}_labels.npy", loaded.labels)
         try:
-            building.rename(folder)
-        except OSError:  # another process was faster
-            for file in building.iterdir():
-                file.unlink()
-            building.rmdir()
-    return {
-        split: (
-            np.load(folder / f"{split}_images.npy", mmap_mode="r", allow_pickle=False),
-            np.load(folder / f"{split}_labels.npy", allow_pickle=False),
-        )
-        for split in sources.SPLITS
-    }
+            for split in sources.SPLITS:
+                loaded = sources.load(source, split)
+                np.save(building / f"{split}_images.npy", resized(loaded.images, size))
+                np.save(building / f"{split}_labels.npy", loaded.labels)
+            with suppress(OSError):  # another process was faster
+                building.rename(folder)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    splits = {}
+    for split in sources.SPLITS:
+        labels = np.load(folder / f"{split}_labels.npy", allow_pickle=False)
+        sources.check_labels(source, split, labels)
+        splits[split] = np.load(folder / f"{split}_images.npy", mmap_mode="r", allow_pickle=False), labels
+    return splits
 
 
 class Batches:

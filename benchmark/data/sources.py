@@ -1,7 +1,7 @@
 """One function per kind of source: a task's samples as arrays.
 
-A source function takes a :class:`~benchmark.data.catalog.Source` and a split and returns a :class:`Split`; ``identity`` says what
-the samples are without reading them all. Legend: N samples, H, W pixels.
+A source function takes a :class:`~benchmark.data.catalog.Source` and a split and returns a :class:`Split`;
+``identity`` says what the samples are without decoding them. Legend: N samples, H, W pixels.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -40,16 +41,19 @@ def npz(source: Source, split: str) -> Split:
     """
     path = source.options["path"]
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("one array, not an archive of named arrays")
+        with archive as arrays:
             for key in (f"{split}_images", f"{split}_labels"):
                 if key not in arrays.files:
                     raise unknown("array", key, arrays.files, f"{path}: missing array")
             images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: not readable as npz: {error}") from None
     if images.dtype != np.uint8:
         raise UserError(f"{path}: {split}_images: expected uint8, got {images.dtype}")
-    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3) or 0 in images.shape[1:]:
         raise UserError(f"{path}: {split}_images: expected (N, H, W) or (N, H, W, 3), got {images.shape}")
     if not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"{path}: {split}_labels: expected integers, got {labels.dtype}")
@@ -59,12 +63,17 @@ def npz(source: Source, split: str) -> Split:
         raise UserError(f"{path}: {split}_labels: {labels.shape} does not fit {len(images)} images, one label each")
     if len(labels) == 0:
         raise UserError(f"{path}: {split}_images: the split is empty")
+    check_labels(source, split, labels)
+    return Split(images, labels.astype(np.int64))
+
+
+def check_labels(source: Source, split: str, labels: NDArray[Any]) -> None:
+    """Refuse labels outside the classes: asked of cached samples too, for a cache may be older than the stream file."""
     if labels.min() < 0 or labels.max() >= len(source.classes):
         raise UserError(
-            f"{path}: {split}_labels: labels {labels.min()}..{labels.max()} but {source.where}.classes lists "
-            f"{len(source.classes)} classes (0..{len(source.classes) - 1})"
+            f"{source.options.get('path', source.where)}: {split}_labels: labels {labels.min()}..{labels.max()} but "
+            f"{source.where}.classes lists {len(source.classes)} classes (0..{len(source.classes) - 1})"
         )
-    return Split(images, labels.astype(np.int64))
 
 
 def made(source: Source, split: str) -> Split:
@@ -94,7 +103,10 @@ def _phantom_options(source: Source) -> dict[str, Any]:
             numbers = isinstance(bounds, list) and [x for x in bounds if isinstance(x, (int, float))]
             if not numbers or len(numbers) != 2 or len(bounds) != 2 or not 0 <= numbers[0] < numbers[1] <= 1:
                 raise UserError(f"{where}.regions[{i}].{factor}: expected [low, high] within [0, 1], got {bounds!r}")
-    sizes = PHANTOM_SIZES | options.get("sizes", {})
+    sizes = options.get("sizes", {})
+    if not isinstance(sizes, dict):
+        raise UserError(f"{where}.sizes: expected split: number of images, got {sizes!r}")
+    sizes = PHANTOM_SIZES | sizes
     for split, size in sizes.items():
         if split not in SPLITS:
             raise unknown("split", split, SPLITS, f"{where}.sizes")

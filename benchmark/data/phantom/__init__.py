@@ -1,7 +1,8 @@
 """Phantoms: made images of nine modalities, each drawn from named factors, each with a caption that tells them.
 
-A generator is a module of this package with ``NAME``, ``FACTORS`` and ``render``. An image is a pure function of (factors, seed,
-size), so a phantom task's identity is this ``VERSION``, its parameters and its seed: raise VERSION when a picture changes.
+A generator is a module of this package with ``NAME``, ``FACTORS`` and ``render``. An image is a pure function of
+(factors, seed, size), so a phantom task's identity is this ``VERSION``, its parameters and its seed: raise VERSION
+when a picture changes.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def render_split(
     factor_names = sorted(module.FACTORS)
     labels = np.arange(count, dtype=np.int64) % len(regions)
     images = np.empty((count, size, size, 3), np.uint8)
-    for i, label in enumerate(labels):
+    for i, label in enumerate(labels.tolist()):
         rng = np.random.default_rng([*seed, i])
         images[i] = module.render(draw_factors(regions[label], factor_names, rng), rng, size)
     return images, labels

@@ -1,0 +1,330 @@
+"""``check_method``: the contract of a method, as code.
+
+Each check is a function of a :class:`Bench` (a tiny stream, a backbone, a way to run) that raises AssertionError with a
+sentence. A new method passes ``make check METHOD=name`` before its numbers mean anything.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from benchmark import records
+from benchmark.data import catalog, identity
+from benchmark.data.module import TaskData, task_data
+from benchmark.progress import Display
+from benchmark.run import METRICS, _empty, _quiet
+from benchmark.runner import Loop, seeded
+from benchmark.stream import Budget, Stream
+from methods import backbones
+from methods.base import IncrementalMethod
+
+CPU = torch.device("cpu")
+BUDGET = Budget(epochs=2, batch_size=8, lr=1e-3)
+
+
+class Stopped(Exception):
+    """Raised in the middle of a run to stop it."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One check: its sentence, and why it failed if it did."""
+
+    name: str
+    passed: bool
+    reason: str = ""
+
+
+@lru_cache(maxsize=1)
+def _stream(size: int) -> tuple[Stream, tuple[TaskData, ...]]:
+    recipe = catalog.load("smoke", Path())
+    samples = identity.identities(recipe)
+    parts = zip(recipe.stream, recipe.sources, samples, strict=True)
+    return recipe.stream, tuple(task_data(task, source, sha, size, None, CPU) for task, source, sha in parts)
+
+
+def world() -> tuple[object, ...]:
+    """What a method must leave as it found it."""
+    return torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_rng_state().sum().item()
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A run, the (tasks, method.training, backbone.training) of its every step, and the world before and after it."""
+
+    loop: Loop
+    flags: list[tuple[int, bool, bool]]
+    worlds: tuple[tuple[object, ...], tuple[object, ...]]
+
+
+class Bench:
+    """A tiny stream and fresh methods on fresh backbones to run over it."""
+
+    def __init__(self, cls: type[IncrementalMethod], folder: Path) -> None:
+        self.cls, self.folder, self.runs = cls, folder, 0
+        self.stream, self.data = _stream(backbones.load("phantom-clip").image_size)
+
+    def method(self) -> IncrementalMethod:
+        with seeded(0, "method"):
+            method = self.cls()
+            method.attach(backbones.load("phantom-clip"), BUDGET)
+        return method
+
+    def loop(
+        self, method: IncrementalMethod, folder: Path, record: records.Record | None = None, full: bool = False
+    ) -> Loop:
+        size = len(self.stream)
+        tasks = [{"name": task.name, "modality": task.modality, "labels": []} for task in self.stream]
+        lists = ("trainable_params", "stored_params", "stored_bytes", "train_seconds", "eval_seconds")
+        record = record or {
+            "schema": records.SCHEMA, "key": "0" * 12, "status": "running", "method": "checked", "seed": 0, "order": 0,
+            "stream": {"name": "smoke", "folder": "smoke", "hash": "", "tasks": tasks}, "split": "test", "stages": 0,
+            "config": {"precision": "32-true", "sampling": "proportional"}, "primary": "accuracy",
+            "scores": {m: {p: _empty(size) for p in ("given", "hidden")} for m in METRICS},
+            "router_accuracy": _empty(size), "cost": {n: [] for n in (*lists, "images_per_second", "peak_memory_mib")},
+            "provenance": {},
+        }  # fmt: skip
+        return Loop(method, self.stream, list(self.data), record, folder, CPU, Display(Console(), 1, quiet=True), full)
+
+    def run(self, full: bool = False) -> Loop:
+        """A whole run of a fresh method."""
+        self.runs += 1
+        loop = self.loop(self.method(), self.folder / f"run{self.runs}", full=full)
+        loop.run()
+        return loop
+
+    @property
+    @lru_cache(maxsize=1)  # noqa: B019
+    def straight(self) -> Loop:
+        return self.run()
+
+    @property
+    @lru_cache(maxsize=1)  # noqa: B019
+    def again(self) -> Observed:
+        """A second run, watched."""
+        method, flags = self.method(), []
+        original = method.loss
+
+        def loss(batch: dict[str, Tensor]) -> Tensor:
+            flags.append((len(method.tasks), method.training, method.backbone.image.training))
+            return original(batch)
+
+        method.loss = loss  # type: ignore[method-assign]
+        before = world()
+        loop = self.loop(method, self.folder / "again")
+        loop.run()
+        return Observed(loop, flags, (before, world()))
+
+    def answers(self, method: IncrementalMethod, task: int, given: bool) -> Tensor:
+        """(N, C) logits on a task's test set over its own labels, or over all labels with the identity hidden."""
+        method.eval()
+        chosen = self.stream.tasks[task]
+        labels = chosen.labels if given else self.stream.labels()
+        batch = next(iter(self.data[task].batches("test", CPU)))
+        with torch.no_grad():
+            return method.scores({"image": batch["image"], "index": batch["index"]}, labels, chosen if given else None)
+
+
+def state(method: IncrementalMethod) -> dict[str, Tensor]:
+    """Every tensor a method holds, the frozen backbone's included, copied."""
+    tensors = {**dict(method.named_parameters()), **dict(method.named_buffers()), **dict(method.memory)}
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def assert_same(left: dict[str, Tensor], right: dict[str, Tensor], what: str) -> None:
+    assert left.keys() == right.keys(), f"{what}: other tensors: {sorted(left.keys() ^ right.keys())[:4]}"
+    changed = [name for name in left if not torch.equal(left[name], right[name])]
+    assert not changed, f"{what}: changed {', '.join(changed[:4])}"
+
+
+@contextmanager
+def stops_after(steps: int, method: IncrementalMethod) -> Iterator[None]:
+    """Inside, the method's loss raises :class:`Stopped` after so many calls."""
+    original, left = method.loss, [steps]
+
+    def loss(batch: dict[str, Tensor]) -> Tensor:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Stopped
+        return original(batch)
+
+    method.loss = loss  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del method.loss
+
+
+# ---- the checks ---------------------------------------------------------------------------------------------------
+
+
+def builds_without_arguments(bench: Bench) -> None:
+    bench.cls()
+
+
+def runs_a_stream(bench: Bench) -> None:
+    assert bench.straight.record["status"] == "complete"
+
+
+def same_seed_gives_the_same_matrix(bench: Bench) -> None:
+    again = bench.again.loop
+    assert again.record["scores"] == bench.straight.record["scores"], "two runs of one seed differ"
+    assert_same(state(bench.straight.method), state(again.method), "two runs of one seed")
+
+
+def reuse_equals_full_evaluation(bench: Bench) -> None:
+    full = bench.run(full=True)
+    assert full.record["scores"] == bench.straight.record["scores"], (
+        "answers_from says that an answer cannot have changed, and it has"
+    )
+
+
+def stopped_and_resumed_equals_straight(bench: Bench) -> None:
+    folder, method = bench.folder / "stopped", bench.method()
+    per_epoch = -(-len(bench.data[0].splits["train"][1]) // BUDGET.batch_size)
+    tasks = len(bench.stream) if method.joint else 1
+    for steps in (per_epoch * tasks + 1, per_epoch * tasks * 2 + per_epoch + 1):  # in epoch 2 of task 1, of task 2
+        method = bench.method()
+        known = records.read_record(folder) if (folder / "run.json").is_file() else None
+        with stops_after(steps, method):
+            try:
+                bench.loop(method, folder, known).run()
+            except Stopped:
+                continue
+            break
+    if (folder / "state").is_dir():
+        method = bench.method()
+        loop = bench.loop(method, folder, records.read_record(folder))
+        loop.run()
+    straight = bench.straight
+    for file in sorted(straight.folder.glob("*.csv")):
+        assert (folder / file.name).read_bytes() == file.read_bytes(), f"{file.name} differs after a stop"
+    assert_same(state(straight.method), state(method), "stopped and resumed against straight")
+
+
+def only_trainable_parameters_change(bench: Bench) -> None:
+    method = bench.method()
+    pristine = state(method)
+    method.begin_task(bench.stream.tasks[0])
+    loop = bench.loop(method, bench.folder / "frozen")
+    loop.state.mkdir(parents=True)
+    with method.learning():
+        method.prepare_task(bench.stream.tasks[0], bench.data[0].batches("train", CPU))
+        trainable = {id(parameter) for parameter in method.trainable_parameters()}
+        named = dict(method.named_parameters())
+        before = {name: p.detach().clone() for name, p in named.items() if id(p) not in trainable}
+        loop._fit([bench.data[0]], 0, "")
+        assert_same(before, {name: named[name].detach() for name in before}, "training")
+    kept = {name: tensor for name, tensor in state(method).items() if name in pristine and name.startswith("backbone.")}
+    assert_same({name: pristine[name] for name in kept}, kept, "the backbone after learning")
+
+
+def evaluation_changes_nothing(bench: Bench) -> None:
+    loop = bench.straight
+    before, flags = state(loop.method), {name: m.training for name, m in loop.method.named_modules()}
+    loop.evaluator.row(len(bench.stream))
+    assert_same(before, state(loop.method), "evaluation")
+    assert flags == {name: m.training for name, m in loop.method.named_modules()}, "evaluation changed training flags"
+
+
+def regrown_and_loaded_answers_the_same(bench: Bench) -> None:
+    trained, regrown = bench.straight.method, bench.method()
+    for task in bench.stream:
+        with seeded(1, task.index, "another"):
+            regrown.begin_task(task)
+    saved = {name: value.clone() for name, value in trained.state_dict().items()}
+    missing, unexpected = regrown.load_state_dict(saved, strict=False)
+    assert not unexpected and not set(missing) & set(saved), f"does not fit: {unexpected}, {missing}"
+    for index in range(len(bench.stream)):
+        given = bench.answers(trained, index, given=True), bench.answers(regrown, index, given=True)
+        assert torch.equal(*(torch.nan_to_num(x) for x in given)), "regrown and loaded answers otherwise"
+
+
+def logits_are_right(bench: Bench) -> None:
+    method = bench.straight.method
+    for task in bench.stream:
+        logits = bench.answers(method, task.index, given=True)
+        samples = len(bench.data[task.index].splits["test"][1])
+        assert logits.shape == (samples, len(task.labels)), f"logits of shape {tuple(logits.shape)}"
+        assert logits.isfinite().all(), f"logits on the learned task {task.name} are not finite"
+    fresh = bench.method()
+    before = bench.answers(fresh, 0, given=True)
+    assert before.isfinite().all() or before.isnan().all(), "before any training: finite, or NaN throughout"
+
+
+def hidden_identity_is_answered_or_declared(bench: Bench) -> None:
+    method = bench.straight.method
+    if method.requires_task_id:
+        return
+    logits = bench.answers(method, 0, given=False)
+    assert logits.shape[1] == len(bench.stream.labels()) and logits.isfinite().all(), (
+        "no answer with the identity hidden"
+    )
+    one = bench.straight.method.scores(
+        {"image": bench.data[0].splits["test"][0][:1], "index": torch.arange(1)}, bench.stream.labels(), None
+    )
+    assert torch.allclose(one[0], logits[0], atol=1e-3), "the answer on a sample depends on its test batch"
+
+
+def training_flags_are_right_in_task_2(bench: Bench) -> None:
+    seen = bench.again.flags
+    assert all(method and not backbone for _, method, backbone in seen), "method in train mode, backbone in eval mode"
+    assert not seen or seen[-1][0] == len(bench.stream), "the last task was not trained"
+
+
+def nothing_global_changes(bench: Bench) -> None:
+    before, after = bench.again.worlds
+    assert before == after, "default dtype, grad mode or the global generator changed"
+
+
+CHECKS: tuple[Callable[[Bench], None], ...] = (
+    builds_without_arguments,
+    runs_a_stream,
+    same_seed_gives_the_same_matrix,
+    reuse_equals_full_evaluation,
+    stopped_and_resumed_equals_straight,
+    only_trainable_parameters_change,
+    evaluation_changes_nothing,
+    regrown_and_loaded_answers_the_same,
+    logits_are_right,
+    hidden_identity_is_answered_or_declared,
+    training_flags_are_right_in_task_2,
+    nothing_global_changes,
+)
+
+
+def check_method(cls: type[IncrementalMethod], raise_on_failure: bool = False) -> list[Result]:
+    """Hold a method's class against the contract; a result per check.
+
+    Raises:
+        AssertionError: with ``raise_on_failure``, naming every check that failed.
+    """
+    _quiet()
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(cls, Path(folder))
+        for check in CHECKS:
+            name = check.__name__.replace("_", " ")
+            try:
+                check(bench)
+                results.append(Result(name, True))
+            except AssertionError as error:
+                results.append(Result(name, False, str(error)))
+            except Exception as error:
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                reason = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
+                results.append(Result(name, False, reason))
+    failed = [replace(result, passed=False) for result in results if not result.passed]
+    if raise_on_failure and failed:
+        raise AssertionError("; ".join(f"{result.name}: {result.reason}" for result in failed))
+    return results

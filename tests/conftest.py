@@ -1,0 +1,11 @@
+"""What all tests share: one thread a process (pytest-xdist uses the cores), and an image cache of the test session."""
+
+import os
+import tempfile
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("MBIL_CACHE", tempfile.mkdtemp(prefix="mbil-test-"))
+
+import torch
+
+torch.set_num_threads(1)

@@ -1,0 +1,360 @@
+"""The pool of experts: folding is the sum of live experts, leaves no trace, and costs nothing as the pool grows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import peft
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmark.stream import Budget
+from methods.backbones import PLACES, Tower
+from methods.experts import Experts, lora_forward
+from methods.mslora_cr import MSLoRACR
+
+RANK, ALPHA = 3, 6.0
+
+
+def pixels(dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(2, 3, tiny.SIZE, tiny.SIZE, generator=torch.Generator().manual_seed(1), dtype=dtype)
+
+
+def pool(count: int, dtype: torch.dtype = torch.float32, places: tuple[str, ...] = PLACES) -> Experts:
+    """A tower with ``count`` experts e0, e1, ... that all do something."""
+    experts = Experts(tiny.backbone().image.to(dtype), RANK, ALPHA, places)
+    for i in range(count):
+        experts.add(f"e{i}")
+        tiny.shake_all(experts.parameters(f"e{i}"), seed=i)
+    return experts
+
+
+def base_weights(experts: Experts) -> list[Tensor]:
+    """Everything in the tower that is no expert."""
+    return [p.detach().clone() for n, p in experts.tower.named_parameters() if ".lora_" not in n]
+
+
+def same(one: list[Tensor], two: list[Tensor]) -> bool:
+    return len(one) == len(two) and all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+@torch.no_grad()
+def summed_live(experts: Experts, weights: dict[str, float], inputs: Tensor) -> Tensor:
+    """The tower's output with every expert computed apart, in every layer, by :func:`lora_forward`."""
+    handles = []
+    for i, layer in enumerate(experts.layers):
+        factors = [experts.factors(name) for name in weights]
+        As = [A[i] for A, _ in factors]
+        Bs = [B[i] * w for (_, B), w in zip(factors, weights.values(), strict=True)]
+        W, b = layer.base_layer.weight.clone(), layer.base_layer.bias
+        scale, mask = ALPHA / RANK, [True] * len(As)
+
+        def replaced(module, args, out, W=W, b=b, As=As, Bs=Bs, scale=scale, mask=mask) -> Tensor:
+            return lora_forward(args[0], W, b, As, Bs, scale, mask)
+
+        handles.append(layer.register_forward_hook(replaced))
+    try:
+        return experts.tower(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def close(one: Tensor, two: Tensor, tolerance: float) -> None:
+    assert (one - two).abs().max() <= tolerance * (1 + two.abs().max())
+
+
+# ---- folding -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@torch.no_grad()
+def test_folded_is_the_sum_of_live_experts(dtype: torch.dtype, tolerance: float) -> None:
+    experts, x = pool(4, dtype), pixels(dtype)
+    plain = experts.tower(x)
+    for weights in ({"e0": 1.0}, {"e3": 0.25}, {f"e{i}": 1.0 for i in range(4)}, {"e2": 0.5, "e0": -1.5, "e1": 0.0}):
+        expected = summed_live(experts, weights, x)
+        assert (expected - plain).abs().max() > 1e-3
+        with experts.blend(weights):
+            close(experts.tower(x), expected, tolerance)
+        for live in weights:  # any one of them apart, at its full weight, the others folded
+            others = {name: w for name, w in weights.items() if name != live}
+            with experts.blend(others, live=live):
+                close(experts.tower(x), summed_live_outside(experts, others | {live: 1.0}, x), tolerance)
+        assert torch.equal(experts.tower(x), plain)
+
+
+def summed_live_outside(experts: Experts, weights: dict[str, float], inputs: Tensor) -> Tensor:
+    """:func:`summed_live` on the pristine weights, whatever is blended around it."""
+    with experts.blend({}):
+        return summed_live(experts, weights, inputs)
+
+
+@torch.no_grad()
+def test_the_base_comes_back_to_the_bit() -> None:
+    experts, x = pool(3), pixels()
+    before, plain = base_weights(experts), experts.tower(x)
+    combinations = [c for n in (1, 2, 3) for c in itertools.permutations(experts.names, n)]
+    for cycle in range(200):
+        names = combinations[cycle % len(combinations)]
+        with experts.blend({name: 0.1 + cycle / 7 for name in names}, live=experts.names[cycle % 3]):
+            assert not same(base_weights(experts), before)
+        assert same(base_weights(experts), before)
+    assert torch.equal(experts.tower(x), plain)
+
+
+@given(
+    st.lists(
+        st.tuples(st.dictionaries(st.sampled_from(["e0", "e1", "e2"]), st.floats(-2, 2)), st.booleans()), max_size=5
+    )
+)
+@settings(max_examples=25, deadline=None)
+def test_nested_blends_restore(nest: list[tuple[dict[str, float], bool]]) -> None:
+    experts = SHARED
+    states = []
+
+    def state() -> tuple[list[Tensor], str | None, list[bool]]:
+        return base_weights(experts), experts.live, [p.requires_grad for p in experts.tower.parameters()]
+
+    def enter(level: int) -> None:
+        states.append(state())
+        if level < len(nest):
+            weights, live = nest[level]
+            with experts.blend(weights, live="e1" if live else None):
+                assert experts.folded == weights
+                enter(level + 1)
+        weights_before, live_before, flags_before = states.pop()
+        weights_now, live_now, flags_now = state()
+        assert same(weights_now, weights_before) and (live_now, flags_now) == (live_before, flags_before)
+
+    enter(0)
+
+
+SHARED = pool(3)
+
+
+def test_a_blend_is_left_also_by_an_error() -> None:
+    experts = pool(2)
+    before = base_weights(experts)
+    with pytest.raises(RuntimeError, match="stop"), experts.blend({"e0": 1.0}, live="e1"):
+        raise RuntimeError("stop")
+    assert same(base_weights(experts), before) and experts.live is None and experts.folded == {}
+
+
+@torch.no_grad()
+def test_a_fresh_expert_changes_nothing() -> None:
+    experts, x = Experts(tiny.backbone().image, RANK, ALPHA), pixels()
+    plain = experts.tower(x)
+    for name in ("first", "second"):
+        experts.add(name)
+        assert torch.equal(experts.tower(x), plain)
+        with experts.blend({}, live=name):
+            assert torch.equal(experts.tower(x), plain)
+        with experts.blend({name: 1.0}):
+            assert torch.equal(experts.tower(x), plain)
+        As, Bs = experts.factors(name)
+        assert all((B == 0).all() for B in Bs)
+        for A in As:
+            bound = A.shape[1] ** -0.5
+            assert bound * 0.8 < A.abs().max() <= bound
+    assert not torch.equal(experts.factors("first")[0][0], experts.factors("second")[0][0])
+
+
+@torch.no_grad()
+def test_adding_inside_a_blend_keeps_it() -> None:
+    experts, x = pool(2), pixels()
+    with experts.blend({"e0": 1.0}, live="e1"):
+        expected = experts.tower(x)
+        experts.add("e2")
+        assert torch.equal(experts.tower(x), expected)
+        assert trainable(experts) == {"e1"}
+
+
+# ---- who takes gradients -----------------------------------------------------------------------------------------
+
+
+def trainable(experts: Experts) -> set[str]:
+    """The names in the tower's parameters that take gradients: experts' names, or the parameter's own."""
+    names = {n for n, p in experts.tower.named_parameters() if p.requires_grad}
+    return {n.split(".")[-2] if ".lora_" in n else n for n in names}
+
+
+def test_only_the_live_expert_is_trainable() -> None:
+    experts = pool(4)
+    assert trainable(experts) == set()
+    for name in (*experts.names, None, *reversed(experts.names)):
+        experts.activate(name)
+        assert trainable(experts) == ({name} if name else set())
+        if name:
+            assert all(p.requires_grad for p in experts.parameters(name))
+            experts.tower(pixels()).sum().backward()
+            assert all(p.grad is not None for p in experts.parameters(name))
+            assert [n for n, p in experts.tower.named_parameters() if p.grad is not None and f".{name}." not in n] == []
+            experts.tower.zero_grad(set_to_none=True)
+
+
+def test_whatever_peft_did_before() -> None:
+    experts = pool(3)
+    for layer in experts.layers:
+        layer.set_adapter(["e0", "e1", "e2"])  # makes all three trainable
+        layer.base_layer.weight.requires_grad_(False)
+    assert trainable(experts) == {"e0", "e1", "e2"}
+    experts.activate("e1")
+    assert trainable(experts) == {"e1"}
+    with torch.no_grad():
+        close(experts.tower(pixels()), summed_live(experts, {"e1": 1.0}, pixels()), 1e-5)
+    experts.add("e3")
+    assert trainable(experts) == {"e1"}
+    experts.activate(None)
+    assert trainable(experts) == set()
+
+
+def test_gradients_of_the_live_expert_are_those_of_the_sum() -> None:
+    experts = pool(3, torch.float64)
+    x = pixels(torch.float64)
+    G = torch.randn(2, tiny.EMBED, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+    def loss() -> Tensor:
+        return (experts.tower(x) * G).sum()
+
+    with experts.blend({"e0": 1.0, "e2": 0.5}, live="e1"):
+        grads = torch.autograd.grad(loss(), experts.parameters("e1"))
+    for parameter, grad in list(zip(experts.parameters("e1"), grads, strict=True))[::5]:
+        step = 1e-5 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                parameter.add_(sign * step)
+                with experts.blend({"e0": 1.0, "e2": 0.5, "e1": 1.0}):
+                    values.append(float(loss()))
+                parameter.sub_(sign * step)
+        assert (values[0] - values[1]) / 2 == pytest.approx(float((grad * step).sum()), rel=1e-5, abs=1e-11)
+
+
+# ---- placement ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("places", [("k", "v"), ("q", "v"), ("fc1",), PLACES], ids=",".join)
+def test_only_the_placement_is_adapted(places: tuple[str, ...]) -> None:
+    experts = pool(1, places=places)
+    adapted = {n.split(".lora_")[0] for n, _ in experts.tower.named_parameters() if ".lora_" in n}
+    assert adapted == {f"blocks.{i}.{place}" for i in range(tiny.LAYERS) for place in places}
+    widths = {"fc1": (tiny.WIDTH, 4 * tiny.WIDTH), "fc2": (4 * tiny.WIDTH, tiny.WIDTH)}
+    expected = sum(RANK * sum(widths.get(place, (tiny.WIDTH,) * 2)) for place in places) * tiny.LAYERS
+    assert sum(p.numel() for p in experts.parameters("e0")) == expected
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"rank": 0},
+        {"rank": -1},
+        {"alpha": 0.0},
+        {"dropout": 1.0},
+        {"places": ()},
+        {"places": ("q", "qkv")},
+        {"places": ("",)},
+    ],
+    ids=str,
+)
+def test_wrong_arguments(arguments: dict) -> None:
+    with pytest.raises(ValueError, match=r"rank >= 1|choose from q,k,v,out,fc1,fc2"):
+        Experts(tiny.backbone().image, **({"rank": RANK, "alpha": ALPHA} | arguments))
+
+
+# ---- files -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("places", [PLACES, ("k", "v")], ids=",".join)
+@torch.no_grad()
+def test_peft_loads_what_is_saved(tmp_path: Path, places: tuple[str, ...]) -> None:
+    experts, x = pool(2, places=places), pixels()
+    with experts.blend({"e0": 1.0}):  # what is folded at the time does not matter
+        experts.save("e1", tmp_path / "e1")
+    with experts.blend({"e1": 1.0}):
+        expected = experts.tower(x)
+    fresh: Tower = tiny.backbone().image
+    assert (fresh(x) - expected).abs().max() > 1e-3
+    loaded = peft.PeftModel.from_pretrained(fresh, str(tmp_path / "e1")).eval()
+    close(loaded(x), expected, 1e-5)
+    assert sorted(f.name for f in (tmp_path / "e1").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+@torch.no_grad()
+def test_loading_back_is_exact(tmp_path: Path) -> None:
+    experts = pool(2)
+    experts.save("e0", tmp_path)
+    stored = [p.clone() for p in experts.parameters("e0")]
+    tiny.shake_all(experts.parameters("e0"), seed=9)
+    other = [p.clone() for p in experts.parameters("e1")]
+    assert not same(list(experts.parameters("e0")), stored)
+    experts.load("e0", tmp_path)
+    assert same(list(experts.parameters("e0")), stored) and same(list(experts.parameters("e1")), other)
+
+
+@torch.no_grad()
+def test_what_peft_saves_is_loaded(tmp_path: Path) -> None:
+    config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=r"blocks\.\d+\.(q|k|v|out|fc1|fc2)")
+    model = peft.get_peft_model(tiny.backbone().image, config).eval()
+    tiny.shake(model, seed=4)
+    expected = model(pixels())
+    model.save_pretrained(tmp_path)
+    experts = Experts(model.unload(), RANK, ALPHA)
+    experts.add("theirs")
+    experts.load("theirs", tmp_path)
+    with experts.blend({"theirs": 1.0}):
+        close(experts.tower(pixels()), expected, 1e-5)
+
+
+# ---- cost --------------------------------------------------------------------------------------------------------
+
+
+def step_cost(experts: Experts) -> int:
+    """Floating point operations in matrix products of one forward and backward pass."""
+    with FlopCounterMode(display=False) as counter:
+        experts.tower(pixels()).square().sum().backward()
+    return counter.get_total_flops()
+
+
+def test_a_step_costs_the_same_at_task_20_as_at_task_2() -> None:
+    costs = {}
+    for tasks in (2, 20):
+        experts = pool(tasks)
+        with experts.blend({name: 1.0 for name in experts.names[:-1]}, live=experts.names[-1]):
+            costs[tasks] = step_cost(experts)
+    assert 0 < costs[20] <= 1.1 * costs[2]
+    for layer in experts.layers:  # what the pool spares: every expert computed apart
+        layer._disable_adapters = False
+        layer.set_adapter(experts.names)
+    assert step_cost(experts) > 1.5 * costs[2]
+
+
+def method_costs(tasks: int) -> Iterator[int]:
+    method = MSLoRACR(rank=RANK)
+    method.attach(tiny.backbone(), Budget())
+    batch = {
+        "image": tiny.images(4),
+        "task": torch.empty(4, dtype=torch.long),
+        "label": torch.empty(4, dtype=torch.long),
+    }
+    for index in range(tasks):
+        method.begin_task(tiny.task(index, [2 * index, 2 * index + 1], "radiology" if index % 2 else "pathology"))
+        batch["task"].fill_(index)
+        batch["label"].fill_(2 * index)
+        with method.learning():
+            method.loss(batch)  # what is kept for the task is made once
+            with FlopCounterMode(display=False) as counter:
+                method.loss(batch).backward()
+        yield counter.get_total_flops()
+
+
+def test_so_does_a_step_of_the_main_method() -> None:
+    costs = list(method_costs(20))
+    assert costs[19] <= 1.1 * costs[1]

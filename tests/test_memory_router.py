@@ -1,0 +1,197 @@
+"""What a method keeps between tasks, and the router that is kept there."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from methods import router
+from methods.memory import Memory
+
+names = st.text("abcxyz_09", min_size=1, max_size=8)
+sizes = st.lists(st.integers(0, 4), max_size=3)
+dtypes = st.sampled_from([torch.float32, torch.float64, torch.float16, torch.int64, torch.uint8, torch.bool])
+contents = st.dictionaries(names, st.tuples(sizes, dtypes), max_size=5)
+
+
+def tensors(content: dict[str, tuple[list[int], torch.dtype]]) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {name: (5 * torch.rand(size, generator=generator)).to(dtype) for name, (size, dtype) in content.items()}
+
+
+def memory_of(values: dict[str, Tensor]) -> Memory:
+    memory = Memory()
+    for name, value in values.items():
+        memory[name] = value
+    return memory
+
+
+class Holder(nn.Module):
+    """A method in small: parameters and a memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.memory = Memory()
+
+
+# ---- memory ------------------------------------------------------------------------------------------------------
+
+
+@given(contents)
+@settings(deadline=None)
+def test_memory_is_a_dictionary(content: dict) -> None:
+    values = tensors(content)
+    memory = memory_of(values)
+    assert list(memory) == list(values) and len(memory) == len(values) and bool(memory)
+    assert all(torch.equal(memory[name], value) and memory[name].dtype == value.dtype for name, value in values.items())
+    assert memory.get("missing name") is None and "missing name" not in memory
+    assert memory.bytes() == sum(v.numel() * torch.tensor([], dtype=v.dtype).element_size() for v in values.values())
+    for name in values:
+        del memory[name]
+        assert name not in memory
+        with pytest.raises(KeyError):
+            memory[name]
+    assert memory.bytes() == 0
+
+
+@given(contents, contents)
+@settings(deadline=None)
+def test_a_checkpoint_restores_whatever_it_holds(content: dict, before: dict) -> None:
+    """Also into a module whose memory holds other names and sizes."""
+    source, target = Holder(), Holder()
+    source.memory, target.memory = memory_of(tensors(content)), memory_of(tensors(before))
+    state = source.state_dict()
+    assert set(state) == {"layer.weight", "layer.bias", *(f"memory.{name}" for name in content)}
+    outcome = target.load_state_dict(state, strict=False)
+    assert outcome.missing_keys == []
+    assert torch.equal(target.layer.weight, source.layer.weight)
+    assert list(target.memory) == list(source.memory)
+    assert all(torch.equal(target.memory[name], value) for name, value in source.memory.items())
+    assert {name: v.dtype for name, v in target.memory.items()} == {name: v.dtype for name, v in source.memory.items()}
+
+
+def test_what_is_kept_is_a_copy_without_a_graph() -> None:
+    memory, value = Memory(), torch.ones(3, requires_grad=True)
+    memory["kept"] = value * 2
+    source = torch.zeros(2)
+    memory["other"] = source
+    source += 1
+    assert not memory["kept"].requires_grad and torch.equal(memory["other"], torch.zeros(2))
+    restored = Memory()
+    state = memory.state_dict()
+    restored.load_state_dict(state, strict=False)
+    state["other"] += 7
+    assert torch.equal(restored["other"], torch.zeros(2))
+
+
+def test_memory_follows_the_dtype_of_its_module() -> None:
+    holder = Holder()
+    holder.memory["mean"], holder.memory["count"] = torch.ones(3), torch.ones(3, dtype=torch.int64)
+    holder.to(torch.float64)
+    assert holder.memory["mean"].dtype == holder.layer.weight.dtype == torch.float64
+    assert holder.memory["count"].dtype == torch.int64
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=5))
+@settings(deadline=None)
+def test_append_puts_rows_below(counts: list[int]) -> None:
+    memory = Memory()
+    blocks = [torch.full((count, 2), float(i)) for i, count in enumerate(counts)]
+    for block in blocks:
+        memory.append("rows", block)
+    assert torch.equal(memory["rows"], torch.cat(blocks))
+
+
+def test_a_memory_is_itself_not_its_content() -> None:
+    one, two = memory_of({"a": torch.ones(1)}), memory_of({"a": torch.ones(1)})
+    assert one == one and one != two and len({one, two}) == 2
+
+
+# ---- router ------------------------------------------------------------------------------------------------------
+
+
+def draw(tasks: int, classes: int, samples: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """(features, labels) per task; task t has labels t*classes ... and some of them may be missing."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(tasks * classes, 6, generator=generator)
+    data = []
+    for task in range(tasks):
+        labels = task * classes + torch.randint(0, classes, (samples,), generator=generator)
+        data.append((3 * centres[labels] + torch.randn(samples, 6, generator=generator), labels))
+    return data
+
+
+def naive_means(features: Tensor, labels: Tensor) -> dict[int, list[float]]:
+    """Class -> unit mean of its samples' unit features, in plain Python."""
+    means = {}
+    for label in sorted({int(y) for y in labels}):
+        total = [0.0] * features.shape[1]
+        for x, y in zip(features.double().tolist(), labels.tolist(), strict=True):
+            if y == label:
+                norm = math.sqrt(sum(v * v for v in x))
+                total = [t + v / norm for t, v in zip(total, x, strict=True)]
+        norm = math.sqrt(sum(t * t for t in total))
+        means[label] = [t / norm for t in total]
+    return means
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 12), st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_the_nearest_class_mean_by_a_plain_loop(tasks: int, classes: int, samples: int, seed: int) -> None:
+    data, memory = draw(tasks, classes, samples, seed), Memory()
+    known: list[tuple[int, list[float]]] = []
+    for task, (features, labels) in enumerate(data):
+        router.learn(memory, task, zip(features.split(5), labels.split(5), strict=True))
+        known += [(task, mean) for mean in naive_means(features, labels).values()]
+    assert torch.allclose(memory["router_means"].double(), torch.tensor([m for _, m in known]).double(), atol=1e-5)
+    assert memory["router_tasks"].tolist() == [task for task, _ in known]
+    queries = torch.randn(9, 6, generator=torch.Generator().manual_seed(seed + 1))
+    for query, routed in zip(queries.double().tolist(), router.route(memory, queries).tolist(), strict=True):
+        cosines = [sum(q * m for q, m in zip(query, mean, strict=True)) for _, mean in known]
+        best = max(cosines)
+        chosen = max(c for c, (task, _) in zip(cosines, known, strict=True) if task == routed)
+        assert chosen >= best - 1e-5  # equal but for ties within rounding
+
+
+def test_class_means_by_ascending_id() -> None:
+    features = torch.tensor([[2.0, 0.0], [0.0, 3.0], [0.0, 5.0], [4.0, 0.0], [1.0, 1.0]])
+    means, ids = router.class_means(features, torch.tensor([9, 4, 4, 9, 6]))
+    assert ids.tolist() == [4, 6, 9]
+    assert torch.allclose(means, torch.tensor([[0.0, 1.0], [0.5**0.5, 0.5**0.5], [1.0, 0.0]]))
+
+
+def test_it_finds_the_task_of_well_separated_samples_at_any_scale() -> None:
+    memory = Memory()
+    data = draw(4, 2, 60, seed=1)
+    for task, (features, labels) in enumerate(data):
+        router.learn(memory, task, [(features, labels)])
+    for task, (features, _) in enumerate(data):
+        routed = router.route(memory, features)
+        assert (routed == task).float().mean() > 0.8
+        assert torch.equal(router.route(memory, 7 * features), routed)
+
+
+@given(st.integers(0, 10**6), st.permutations(range(8)), st.integers(1, 8))
+@settings(max_examples=40, deadline=None)
+def test_an_answer_does_not_depend_on_the_batch(seed: int, order: list[int], cut: int) -> None:
+    memory = Memory()
+    for task, (features, labels) in enumerate(draw(3, 2, 8, seed)):
+        router.learn(memory, task, [(features, labels)])
+    queries = torch.randn(8, 6, generator=torch.Generator().manual_seed(seed))
+    whole = router.route(memory, queries)
+    assert torch.equal(router.route(memory, queries[order]), whole[order])
+    assert torch.equal(router.route(memory, queries[:cut]), whole[:cut])
+    assert torch.equal(torch.cat([router.route(memory, query[None]) for query in queries]), whole)
+
+
+def test_learning_in_batches_is_learning_at_once() -> None:
+    (features, labels), one, two = draw(1, 3, 20, 0)[0], Memory(), Memory()
+    router.learn(one, 0, [(features, labels)])
+    router.learn(two, 0, zip(features.split(3), labels.split(3), strict=True))
+    assert torch.equal(one["router_means"], two["router_means"])

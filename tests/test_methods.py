@@ -1,0 +1,86 @@
+"""Every method keeps the contract, and the relations that follow from what the methods are."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark import registry
+from benchmark.testing import CPU, Bench, Loop, check_method, records
+from methods.sequential_lora import SequentialLora
+from methods.stacked_lora import StackedLora
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_contract(name: str) -> None:
+    check_method(registry.load(name), raise_on_failure=True)
+
+
+class Forgetful(SequentialLora):
+    """Breaks the contract: says that its answers never change, and keeps an image count in a plain attribute."""
+
+    def answers_from(self, task, protocol):
+        return ("never changes",)
+
+
+class Leaky(StackedLora):
+    """Breaks the contract: training moves an earlier expert, evaluation moves the memory."""
+
+    def loss(self, batch):
+        with torch.no_grad():
+            self.backbone.image.blocks[0].norm1.bias.add_(1e-3)
+        return super().loss(batch)
+
+    def scores(self, batch, labels, task):
+        self.memory["router_means"] = self.memory.get("router_means", torch.zeros(1)) + 1
+        return super().scores(batch, labels, task)
+
+
+def failures(cls) -> set[str]:
+    return {result.name for result in check_method(cls) if not result.passed}
+
+
+def test_check_method_finds_wrong_reuse() -> None:
+    assert failures(Forgetful) == {"reuse equals full evaluation"}
+
+
+def test_check_method_finds_leaks() -> None:
+    found = failures(Leaky)
+    assert {"only trainable parameters change", "evaluation changes nothing"} <= found
+
+
+def run(cls, folder: Path, **arguments) -> records.Record:
+    bench = Bench(lambda: cls(**arguments), folder)  # type: ignore[arg-type]
+    loop: Loop = bench.run()
+    return loop.record
+
+
+def test_mslora_cr_without_its_terms_is_stacked_lora(tmp_path: Path) -> None:
+    plain = run(registry.load("stacked_lora"), tmp_path / "a")
+    cr = run(registry.load("mslora_cr"), tmp_path / "b", alpha=0.0, beta=0.0)
+    assert plain["scores"] == cr["scores"]
+
+
+def test_first_task_of_experts_is_that_of_sequential_lora(tmp_path: Path) -> None:
+    """One LoRA, kaiming / 0, the same seed and budget: the same model after task 1."""
+    records_ = [run(registry.load(n), tmp_path / n) for n in ("sequential_lora", "independent_lora", "stacked_lora")]
+    first = [record["scores"]["accuracy"]["given"][1][0] for record in records_]
+    assert first[0] == first[1] == first[2]
+
+
+def test_experts_never_forget_when_the_identity_is_given(tmp_path: Path) -> None:
+    for name in ("independent_lora", "stacked_lora", "mslora_cr"):
+        matrix = run(registry.load(name), tmp_path / name)["scores"]["accuracy"]["given"]
+        assert matrix[2][0] == matrix[1][0]
+
+
+def test_zero_shot_rows_are_all_the_same(tmp_path: Path) -> None:
+    matrix = run(registry.load("zero_shot"), tmp_path)["scores"]["accuracy"]["given"]
+    assert matrix[0] == matrix[1] == matrix[2]
+
+
+def test_joint_training_is_one_model(tmp_path: Path) -> None:
+    record = run(registry.load("joint_lora"), tmp_path)
+    matrix = record["scores"]["accuracy"]["given"]
+    assert matrix[1] == matrix[2] and matrix[0] != matrix[1]
+    assert CPU.type == "cpu" and len(record["cost"]["train_seconds"]) == 2

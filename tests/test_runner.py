@@ -1,0 +1,146 @@
+"""The loop over tasks, as a user runs it: killed, resumed, forced, reused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark import records
+from benchmark.cli import main
+from benchmark.runner import derive_seed, seeded
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def command(results: Path, *more: str) -> list[str]:
+    line = ["run", "--method", "mslora_cr", "--stream", "smoke", "--epochs", "6", "--results", str(results)]
+    return [*line, "--batch_size", "4", *more]
+
+
+def folder_of(results: Path) -> Path:
+    (file,) = results.glob("runs/smoke/mslora_cr/*/seed*/run.json")
+    return file.parent
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("straight")
+    assert main(command(results)) == 0
+    return results
+
+
+@pytest.mark.parametrize("wait_for", ["fit-0.ckpt", "fit-1.ckpt", "predictions-1.npz"])
+def test_killed_and_run_again_gives_the_same_bytes(straight: Path, tmp_path: Path, wait_for: str) -> None:
+    """kill -9 as soon as a state file is there; the same command then continues to the same matrices."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmark", *command(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(f"runs/smoke/mslora_cr/*/seed0-order0/state/{wait_for}")):
+        assert process.poll() is None and time.monotonic() < deadline, "the run ended before it could be killed"
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert records.read_record(folder_of(tmp_path))["status"] == "running"
+    assert main(command(tmp_path)) == 0
+    for file in sorted(folder_of(straight).glob("*.csv")):
+        assert (folder_of(tmp_path) / file.name).read_bytes() == file.read_bytes(), file.name
+    assert not (folder_of(tmp_path) / "state").exists()
+
+
+def test_complete_runs_are_not_repeated_and_force_repeats_them(
+    straight: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (folder_of(straight) / "run.json").read_bytes()
+    assert main(command(straight)) == 0
+    assert "already complete" in capsys.readouterr().out
+    assert (folder_of(straight) / "run.json").read_bytes() == before
+    scores = json.loads(before)["scores"]
+    assert main(command(straight, "--force", "true")) == 0
+    again = records.read_record(folder_of(straight))
+    assert again["scores"] == scores and again["provenance"]["started"] != json.loads(before)["provenance"]["started"]
+
+
+def test_record_holds_what_a_reader_needs(straight: Path) -> None:
+    record = records.read_record(folder_of(straight))
+    assert record["status"] == "complete" and record["settings"] == "epochs=6 batch_size=4"
+    assert folder_of(straight).parts[-2] == record["key"] and len(record["key"]) == 12
+    cost = record["cost"]
+    assert [len(cost[n]) for n in ("trainable_params", "stored_bytes", "train_seconds", "images_per_second")] == [2] * 4
+    assert len(cost["eval_seconds"]) == 3 and cost["stored_bytes"][1] > cost["stored_bytes"][0] > 0
+    hidden = record["scores"]["accuracy"]["hidden"]
+    assert hidden[0] == [None, None] and hidden[1][1] is None and None not in hidden[2]
+    assert None not in [cell for row in record["scores"]["accuracy"]["given"] for cell in row]
+    assert record["router_accuracy"][2][0] is not None
+    assert record["provenance"]["data"].keys() == {"gland_nuclei", "chest_opacity"}
+
+
+def test_predictions_give_the_matrix_again(straight: Path) -> None:
+    """Accuracy computed from the stored answers alone."""
+    import numpy as np
+
+    record = records.read_record(folder_of(straight))
+    with np.load(folder_of(straight) / "predictions.npz", allow_pickle=False) as stored:
+        first_id = 0
+        for column, task in enumerate(record["stream"]["tasks"]):
+            labels = stored[f"labels/{task['name']}"]
+            for stage in range(3):
+                answers = stored[f"{stage}/{task['name']}/given_logits"].astype(np.float32).argmax(1) + first_id
+                assert np.mean(answers == labels) == pytest.approx(
+                    record["scores"]["accuracy"]["given"][stage][column], abs=0.07
+                )
+                if stage > column:
+                    hidden = stored[f"{stage}/{task['name']}/hidden_answer"]
+                    cell = record["scores"]["accuracy"]["hidden"][stage][column]
+                    assert np.mean(hidden == labels) == pytest.approx(cell, abs=1e-6)
+            first_id += len(task["labels"])
+
+
+def test_experts_are_saved(straight: Path) -> None:
+    names = {path.parent.name for path in folder_of(straight).glob("experts/*/adapter_model.safetensors")}
+    assert names == {"task0", "task1"}
+
+
+def test_another_order_another_place_same_key(straight: Path, tmp_path: Path) -> None:
+    assert main([*command(tmp_path), "--order", "1", "--seed", "3", "--quiet", "true"]) == 0
+    folder = folder_of(tmp_path)
+    assert folder.name == "seed3-order1" and folder.parent.name == folder_of(straight).parent.name
+
+
+def test_limited_runs_enter_no_leaderboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--method", "ncm", "--stream", "smoke", "--limit", "8", "--results", str(tmp_path)]) == 0
+    assert "enters no leaderboard" in capsys.readouterr().out
+    assert not (tmp_path / "leaderboards").exists() or not any((tmp_path / "leaderboards").glob("smoke*.csv"))
+
+
+def test_preset_and_config_file_and_command_line_in_that_order(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("method: {name: mslora_cr, rank: 3}\nstream: smoke\nepochs: 2\nlr: 0.001\n")
+    from benchmark.arguments import parse
+
+    run, card, _ = parse("plan", ["--config", str(config), "--lr", "0.01"], with_class=False)
+    assert (card.name, run.epochs, run.lr, run.method_args["rank"]) == ("mslora_cr", 2, 0.01, 3)
+    run, _, cls = parse("run", ["--method", "mslora_cr", "--preset", "official", "--method.rank", "4"], with_class=True)
+    assert (run.method_args["rank"], run.method_args["lora_alpha"], run.lr) == (4, 64.0, 2e-4) and cls is not None
+
+
+def test_plan_and_run_agree_on_the_key(straight: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *command(straight)[1:]]) == 0
+    printed = capsys.readouterr().out
+    assert str(folder_of(straight)) in printed and "complete" in printed
+
+
+def test_seeds_are_functions_of_their_parts() -> None:
+    assert derive_seed(0, 0, 1, "begin") == derive_seed(0, 0, 1, "begin") != derive_seed(0, 1, 0, "begin")
+    state = torch.get_rng_state()
+    with seeded(7):
+        first = torch.rand(3)
+    with seeded(7):
+        assert torch.equal(first, torch.rand(3))
+    assert torch.equal(state, torch.get_rng_state())
