@@ -165,7 +165,7 @@ def _task(item: Any, where: str, data: Path | None, folder: Path) -> tuple[dict[
 
 
 def _find(given: str, where: str, data: Path | None, folder: Path) -> Path:
-    """A data file: as given if absolute, else below ``data``, else beside the stream file; not looked for without ``data``."""
+    """A data file: as given if absolute or without ``data``, else below ``data``, else beside the stream file."""
     if data is None:
         return Path(given)
     candidates = [Path(given)] if Path(given).is_absolute() else [data / given, folder / given]
