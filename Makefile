@@ -9,7 +9,7 @@ ORDER ?= 0
 RESULTS ?= results
 OPTIONS = --stream $(STREAM) --backbone $(BACKBONE) --seed $(SEED) --order $(ORDER) --results $(RESULTS) \
 	$(if $(LIMIT),--limit $(LIMIT)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DATA),--data $(DATA)) \
-	$(if $(PRESET),--preset $(PRESET)) $(if $(filter 1,$(FORCE)),--force true) $(ARGS)
+	$(if $(PRESET),--preset $(PRESET)) $(if $(filter 1,$(FORCE)),--force) $(ARGS)
 
 .PHONY: help setup bench plan check smoke methods streams leaderboard pretrain test test-all lint
 .DEFAULT_GOAL := help

@@ -6,6 +6,7 @@ from RunConfig and the method's ``__init__``, then ``--preset`` (PRESETS of its 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from benchmark.errors import UserError, unknown
 from benchmark.registry import MethodCard, card, load
 
 SKIP = {"method", "method_args"}
+FLAGS = ("--force", "--quiet", "--full_evaluation")
 
 
 def parse(verb: str, argv: Sequence[str], with_class: bool) -> tuple[RunConfig, MethodCard, type[Any] | None]:
@@ -24,7 +26,7 @@ def parse(verb: str, argv: Sequence[str], with_class: bool) -> tuple[RunConfig, 
     Raises:
         UserError: any argument that does not fit. SystemExit: after ``--help`` or ``--print_config``.
     """
-    argv = _method_as_name(list(argv))
+    argv = _normalised(list(argv))
     method = _find_method(argv)
     if method is None:
         if not {"-h", "--help"} & set(argv):
@@ -82,12 +84,24 @@ def _nearest(text: str, parser: Any) -> str:
     return text
 
 
-def _method_as_name(argv: list[str]) -> list[str]:
-    """``--method X`` is short for ``--method.name X``."""
-    out = []
-    for word in argv:
-        word = "--method.name" if word == "--method" else word
-        out.append("--method.name=" + word.removeprefix("--method=") if word.startswith("--method=") else word)
+def _normalised(argv: list[str]) -> list[str]:
+    """Short forms written out: ``--method X`` is ``--method.name X``, a bare ``--force`` is ``--force true``."""
+    out: list[str] = []
+    for i, word in enumerate(argv):
+        option, equals, value = word.partition("=")
+        if option == "--method":
+            word = "--method.name" + equals + value
+        elif word in FLAGS and (i + 1 == len(argv) or argv[i + 1].startswith("--")):
+            word += "=true"
+        out.append(word)
+    path = _value(out, "--config")
+    if path is None:
+        return out
+    content = _read(path)  # in a file too the method may be given by its name alone
+    if isinstance(content.get("method"), str):
+        content["method"] = {"name": content["method"]}
+    place = out.index("--config") if "--config" in out else out.index(f"--config={path}")
+    out[place : place + (2 if out[place] == "--config" else 1)] = [f"--config={json.dumps(content)}"]
     return out
 
 
@@ -113,11 +127,9 @@ def _read(path: str) -> dict[str, Any]:
 
 def _find_method(argv: list[str]) -> str | None:
     """The method's name, wherever it is given."""
-    name = _value(argv, "--method.name")
-    path = _value(argv, "--config")
-    if name is None and path is not None:
-        method = _read(path).get("method")
-        name = method.get("name") if isinstance(method, dict) else method
+    name, config = _value(argv, "--method.name"), _value(argv, "--config")
+    if name is None and config is not None:
+        name = (json.loads(config).get("method") or {}).get("name")
     return name
 
 

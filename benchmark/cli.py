@@ -171,7 +171,7 @@ def pretrain_(argv: Sequence[str]) -> int:
     parser = _parser("pretrain")
     parser.add_argument("--to", default="phantom-clip", help="folder that the backbone is written to")
     parser.add_argument("--samples", type=int, default=90_000, help="captioned phantoms to make")
-    parser.add_argument("--epochs", type=int, default=7, help="passes over them")
+    parser.add_argument("--epochs", type=int, default=8, help="passes over them")
     given = _parse(parser, argv)
     if given.samples < 1000 or given.epochs < 1:
         raise UserError("--samples must be at least 1000, --epochs at least 1")

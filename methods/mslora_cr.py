@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -31,19 +32,22 @@ SIMILARITIES = ("exp_fro", "exp_rel", "cos_delta", "margin")
 
 
 def stack(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """Matrices (p, q) of any shapes as one (n, p, q) stack per shape, in order of appearance, in float32 or wider.
-
-    Stacks pass through, so that what never changes is stacked once.
-    """
+    """Matrices (p, q) of any shapes as one (n, p, q) stack per shape, in order of appearance, in float32 or wider."""
     groups: dict[torch.Size, list[Tensor]] = defaultdict(list)
     for matrix in matrices:
-        groups[matrix.shape[-2:]].append(matrix if matrix.dtype == torch.float64 else matrix.float())
-    return [group[0] if group[0].ndim == 3 else torch.stack(group) for group in groups.values()]
+        groups[matrix.shape].append(matrix if matrix.dtype == torch.float64 else matrix.float())
+    return [torch.stack(group) for group in groups.values()]
 
 
-def _frobenius(x_Npq: Tensor) -> Tensor:
-    """(N,) Frobenius norms; the gradient at a zero matrix is zero."""
-    return torch.linalg.vector_norm(x_Npq.flatten(1), dim=1)
+def stack_tasks(previous: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The earlier tasks' matrices, detached, as one (T, n, p, q) stack per shape."""
+    stacks = zip(*(stack([matrix.detach() for matrix in matrices]) for matrices in previous), strict=True)
+    return [torch.stack(group) for group in stacks]
+
+
+def _frobenius(x: Tensor) -> Tensor:
+    """Frobenius norms of (..., p, q) matrices; the gradient at a zero matrix is zero."""
+    return torch.linalg.vector_norm(x, dim=(-2, -1))
 
 
 def lora_similarity(current: Sequence[Tensor], other: Sequence[Tensor], kind: str = "exp_fro") -> Tensor:
@@ -57,39 +61,42 @@ def lora_similarity(current: Sequence[Tensor], other: Sequence[Tensor], kind: st
             ``cos_delta`` cos(B A, B' A') per layer, 0 where one of them is zero: free of the factors' gauge;
             ``margin`` 1 - d.
     """
-    return _similarities(current, other, kind).mean()
-
-
-def _similarities(current: Sequence[Tensor], other: Sequence[Tensor], kind: str) -> Tensor:
-    """(n,) similarity of every pair of matrices (of every layer for ``cos_delta``)."""
-    other = [matrix.detach() for matrix in other]
     if kind == "cos_delta":
-        return _delta_cosines(current[0::2], current[1::2], other[0::2], other[1::2])
+        return _delta_cosines(current, [other]).mean()
+    return _similarities(current, stack_tasks([other]), kind).mean()
+
+
+def _similarities(current: Sequence[Tensor], previous: Sequence[Tensor], kind: str) -> Tensor:
+    """(T, n) similarity of every matrix with that of every earlier task, given as :func:`stack_tasks` gives them."""
     values = []
-    for x, y in zip(stack(current), stack(other), strict=True):
+    for x, y in zip(stack(current), previous, strict=True):
         distance = _frobenius(x - y)
         if kind != "exp_fro":
             scale = (_frobenius(x) ** 2 + _frobenius(y) ** 2).sqrt().detach()
             distance = distance / scale.clamp_min(torch.finfo(x.dtype).tiny)
         values.append(1 - distance if kind == "margin" else torch.exp(-distance))
-    return torch.cat(values)
+    return torch.cat(values, dim=1)
 
 
-def _delta_cosines(As: Sequence[Tensor], Bs: Sequence[Tensor], As2: Sequence[Tensor], Bs2: Sequence[Tensor]) -> Tensor:
-    """(layers,) cos(B A, B' A') through r x r products: <B A, B' A'> = sum((B^T B') * (A A'^T))."""
+def _delta_cosines(current: Sequence[Tensor], previous: Sequence[Sequence[Tensor]]) -> Tensor:
+    """(T, layers) cos(B A, B' A') through r x r products: <B A, B' A'> = sum((B^T B') * (A A'^T))."""
+    layers: dict[tuple[torch.Size, torch.Size], list[int]] = defaultdict(list)
+    for i in range(0, len(current), 2):
+        layers[current[i].shape, current[i + 1].shape].append(i)
     values = []
-    groups: dict[tuple[torch.Size, torch.Size], list[int]] = defaultdict(list)
-    for i, (A, B) in enumerate(zip(As, Bs, strict=True)):
-        groups[A.shape, B.shape].append(i)
-    for members in groups.values():
-        A, B, A2, B2 = (torch.stack([part[i] for i in members]) for part in (As, Bs, As2, Bs2))
-        inner = ((B.mT @ B2) * (A @ A2.mT)).sum((1, 2))
-        own = ((B.mT @ B) * (A @ A.mT)).sum((1, 2))
-        others = ((B2.mT @ B2) * (A2 @ A2.mT)).sum((1, 2))
+    for members in layers.values():
+        A, B = (torch.stack([current[i + part] for i in members]) for part in (0, 1))
+        A2, B2 = (
+            torch.stack([torch.stack([task[i + part].detach() for i in members]) for task in previous])
+            for part in (0, 1)
+        )
+        inner = ((B.mT @ B2) * (A @ A2.mT)).sum((-2, -1))
+        own = ((B.mT @ B) * (A @ A.mT)).sum((-2, -1))
+        others = ((B2.mT @ B2) * (A2 @ A2.mT)).sum((-2, -1))
         product = own * others
         safe = product > torch.finfo(A.dtype).tiny
         values.append(torch.where(safe, inner * torch.where(safe, product, 1).rsqrt(), 0.0))
-    return torch.cat(values)
+    return torch.cat(values, dim=1)
 
 
 def contrastive_penalty(
@@ -108,16 +115,21 @@ def contrastive_penalty(
     """
     if len(previous) != len(same_modality):
         raise ValueError(f"{len(previous)} earlier tasks but {len(same_modality)} modality flags")
-    total = current[0].new_zeros(())
-    for other, same in zip(previous, same_modality, strict=True):
-        similarity = _similarities(current, other, kind)
-        if kind == "margin":
-            distance = 1 - similarity
-            similarity = distance**2 if same else (margin - distance).clamp_min(0) ** 2
-        elif same:
-            similarity = 1 - similarity
-        total = total + similarity.mean()
-    return total
+    if not previous:
+        return current[0].new_zeros(())
+    if kind == "cos_delta":
+        return _contrast(_delta_cosines(current, previous), same_modality, kind, margin)
+    return _contrast(_similarities(current, stack_tasks(previous), kind), same_modality, kind, margin)
+
+
+def _contrast(similarity_Tn: Tensor, same_modality: Sequence[bool] | Tensor, kind: str, margin: float = 1.0) -> Tensor:
+    same_T1 = torch.as_tensor(same_modality, device=similarity_Tn.device)[:, None]
+    if kind == "margin":
+        distance_Tn = 1 - similarity_Tn
+        terms_Tn = torch.where(same_T1, distance_Tn**2, (margin - distance_Tn).clamp_min(0) ** 2)
+    else:
+        terms_Tn = torch.where(same_T1, 1 - similarity_Tn, similarity_Tn)
+    return terms_Tn.mean(dim=1).sum()
 
 
 def orthogonality_penalty(As: Sequence[Tensor], Bs: Sequence[Tensor]) -> Tensor:
@@ -157,38 +169,53 @@ class MSLoRACR(IndependentLora):
         if similarity not in SIMILARITIES:
             raise ValueError(f"similarity {similarity!r}: choose from {', '.join(SIMILARITIES)}")
         self.alpha, self.beta, self.similarity = alpha, beta, similarity
-        self._earlier: tuple[list[list[Tensor]], Tensor] | None = None
+        self._frozen: Frozen | None = None
 
     def ingredients(self, task: int) -> dict[str, float]:
         return {name: 1.0 for name in self.experts.names[: task + 1]}
 
     def learning(self) -> AbstractContextManager[None]:
-        self._earlier = None
+        self._frozen = None
         return super().learning()
 
     def penalty(self) -> Tensor:
         """alpha CR + beta R in float32; 0 for the first task."""
-        *earlier, current = self.tasks
-        if not earlier:
+        if len(self.tasks) < 2:
             return super().penalty()
-        flags = [task.modality == current.modality for task in earlier]
         with torch.autocast(self.device.type, enabled=False):
-            if self._earlier is None:
-                self._earlier = self._frozen_terms()
-            previous, frozen_r = self._earlier
-            As, Bs = self.experts.factors(self.experts.names[-1])
-            cr = contrastive_penalty(_alternate(As, Bs), previous, flags, self.similarity)
-            r = (orthogonality_penalty(As, Bs) + frozen_r) / len(self.tasks)
+            if self._frozen is None:
+                self._frozen = self._freeze()
+            frozen, (As, Bs) = self._frozen, self._frozen.current
+            if self.similarity == "cos_delta":
+                similarity_Tn = _delta_cosines(_alternate(As, Bs), frozen.matrices)
+            else:
+                similarity_Tn = _similarities(_alternate(As, Bs), frozen.stacks, self.similarity)
+            cr = _contrast(similarity_Tn, frozen.same_modality, self.similarity)
+            r = (orthogonality_penalty(As, Bs) + frozen.orthogonality) / len(self.tasks)
             return self.alpha * cr + self.beta * r
 
     @torch.no_grad()
-    def _frozen_terms(self) -> tuple[list[list[Tensor]], Tensor]:
-        """Of the earlier experts, constant while a task is learned: their matrices, stacked, and their part of R."""
-        factors = [self.experts.factors(name) for name in self.experts.names[:-1]]
-        matrices = [_alternate(As, Bs) for As, Bs in factors]
-        if self.similarity != "cos_delta":
-            matrices = [stack(group) for group in matrices]
-        return matrices, torch.stack([orthogonality_penalty(As, Bs) for As, Bs in factors]).sum()
+    def _freeze(self) -> Frozen:
+        *earlier, current = (self.experts.factors(name) for name in self.experts.names)
+        matrices = [_alternate(As, Bs) for As, Bs in earlier]
+        return Frozen(
+            current,
+            matrices,
+            stack_tasks(matrices),
+            torch.tensor([task.modality == self.tasks[-1].modality for task in self.tasks[:-1]], device=self.device),
+            torch.stack([orthogonality_penalty(As, Bs) for As, Bs in earlier]).sum(),
+        )
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What stays while a task is learned: gathered once, not at every step."""
+
+    current: tuple[list[Tensor], list[Tensor]]  # the parameters that are trained
+    matrices: list[list[Tensor]]  # of every earlier expert
+    stacks: list[Tensor]
+    same_modality: Tensor  # (T,) bool
+    orthogonality: Tensor  # sum over earlier tasks of their R
 
 
 def _alternate(As: Sequence[Tensor], Bs: Sequence[Tensor]) -> list[Tensor]:

@@ -126,6 +126,8 @@ def test_preset_and_config_file_and_command_line_in_that_order(tmp_path: Path) -
 
     run, card, _ = parse("plan", ["--config", str(config), "--lr", "0.01"], with_class=False)
     assert (card.name, run.epochs, run.lr, run.method_args["rank"]) == ("mslora_cr", 2, 0.01, 3)
+    config.write_text("method: ncm\n")  # the name alone
+    assert parse("plan", ["--config", str(config), "--force"], with_class=False)[0].force
     run, _, cls = parse("run", ["--method", "mslora_cr", "--preset", "official", "--method.rank", "4"], with_class=True)
     assert (run.method_args["rank"], run.method_args["lora_alpha"], run.lr) == (4, 64.0, 2e-4) and cls is not None
 

@@ -1,0 +1,43 @@
+"""What the README shows runs as it stands."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmark import registry
+from benchmark.data import catalog
+from benchmark.testing import check_method
+
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+
+
+def test_the_example_method_is_short_and_keeps_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 25
+    (tmp_path / "anchor_example.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    card = registry.card("anchor_example:Anchor")
+    assert card.defaults["strength"] == 1.0
+    check_method(importlib.import_module("anchor_example").Anchor, raise_on_failure=True)
+    sys.modules.pop("anchor_example")
+
+
+def test_every_method_of_the_tree_is_in_the_table_and_no_other() -> None:
+    table = README.split("## Methods")[1].split("## Add a method")[0]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, flags=re.M)) == registry.names()
+    for name in registry.names():
+        assert f"| `{name}` |" in table
+
+
+def test_streams_that_are_named_exist() -> None:
+    for name in re.findall(r"`(phantom\d+|smoke|medical\d+)`", README):
+        assert name in catalog.names("streams")
+
+
+def test_make_targets_that_are_named_exist() -> None:
+    makefile = (Path(__file__).resolve().parent.parent / "Makefile").read_text()
+    for target in set(re.findall(r"\bmake ([a-z-]+)", README)) - {"and"}:
+        assert re.search(rf"^{target}:", makefile, flags=re.M), target
