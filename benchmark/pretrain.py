@@ -32,6 +32,7 @@ from methods.base import cosine
 
 SEED = 770_001  # of the images: no shipped stream's seed
 CHUNK = 250
+MARGIN = 0.1  # of factor space between what is trained on and the classes of the streams
 REGRESSION = 20.0  # weight of the factors' mean squared error
 
 MODEL = {
@@ -43,13 +44,19 @@ PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.3, 0.3, 0.3], "interpolation": 
 
 
 def forbidden() -> dict[str, list[phantom.Region]]:
-    """Generator -> every class region of every shipped stream."""
+    """Generator -> every class region of every shipped stream, wider by a margin towards the middle."""
     regions: dict[str, list[phantom.Region]] = {name: [] for name in phantom.GENERATORS}
     for stream in catalog.names("streams"):
         for source in catalog.load(stream, None).sources:
             if source.kind == "phantom":
-                regions[source.options["generator"]] += source.options["regions"]
+                regions[source.options["generator"]] += [_widened(region) for region in source.options["regions"]]
     return regions
+
+
+def _widened(region: phantom.Region) -> phantom.Region:
+    return {
+        factor: (low, high + MARGIN) if high <= 0.5 else (low - MARGIN, high) for factor, (low, high) in region.items()
+    }
 
 
 def render_chunk(

@@ -109,7 +109,7 @@ def _empty(size: int) -> list[list[float | None]]:
     return [[None] * size for _ in range(size + 1)]
 
 
-def execute(config: RunConfig, card: MethodCard, cls: type[Any], console: Console) -> Path:
+def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> Path:
     """Run (or continue) to the end; returns the run's folder.
 
     Raises:

@@ -72,7 +72,7 @@ class Budget:
     epochs: int = 8
     batch_size: int = 32
     optimizer: str = "adamw"
-    lr: float = 2e-3
+    lr: float = 5e-3
     weight_decay: float = 0.0
     schedule: str = "cosine"
     warmup: float = 0.03
