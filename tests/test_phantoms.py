@@ -25,7 +25,14 @@ from benchmark.data.catalog import Source
 
 THUMBNAILS = Path(__file__).parent / "thumbnails" / "phantoms.npz"
 SHIPPED = ("phantom8", "phantom20", "smoke")
-PINNED = [0.3346621446379968, 0.5067376675891622, 0.08472766556051421, 0.9885150829598621, 0.10695333923948454, 0.934201053495547]  # fmt: skip
+PINNED = [
+    0.3346621446379968,
+    0.5067376675891622,
+    0.08472766556051421,
+    0.9885150829598621,
+    0.10695333923948454,
+    0.934201053495547,
+]  # fmt: skip
 RARE = 0.01  # of a thumbnail's values may differ by one grey level
 every_generator = pytest.mark.parametrize("name", phantom.GENERATORS)
 
