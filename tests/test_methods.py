@@ -41,7 +41,8 @@ def failures(cls) -> set[str]:
 
 
 def test_check_method_finds_wrong_reuse() -> None:
-    assert failures(Forgetful) == {"reuse equals full evaluation"}
+    # a resumed run has forgotten what it reused, so it too comes to another matrix
+    assert failures(Forgetful) == {"reuse equals full evaluation", "stopped and resumed equals straight"}
 
 
 def test_check_method_finds_leaks() -> None:
@@ -81,6 +82,6 @@ def test_zero_shot_rows_are_all_the_same(tmp_path: Path) -> None:
 
 def test_joint_training_is_one_model(tmp_path: Path) -> None:
     record = run(registry.load("joint_lora"), tmp_path)
-    matrix = record["scores"]["accuracy"]["given"]
+    matrix = record["scores"]["macro_auroc"]["given"]  # finer than accuracy on 16 images
     assert matrix[1] == matrix[2] and matrix[0] != matrix[1]
     assert CPU.type == "cpu" and len(record["cost"]["train_seconds"]) == 2
