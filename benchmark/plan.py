@@ -10,7 +10,7 @@ from statistics import median
 from benchmark import records
 from benchmark.config import RunConfig
 from benchmark.registry import MethodCard
-from benchmark.run import resolve
+from benchmark.run import is_whole, resolve
 
 
 def describe(config: RunConfig, card: MethodCard) -> Iterator[str]:
@@ -54,5 +54,5 @@ def _state(folder: Path, tasks: int) -> str:
         return "missing: would run from the start"
     record = records.read_record(folder)
     if record["status"] == "complete":
-        return "complete: nothing to do"
+        return "complete: nothing to do" if is_whole(folder) else "a record made elsewhere: would run from the start"
     return f"unfinished: would continue after {record['stages'] - 1} of {tasks} tasks"

@@ -105,6 +105,14 @@ def new_record(plan: Plan, device: str) -> records.Record:
     }
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a complete run was made here: a record that came with the checkout lacks its predictions.
+
+    Such a record counts in tables, and the command that made it makes it again instead of showing it.
+    """
+    return (folder / "predictions.npz").is_file()
+
+
 def _empty(size: int) -> list[list[float | None]]:
     return [[None] * size for _ in range(size + 1)]
 
@@ -130,7 +138,8 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
     plan = resolve(config, card, device.type == "cuda")
     folder, state = plan.folder, plan.folder / "state"
     known = records.read_record(folder) if (folder / "run.json").is_file() else None
-    if known and known["status"] == "complete" and not config.force:
+    complete = known is not None and known["status"] == "complete"
+    if complete and is_whole(folder) and not config.force:
         console.print(f"already complete: {folder} (FORCE=1 or --force starts anew)", highlight=False)
         return folder
     try:
@@ -147,7 +156,7 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
         console.print(f"reading {task.name}", end="\r") if console.is_terminal and not config.quiet else None
         source = plan.recipe.sources[listed]
         data.append(task_data(task, source, plan.samples[listed], backbone.image_size, config.limit, device))
-    if config.force or known is None:
+    if config.force or complete or known is None:
         shutil.rmtree(folder, ignore_errors=True)
         known = None
     record = known or new_record(plan, _device_name(device))

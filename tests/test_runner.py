@@ -67,6 +67,22 @@ def test_complete_runs_are_not_repeated_and_force_repeats_them(
     assert again["scores"] == scores and again["provenance"]["started"] != json.loads(before)["provenance"]["started"]
 
 
+def test_a_record_that_came_without_its_predictions_is_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["run", "--method", "ncm", "--stream", "smoke", "--results", str(tmp_path)]
+    assert main(line) == 0
+    (file,) = tmp_path.glob("runs/smoke/ncm/*/*/run.json")
+    first = records.read_record(file)
+    (file.parent / "predictions.npz").unlink()
+    assert main(["plan", *line[1:]]) == 0
+    assert "made elsewhere" in capsys.readouterr().out
+    assert main(line) == 0
+    assert "already complete" not in capsys.readouterr().out
+    again = records.read_record(file)
+    assert again["scores"] == first["scores"] and again["provenance"]["started"] != first["provenance"]["started"]
+
+
 def test_record_holds_what_a_reader_needs(straight: Path) -> None:
     record = records.read_record(folder_of(straight))
     assert record["status"] == "complete" and record["settings"] == "epochs=6 batch_size=4"
