@@ -24,9 +24,9 @@ from torchmetrics.functional.classification import (
 )
 
 from benchmark.data.module import TaskData
+from benchmark.metrics import METRICS
 from benchmark.stream import Label, Stream, Task
 
-METRICS = ("accuracy", "balanced_accuracy", "macro_auroc", "macro_f1")
 PROTOCOLS = ("given", "hidden")
 
 

@@ -23,6 +23,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
+METRICS = ("accuracy", "balanced_accuracy", "macro_auroc", "macro_f1")  # what a run's samples are scored by
+
 
 def _checked(matrix: ArrayLike) -> Array:
     array = np.asarray(matrix, dtype=np.float64)

@@ -13,13 +13,13 @@ from benchmark import records
 from benchmark.config import RunConfig, run_key, weights_identity
 from benchmark.data import catalog
 from benchmark.errors import UserError
+from benchmark.metrics import METRICS
 from benchmark.registry import MethodCard
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 ROOT = Path(__file__).resolve().parent.parent
-METRICS = ("accuracy", "balanced_accuracy", "macro_auroc", "macro_f1")
 
 
 @dataclass(frozen=True)

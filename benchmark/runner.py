@@ -23,7 +23,8 @@ import torch
 
 from benchmark import records
 from benchmark.data.module import TaskData, training_batches
-from benchmark.evaluate import METRICS, PROTOCOLS, Cell, Evaluator
+from benchmark.evaluate import PROTOCOLS, Cell, Evaluator
+from benchmark.metrics import METRICS
 from benchmark.progress import Display
 from benchmark.stream import Stream, Task
 from methods.base import IncrementalMethod
@@ -47,9 +48,8 @@ def seeded(*parts: object) -> Iterator[None]:
 class EpochEnd(L.Callback):
     """Seeds each epoch, shows each step, and puts the state on disk after each epoch."""
 
-    def __init__(self, path: Path, where: str, display: Display, purpose: tuple[object, ...], batch_size: int) -> None:
+    def __init__(self, path: Path, where: str, display: Display, purpose: tuple[object, ...]) -> None:
         self.path, self.where, self.display, self.purpose = path, where, display, purpose
-        self.batch_size = batch_size
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         torch.manual_seed(derive_seed(*self.purpose, trainer.current_epoch, "steps"))
@@ -168,7 +168,7 @@ class Loop:
             devices=1,
             precision=self.precision,
             max_epochs=self.budget.epochs,
-            callbacks=[EpochEnd(checkpoint, where, self.display, purpose, self.budget.batch_size)],
+            callbacks=[EpochEnd(checkpoint, where, self.display, purpose)],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

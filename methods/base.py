@@ -150,15 +150,18 @@ class IncrementalMethod(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self.loss(batch)
 
-    def configure_optimizers(self) -> Any:
-        """The budget's optimiser and schedule, new for every task."""
-        budget = self.budget
-        options: dict[str, Any] = {"lr": budget.lr, "weight_decay": budget.weight_decay}
-        if budget.optimizer == "sgd":
+    def new_optimizer(self) -> torch.optim.Optimizer:
+        """The budget's optimiser on the parameters of the current task."""
+        options: dict[str, Any] = {"lr": self.budget.lr, "weight_decay": self.budget.weight_decay}
+        if self.budget.optimizer == "sgd":
             options["momentum"] = 0.9
         if self.device.type == "cuda":
             options["fused"] = True
-        optimizer = OPTIMIZERS[budget.optimizer](self.trainable_parameters(), **options)
+        return OPTIMIZERS[self.budget.optimizer](self.trainable_parameters(), **options)
+
+    def configure_optimizers(self) -> Any:
+        """The budget's optimiser and schedule, new for every task."""
+        budget, optimizer = self.budget, self.new_optimizer()
         if budget.schedule == "constant":
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)

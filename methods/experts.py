@@ -25,6 +25,8 @@ from torch import Tensor, nn
 
 from methods.backbones import PLACES, Tower
 
+Blend = dict[str, float | tuple[float, ...]]  # weight of every expert that acts: one, or one per adapted layer
+
 
 def lora_forward(
     x: Tensor,
@@ -51,9 +53,14 @@ class Experts:
     """LoRA experts by name on one tower. The parameters live in the tower, so they follow device and checkpoint."""
 
     def __init__(
-        self, tower: Tower, rank: int, alpha: float, places: Sequence[str] = PLACES, dropout: float = 0.0
-    ) -> None:
-        """Raises ValueError: a rank below 1, or a place that is none of :data:`~methods.backbones.PLACES`."""
+        self, tower: Tower, rank: int, alpha: float, places: Sequence[str] = PLACES, dropout: float = 0.0,
+        blocks: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
+        """``places`` in ``blocks`` (all by default) are adapted; two pools on one tower must not share a layer.
+
+        Raises:
+            ValueError: a rank below 1, or a place that is none of :data:`~methods.backbones.PLACES`.
+        """
         if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
             raise ValueError(
                 f"rank {rank}, alpha {alpha}, dropout {dropout}: need rank >= 1, alpha > 0, 0 <= dropout < 1"
@@ -63,26 +70,33 @@ class Experts:
         self.tower, self.rank, self.scale = tower, rank, alpha / rank
         self.names: list[str] = []
         self.live: str | None = None
-        self.folded: dict[str, float] = {}
+        self.folded: Blend = {}
+        which = r"\d+" if blocks is None else "|".join(str(block) for block in blocks)
         self.config = LoraConfig(
             r=rank,
             lora_alpha=alpha,  # type: ignore[arg-type]
             lora_dropout=dropout,
             bias="none",
-            target_modules=rf"blocks\.\d+\.({'|'.join(places)})",
+            target_modules=rf"blocks\.({which})\.({'|'.join(places)})",
         )
         self.layers: list[Any] = []  # of LoraLinear
         self._pristine: list[Tensor] = []
 
     def add(self, name: str) -> None:
-        """A fresh expert, A ~ U(-1/sqrt(D_in), 1/sqrt(D_in)), B = 0, frozen until it is activated."""
+        """A fresh expert, A ~ U(-1/sqrt(D_in), 1/sqrt(D_in)), B = 0, frozen until it is activated.
+
+        Raises:
+            ValueError: there is an expert of this name.
+        """
+        if name in self.names:
+            raise ValueError(f"expert {name!r} is there already")
         state = self.folded, self.live
         self._show({}, None)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*peft_config.*")  # several adapters are the point here
             inject_adapter_in_model(self.config, self.tower, adapter_name=name)
         if not self.names:
-            self.layers = [module for module in self.tower.modules() if isinstance(module, LoraLinear)]
+            self.layers = [m for m in self.tower.modules() if isinstance(m, LoraLinear) and name in m.lora_A]
             self._pristine = [layer.base_layer.weight.detach().clone() for layer in self.layers]
         self.names.append(name)
         self._freeze()
@@ -98,7 +112,7 @@ class Experts:
         return [*As, *Bs]  # type: ignore[list-item]
 
     @contextmanager
-    def blend(self, weights: Mapping[str, float], live: str | None = None) -> Iterator[None]:
+    def blend(self, weights: Blend, live: str | None = None) -> Iterator[None]:
         """Inside: the named experts are folded into the weights, and ``live`` is computed apart and takes gradients.
 
         Must not be entered or left while a graph through the tower is alive. What was in force before comes back.
@@ -110,8 +124,30 @@ class Experts:
         finally:
             self._show(*before)
 
+    @contextmanager
+    def mix(self, weights: Mapping[str, Tensor | Sequence[Tensor]]) -> Iterator[None]:
+        """Inside: the named experts are computed apart, each times its weight, and gradients flow to the weights.
+
+        For weights that are learned or differ between samples, where :meth:`blend` folds constants. Which experts take
+        gradients does not change; what is folded stays folded. May be left while a graph is alive.
+
+        Args:
+            weights: for each name a scalar, (B, 1, 1) for one weight per sample, or a sequence of either per layer.
+        """
+        before, names = self.live, list(weights)
+        for i, layer in enumerate(self.layers):
+            layer._disable_adapters, layer._active_adapter = not names, names
+            for name, weight in weights.items():
+                layer.scaling[name] = self.scale * (weight if isinstance(weight, Tensor) else weight[i])
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                layer._disable_adapters, layer._active_adapter = before is None, [before or self.names[0]]
+                layer.scaling |= dict.fromkeys(names, self.scale)
+
     @torch.no_grad()
-    def _show(self, weights: dict[str, float], live: str | None) -> None:
+    def _show(self, weights: Blend, live: str | None) -> None:
         if weights != self.folded:
             factors = {name: self.factors(name) for name in weights}
             for i, layer in enumerate(self.layers):
@@ -119,7 +155,8 @@ class Experts:
                 layer.base_layer.weight.copy_(pristine)
                 if weights:
                     A = torch.cat([factors[name][0][i] for name in weights])
-                    B = torch.cat([factors[name][1][i] * (w * self.scale) for name, w in weights.items()], dim=1)
+                    scales = {name: self.scale * (w[i] if isinstance(w, tuple) else w) for name, w in weights.items()}
+                    B = torch.cat([factors[name][1][i] * scale for name, scale in scales.items()], dim=1)
                     layer.base_layer.weight.add_(B @ A)
                 self._pristine[i] = pristine
             self.folded = weights
@@ -147,7 +184,8 @@ class Experts:
 
     def _tensors(self, name: str) -> dict[str, Tensor]:
         """An expert's factors under the names that PEFT gives them in a file."""
-        paths = [path for path, module in self.tower.named_modules() if isinstance(module, LoraLinear)]
+        own = {id(layer) for layer in self.layers}
+        paths = [path for path, module in self.tower.named_modules() if id(module) in own]
         tensors = {}
         for path, A, B in zip(paths, *self.factors(name), strict=True):
             tensors[f"base_model.model.{path}.lora_A.weight"] = A.detach()
@@ -165,7 +203,9 @@ class Experts:
 
     @torch.no_grad()
     def load(self, name: str, folder: Path) -> None:
-        """Read factors written by :meth:`save` (or by PEFT) into an expert of this pool."""
+        """Read factors written by :meth:`save` (or by PEFT) into an expert of this pool that is not folded."""
+        if name in self.folded:
+            raise ValueError(f"expert {name!r} is folded into the weights: load it outside")
         stored = load_file(folder / "adapter_model.safetensors")
         for key, factor in self._tensors(name).items():
             factor.copy_(stored[key])

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.stream import Budget, Label, Task
-from methods import router
+from methods import router as routers
 from methods.backbones import Backbone
 from methods.base import Batch, IncrementalMethod
-from methods.experts import Experts
+from methods.experts import Blend, Experts
 
 PRESETS = {
     "official": {
@@ -39,13 +39,20 @@ class IndependentLora(IncrementalMethod):
         lora_alpha: the update is scaled by lora_alpha / rank.
         placement: which linear layers of a block, of q, k, v, out, fc1, fc2.
         dropout: of the LoRA's input while training.
+        router: what picks the expert when the identity is hidden, ridge, mahalanobis or ncm.
     """
 
     def __init__(
-        self, rank: int = 8, lora_alpha: float = 8.0, placement: str = "q,k,v,out,fc1,fc2", dropout: float = 0.0
+        self,
+        rank: int = 8,
+        lora_alpha: float = 8.0,
+        placement: str = "q,k,v,out,fc1,fc2",
+        dropout: float = 0.0,
+        router: str = "ridge",
     ) -> None:
         super().__init__()
         self.rank, self.lora_alpha, self.placement, self.dropout = rank, lora_alpha, placement, dropout
+        self.router = routers.checked(router)
 
     def attach(self, backbone: Backbone, budget: Budget) -> None:
         super().attach(backbone, budget)
@@ -55,14 +62,14 @@ class IndependentLora(IncrementalMethod):
         super().begin_task(task)
         self.experts.add(f"task{task.index}")
 
-    def ingredients(self, task: int) -> dict[str, float]:
-        """Weight of every expert that acts when task ``task`` is answered; the task may not be learned yet."""
-        return {f"task{task}": 1.0} if task < len(self.tasks) else {}
+    def ingredients(self, task: Task) -> Blend:
+        """Weight of every expert that acts when a task is answered; the task may not be learned yet."""
+        return {f"task{task.index}": 1.0} if task.index < len(self.tasks) else {}
 
     def learning(self) -> AbstractContextManager[None]:
         """The current expert live, the others that act with it folded."""
         live = self.experts.names[-1]
-        others = {name: weight for name, weight in self.ingredients(self.tasks[-1].index).items() if name != live}
+        others = {name: weight for name, weight in self.ingredients(self.tasks[-1]).items() if name != live}
         return self.experts.blend(others, live=live)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
@@ -71,11 +78,12 @@ class IndependentLora(IncrementalMethod):
     @torch.no_grad()
     def end_task(self, task: Task, loader: Iterable[Batch]) -> None:
         with self.experts.blend({}):
-            router.learn(self.memory, task.index, ((self.embed_image(batch), batch["label"]) for batch in loader))
+            features = ((self.embed_image(batch), batch["label"]) for batch in loader)
+            routers.learn(self.memory, task.index, features, self.router)
 
     def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None) -> Tensor:
         if task is not None:
-            with self.experts.blend(self.ingredients(task.index)):
+            with self.experts.blend(self.ingredients(task)):
                 return super().scores(batch, labels, task)
         return self._routed_scores(batch, labels)
 
@@ -85,7 +93,7 @@ class IndependentLora(IncrementalMethod):
         logits_BC = torch.empty(len(route_B), len(labels), device=route_B.device)
         for index in route_B.unique().tolist():
             rows = (route_B == index).nonzero().squeeze(1)
-            with self.experts.blend(self.ingredients(index)):
+            with self.experts.blend(self.ingredients(self.tasks[index])):
                 answers = super().scores({"image": batch["image"][rows]}, labels, None)
             own = {label.id for label in self.tasks[index].labels}
             foreign_C = torch.tensor([label.id not in own for label in labels], device=answers.device)
@@ -95,8 +103,8 @@ class IndependentLora(IncrementalMethod):
 
     def route(self, batch: Batch) -> Tensor:
         with self.experts.blend({}):
-            return router.route(self.memory, self.embed_image(batch))
+            return routers.route(self.memory, self.embed_image(batch))
 
     def answers_from(self, task: Task, protocol: str) -> tuple[object, ...] | None:
         """The experts blended, each final once its task has ended."""
-        return tuple(self.ingredients(task.index).items()) if protocol == "given" else None
+        return tuple(self.ingredients(task).items()) if protocol == "given" else None

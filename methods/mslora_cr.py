@@ -25,6 +25,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmark.stream import Task
+from methods.experts import Blend, Experts
 from methods.independent_lora import IndependentLora
 
 PRESETS = {"official": {"epochs": 3, "batch_size": 16, "lr": 2e-4, "method": {"rank": 64, "lora_alpha": 64.0}}}
@@ -153,6 +155,7 @@ class MSLoRACR(IndependentLora):
         similarity: exp_fro (released), exp_rel, cos_delta or margin.
         placement: which linear layers of a block, of q, k, v, out, fc1, fc2.
         dropout: of the LoRA's input while training.
+        router: what picks the expert when the identity is hidden, ridge, mahalanobis or ncm.
     """
 
     def __init__(
@@ -164,45 +167,62 @@ class MSLoRACR(IndependentLora):
         similarity: str = "exp_fro",
         placement: str = "q,k,v,out,fc1,fc2",
         dropout: float = 0.0,
+        router: str = "ridge",
     ) -> None:
-        super().__init__(rank, lora_alpha, placement, dropout)
+        super().__init__(rank, lora_alpha, placement, dropout, router)
+        self.regulariser = Regulariser(alpha, beta, similarity)
+
+    def ingredients(self, task: Task) -> Blend:
+        return dict.fromkeys(self.experts.names[: task.index + 1], 1.0)
+
+    def learning(self) -> AbstractContextManager[None]:
+        self.regulariser.forget()
+        return super().learning()
+
+    def penalty(self) -> Tensor:
+        """alpha CR + beta R in float32; 0 for the first task."""
+        return self.regulariser(self.experts, self.tasks) if len(self.tasks) > 1 else super().penalty()
+
+
+class Regulariser:
+    """alpha CR + beta R of the newest expert against the earlier ones, in float32.
+
+    What stays while a task is learned is gathered at its first step, not at every one.
+    """
+
+    def __init__(self, alpha: float, beta: float, similarity: str) -> None:
+        """Raises ValueError: unknown similarity."""
         if similarity not in SIMILARITIES:
             raise ValueError(f"similarity {similarity!r}: choose from {', '.join(SIMILARITIES)}")
         self.alpha, self.beta, self.similarity = alpha, beta, similarity
         self._frozen: Frozen | None = None
 
-    def ingredients(self, task: int) -> dict[str, float]:
-        return {name: 1.0 for name in self.experts.names[: task + 1]}
-
-    def learning(self) -> AbstractContextManager[None]:
+    def forget(self) -> None:
+        """Another task is about to be learned."""
         self._frozen = None
-        return super().learning()
 
-    def penalty(self) -> Tensor:
-        """alpha CR + beta R in float32; 0 for the first task."""
-        if len(self.tasks) < 2:
-            return super().penalty()
-        with torch.autocast(self.device.type, enabled=False):
-            if self._frozen is None:
-                self._frozen = self._freeze()
-            frozen, (As, Bs) = self._frozen, self._frozen.current
+    def __call__(self, experts: Experts, tasks: Sequence[Task]) -> Tensor:
+        frozen = self._frozen = self._frozen or self._freeze(experts, tasks)
+        As, Bs = frozen.current
+        with torch.autocast(As[0].device.type, enabled=False):
             if self.similarity == "cos_delta":
                 similarity_Tn = _delta_cosines(_alternate(As, Bs), frozen.matrices)
             else:
                 similarity_Tn = _similarities(_alternate(As, Bs), frozen.stacks, self.similarity)
             cr = _contrast(similarity_Tn, frozen.same_modality, self.similarity)
-            r = (orthogonality_penalty(As, Bs) + frozen.orthogonality) / len(self.tasks)
+            r = (orthogonality_penalty(As, Bs) + frozen.orthogonality) / len(tasks)
             return self.alpha * cr + self.beta * r
 
     @torch.no_grad()
-    def _freeze(self) -> Frozen:
-        *earlier, current = (self.experts.factors(name) for name in self.experts.names)
+    def _freeze(self, experts: Experts, tasks: Sequence[Task]) -> Frozen:
+        *earlier, current = (experts.factors(name) for name in experts.names)
         matrices = [_alternate(As, Bs) for As, Bs in earlier]
+        same = [task.modality == tasks[-1].modality for task in tasks[:-1]]
         return Frozen(
             current,
             matrices,
             stack_tasks(matrices),
-            torch.tensor([task.modality == self.tasks[-1].modality for task in self.tasks[:-1]], device=self.device),
+            torch.tensor(same, device=current[0][0].device),
             torch.stack([orthogonality_penalty(As, Bs) for As, Bs in earlier]).sum(),
         )
 

@@ -11,11 +11,13 @@ answers never change after its training. A task not learned yet is answered with
 
 from __future__ import annotations
 
+from benchmark.stream import Task
+from methods.experts import Blend
 from methods.independent_lora import IndependentLora
 
 
 class StackedLora(IndependentLora):
     """The unweighted sum of the experts of tasks 1..t."""
 
-    def ingredients(self, task: int) -> dict[str, float]:
-        return {name: 1.0 for name in self.experts.names[: task + 1]}
+    def ingredients(self, task: Task) -> Blend:
+        return dict.fromkeys(self.experts.names[: task.index + 1], 1.0)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.covariance import ShrunkCovariance
+from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
 from methods import router
+from methods.independent_lora import IndependentLora
 from methods.memory import Memory
 
 names = st.text("abcxyz_09", min_size=1, max_size=8)
@@ -147,7 +151,7 @@ def test_the_nearest_class_mean_by_a_plain_loop(tasks: int, classes: int, sample
     data, memory = draw(tasks, classes, samples, seed), Memory()
     known: list[tuple[int, list[float]]] = []
     for task, (features, labels) in enumerate(data):
-        router.learn(memory, task, zip(features.split(5), labels.split(5), strict=True))
+        router.learn(memory, task, zip(features.split(5), labels.split(5), strict=True), "ncm")
         known += [(task, mean) for mean in naive_means(features, labels).values()]
     assert torch.allclose(memory["router_means"].double(), torch.tensor([m for _, m in known]).double(), atol=1e-5)
     assert memory["router_tasks"].tolist() == [task for task, _ in known]
@@ -166,23 +170,25 @@ def test_class_means_by_ascending_id() -> None:
     assert torch.allclose(means, torch.tensor([[0.0, 1.0], [0.5**0.5, 0.5**0.5], [1.0, 0.0]]))
 
 
-def test_it_finds_the_task_of_well_separated_samples_at_any_scale() -> None:
+@pytest.mark.parametrize("kind", router.KINDS)
+def test_it_finds_the_task_of_well_separated_samples_at_any_scale(kind: str) -> None:
     memory = Memory()
     data = draw(4, 2, 60, seed=1)
     for task, (features, labels) in enumerate(data):
-        router.learn(memory, task, [(features, labels)])
+        router.learn(memory, task, [(features, labels)], kind)
     for task, (features, _) in enumerate(data):
         routed = router.route(memory, features)
         assert (routed == task).float().mean() > 0.8
         assert torch.equal(router.route(memory, 7 * features), routed)
 
 
+@pytest.mark.parametrize("kind", router.KINDS)
 @given(st.integers(0, 10**6), st.permutations(range(8)), st.integers(1, 8))
-@settings(max_examples=40, deadline=None)
-def test_an_answer_does_not_depend_on_the_batch(seed: int, order: list[int], cut: int) -> None:
+@settings(max_examples=10, deadline=None)
+def test_an_answer_does_not_depend_on_the_batch(kind: str, seed: int, order: list[int], cut: int) -> None:
     memory = Memory()
     for task, (features, labels) in enumerate(draw(3, 2, 8, seed)):
-        router.learn(memory, task, [(features, labels)])
+        router.learn(memory, task, [(features, labels)], kind)
     queries = torch.randn(8, 6, generator=torch.Generator().manual_seed(seed))
     whole = router.route(memory, queries)
     assert torch.equal(router.route(memory, queries[order]), whole[order])
@@ -190,8 +196,54 @@ def test_an_answer_does_not_depend_on_the_batch(seed: int, order: list[int], cut
     assert torch.equal(torch.cat([router.route(memory, query[None]) for query in queries]), whole)
 
 
-def test_learning_in_batches_is_learning_at_once() -> None:
+@pytest.mark.parametrize("kind", router.KINDS)
+def test_learning_in_batches_is_learning_at_once(kind: str) -> None:
     (features, labels), one, two = draw(1, 3, 20, 0)[0], Memory(), Memory()
-    router.learn(one, 0, [(features, labels)])
-    router.learn(two, 0, zip(features.split(3), labels.split(3), strict=True))
-    assert torch.equal(one["router_means"], two["router_means"])
+    router.learn(one, 0, [(features, labels)], kind)
+    router.learn(two, 0, zip(features.split(3), labels.split(3), strict=True), kind)
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def unit(data: list[tuple[Tensor, Tensor]]) -> Tensor:
+    return torch.nn.functional.normalize(torch.cat([features for features, _ in data]).double(), dim=1)
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(2, 12), st.integers(0, 10**6))
+@settings(max_examples=10, deadline=None)
+def test_ridge_learned_task_by_task_is_the_regression_on_all_samples(
+    tasks: int, classes: int, samples: int, seed: int
+) -> None:
+    """The normal equations of all samples at once, by scikit-learn, to one column per task."""
+    data, memory = draw(tasks, classes, samples, seed), Memory()
+    for task, (features, labels) in enumerate(data):
+        router.learn(memory, task, [(features, labels)], "ridge")
+    hidden = (unit(data) @ router.random_projection(6, router.RANDOM_FEATURES).double()).relu().numpy()
+    targets = np.eye(tasks)[np.repeat(np.arange(tasks), samples)]
+    model = Ridge(alpha=router.RIDGE, fit_intercept=False, solver="cholesky").fit(hidden, targets)
+    assert np.allclose(memory["router_weights"].numpy(), np.atleast_2d(model.coef_), atol=1e-5)
+
+
+@given(st.integers(1, 3), st.integers(2, 3), st.integers(12, 20), st.integers(0, 10**6))
+@settings(max_examples=10, deadline=None)
+def test_mahalanobis_is_linear_discriminant_analysis(tasks: int, classes: int, samples: int, seed: int) -> None:
+    """scikit-learn's LDA with equal priors decides by the same distances, with the same shrunken covariance."""
+    data, memory = draw(tasks, classes, samples, seed), Memory()
+    for task, (features, labels) in enumerate(data):
+        router.learn(memory, task, [(features, labels)], "mahalanobis")
+    labels = torch.cat([labels for _, labels in data])
+    kept, counts = labels.unique(return_counts=True)
+    shrunk = ShrunkCovariance(shrinkage=router.SHRINKAGE, assume_centered=True)
+    means = {int(y): unit(data)[labels == y].mean(0) for y in kept}
+    centred = torch.stack([z - means[int(y)] for z, y in zip(unit(data), labels, strict=True)])
+    precision = torch.tensor(shrunk.fit(centred.numpy()).get_precision())
+    queries = torch.nn.functional.normalize(torch.randn(9, 6, generator=torch.Generator().manual_seed(seed)), dim=1)
+    for query, routed in zip(queries.double(), router.route(memory, queries).tolist(), strict=True):
+        distances = {y: float((query - mean) @ precision @ (query - mean)) for y, mean in means.items()}
+        best = min(distances.values())
+        chosen = min(d for y, d in distances.items() if y // classes == routed)
+        assert chosen <= best * (1 + 1e-3) + 1e-3
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="choose from ridge, mahalanobis, ncm"):
+        IndependentLora(router="nearest")

@@ -322,7 +322,7 @@ def test_the_methods_penalty_is_the_slow_one(kind: str) -> None:
                 wide = [([A.detach().double() for A in As], [B.detach().double() for B in Bs]) for As, Bs in factors]
                 leaves = [leaf(x) for part in wide[-1] for x in part]
                 wide[-1] = (leaves[: len(leaves) // 2], leaves[len(leaves) // 2 :])
-                expected = slow_penalty(wide, kind, method.alpha, method.beta)
+                expected = slow_penalty(wide, kind, method.regulariser.alpha, method.regulariser.beta)
                 assert float(penalty) == pytest.approx(float(expected), rel=1e-5)
                 grads = torch.autograd.grad(penalty, current)
                 for grad, slow in zip(grads, torch.autograd.grad(expected, leaves), strict=True):

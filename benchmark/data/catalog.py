@@ -19,6 +19,9 @@ TASK_KEYS = ("card", "name", "modality", "kind", "source", "classes", "template"
 CARD_KEYS = ("title", "homepage", "obtain", "preparation", "publication", "licence", "md5", "notes")
 SOURCE_KEYS: dict[str, tuple[str, ...]] = {
     "npz": ("path",),
+    "medmnist": ("flag", "size", "multi_label"),
+    "folder": ("path", "folders", "splits", "fractions", "seed"),
+    "table": ("path", "images", "suffix", "columns", "values", "splits", "fractions", "seed"),
     "phantom": ("generator", "regions", "seed", "sizes"),
 }
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -160,19 +163,24 @@ def _task(item: Any, where: str, data: Path | None, folder: Path) -> tuple[dict[
             )
     options = {key: item[key] for key in own if key in item}
     if "path" in own:
-        options["path"] = _find(_text(item, "path", where), f"{where}.path", data, folder)
+        wanted = "folder" if kind_of_source == "folder" else "file"
+        options["path"] = _find(_text(item, "path", where), f"{where}.path", data, folder, wanted)
+    if kind_of_source == "medmnist":
+        options["places"] = () if data is None else (data, folder)
     return entry, Source(where, kind_of_source, tuple(classes), options), templates
 
 
-def _find(given: str, where: str, data: Path | None, folder: Path) -> Path:
-    """A data file: as given if absolute or without ``data``, else below ``data``, else beside the stream file."""
+def _find(given: str, where: str, data: Path | None, folder: Path, wanted: str) -> Path:
+    """A file or folder: as given if absolute or without ``data``, else below ``data``, else beside the stream file."""
     if data is None:
         return Path(given)
     candidates = [Path(given)] if Path(given).is_absolute() else [data / given, folder / given]
     for candidate in candidates:
-        if candidate.is_file():
+        if candidate.is_dir() if wanted == "folder" else candidate.is_file():
             return candidate
-    raise UserError(f"{where}: file not found: {candidates[0]} (give the folder of the data: DATA=dir or --data dir)")
+    raise UserError(
+        f"{where}: {wanted} not found: {candidates[0]} (give the folder of the data: DATA=dir or --data dir)"
+    )
 
 
 def _orders(given: Any, tasks: int, path: Path) -> tuple[tuple[int, ...], ...]:

@@ -8,7 +8,6 @@ Legend: N samples, B batch, H, W pixels.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -18,32 +17,31 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from benchmark.data import sources
 from benchmark.data.catalog import Source
+from benchmark.data.files import Images, cache_folder
 from benchmark.stream import Task
 
 CACHE_VERSION = 1
 PASS_BATCH = 256  # samples per batch where nothing is learned
 
 
-def cache_folder() -> Path:
-    """Where decoded images are kept: $MBIL_CACHE, else the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("MBIL_CACHE") or Path(base) / "mbil-bench")
+def resized(images: NDArray[np.uint8] | Images, size: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """(N, H, W) or (N, H, W, 3), or N images of any sizes -> (N, 3, size, size), written into ``out`` if it is given.
 
-
-def resized(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """(N, H, W) or (N, H, W, 3) -> (N, 3, size, size): shorter side to ``size`` (bicubic), centre cut out."""
-    out = np.empty((len(images), 3, size, size), np.uint8)
-    height, width = images.shape[1:3]
-    scale = size / min(height, width)
-    full = (max(size, round(width * scale)), max(size, round(height * scale)))
-    left, top = (full[0] - size) // 2, (full[1] - size) // 2
+    The shorter side is scaled to ``size`` (bicubic) and the centre cut out.
+    """
+    out = np.empty((len(images), 3, size, size), np.uint8) if out is None else out
     for i, image in enumerate(images):
+        height, width = image.shape[:2]
+        scale = size / min(height, width)
+        full = (max(size, round(width * scale)), max(size, round(height * scale)))
+        left, top = (full[0] - size) // 2, (full[1] - size) // 2
         if (width, height) != full:
             image = np.asarray(Image.fromarray(image).resize(full, Image.Resampling.BICUBIC))
         image = image[top : top + size, left : left + size]
@@ -71,7 +69,8 @@ def cached(source: Source, identity: str, size: int) -> dict[str, tuple[NDArray[
         try:
             for split in sources.SPLITS:
                 loaded = sources.load(source, split)
-                np.save(building / f"{split}_images.npy", resized(loaded.images, size))
+                shape = (len(loaded.images), 3, size, size)
+                resized(loaded.images, size, open_memmap(building / f"{split}_images.npy", "w+", np.uint8, shape))
                 np.save(building / f"{split}_labels.npy", loaded.labels)
             with suppress(OSError):  # another process was faster
                 building.rename(folder)

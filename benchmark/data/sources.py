@@ -12,24 +12,25 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.data import phantom
+from benchmark.data import files, medmnist, phantom
 from benchmark.data.catalog import Source
+from benchmark.data.files import SPLITS, Images
 from benchmark.errors import UserError, unknown
 
-SPLITS = ("train", "val", "test")
 PHANTOM_SIZES = {"train": 512, "val": 64, "test": 256}
 
 
 @dataclass(frozen=True)
 class Split:
-    """``images`` uint8 (N, H, W) grey or (N, H, W, 3); ``labels`` int64 (N,) in 0..classes-1."""
+    """``images`` uint8 (N, H, W) grey or (N, H, W, 3), or N in files; ``labels`` int64 (N,) in 0..classes-1."""
 
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | Images
     labels: NDArray[np.int64]
 
 
@@ -39,7 +40,21 @@ def npz(source: Source, split: str) -> Split:
     Raises:
         UserError: the file is no npz, an array is missing or of another shape or type, a label is outside the classes.
     """
-    path = source.options["path"]
+    return _arrays(source, source.options["path"], split)
+
+
+def a_medmnist(source: Source, split: str) -> Split:
+    """A set of MedMNIST by its flag, downloaded if it is not there."""
+    return _arrays(source, medmnist.obtained(source), split)
+
+
+def in_files(source: Source, split: str) -> Split:
+    """Images in class folders or named by a table, decoded when they are asked for."""
+    samples = files.listed(source)[split]
+    return Split(Images([sample.path for sample in samples]), np.array([sample.label for sample in samples], np.int64))
+
+
+def _arrays(source: Source, path: Path, split: str) -> Split:
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -57,6 +72,8 @@ def npz(source: Source, split: str) -> Split:
         raise UserError(f"{path}: {split}_images: expected (N, H, W) or (N, H, W, 3), got {images.shape}")
     if not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"{path}: {split}_labels: expected integers, got {labels.dtype}")
+    if labels.ndim == 2 and source.options.get("multi_label") == "any":
+        labels = (labels != 0).any(axis=1).astype(np.int64)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or len(labels) != len(images):
@@ -115,7 +132,9 @@ def _phantom_options(source: Source) -> dict[str, Any]:
     return options | {"sizes": sizes}
 
 
-KINDS: dict[str, Callable[[Source, str], Split]] = {"npz": npz, "phantom": made}
+KINDS: dict[str, Callable[[Source, str], Split]] = {
+    "npz": npz, "medmnist": a_medmnist, "folder": in_files, "table": in_files, "phantom": made,
+}  # fmt: skip
 
 
 def load(source: Source, split: str) -> Split:
@@ -123,7 +142,11 @@ def load(source: Source, split: str) -> Split:
 
 
 def identity(source: Source) -> str:
-    """sha256 of what the samples are: a file's content, or a phantom's version, parameters and seed."""
+    """sha256 of what the samples are: the content of files, or a phantom's version, parameters and seed."""
+    if source.kind == "medmnist":
+        return medmnist.identity(source)
+    if source.kind in files.LISTERS:
+        return files.identity(source)
     if source.kind == "phantom":
         described = json.dumps([phantom.VERSION, phantom.SIZE, _phantom_options(source)], sort_keys=True)
         return hashlib.sha256(described.encode()).hexdigest()
