@@ -125,7 +125,7 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     listed = capsys.readouterr().out.split()
     assert listed == registry.names() and set(METHODS) <= set(listed)
     assert cli.main(["list", "streams", "--names"]) == 0
-    assert capsys.readouterr().out.split() == ["medical10", "phantom20", "phantom8", "smoke"]
+    assert capsys.readouterr().out.split() == ["mbiil_cls", "medical10", "medmnist12", "phantom20", "phantom8", "smoke"]
     assert cli.main(["list"]) == 0
     everything = capsys.readouterr().out
     assert all(word in everything for word in (*METHODS, "phantom8", "ham10000", "ViT-B-16/openai"))
