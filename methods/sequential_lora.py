@@ -64,5 +64,5 @@ class SequentialLora(IncrementalMethod):
         return self.experts.parameters("shared") if self.experts.names else []
 
     def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None) -> Tensor:
-        with self.experts.blend({name: 1.0 for name in self.experts.names}):
+        with self.experts.blend({"shared": 1.0} if self.tasks else {}):
             return super().scores(batch, labels, task)

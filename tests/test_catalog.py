@@ -186,6 +186,15 @@ def test_the_stream_written_out_in_the_readme_loads(data: Path, tmp_path: Path) 
     assert sources.load(recipe.sources[2], "val").images.shape[0] == 32
 
 
+def test_the_folder_and_the_table_of_the_readme_load(data: Path, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "datasets" / "README.md").read_text(encoding="utf-8")
+    tasks = [task for block in text.split("```yaml\n")[2:] for task in yaml.safe_load(block.split("```")[0])]
+    (data / "ham").mkdir()
+    (data / "ham" / "metadata.csv").touch()
+    recipe = catalog.load(write(tmp_path, {"name": "two", "tasks": tasks}), data)
+    assert [source.kind for source in recipe.sources] == ["folder", "table"]
+
+
 # What a file says
 
 

@@ -97,8 +97,8 @@ def identity(source: Source) -> str:
     """sha256 over the content and label of every sample of every split, in order."""
     splits = listed(source)
     paths = [sample.path for split in SPLITS for sample in splits[split]]
-    told = dict(zip(paths, digests(source.options["path"], paths), strict=True))
-    described = {split: [(told[sample.path], sample.label) for sample in splits[split]] for split in SPLITS}
+    told = iter(digests(source.options["path"], paths))
+    described = {split: [(next(told), sample.label) for sample in splits[split]] for split in SPLITS}
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
 
@@ -134,18 +134,15 @@ def _in_class_folders(source: Source, top: Path, root: Path, names: list[str], e
         if not folder.is_dir() and every:
             there = [path.name for path in top.iterdir() if path.is_dir() and not path.name.startswith(".")]
             raise unknown("class folder", name, there, f"{source.where}: {top}")
-        found = []
+        found: list[str] = []
         for inside, folders, files in os.walk(folder):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            found += [
-                Path(inside, file)
-                for file in files
-                if not file.startswith(".") and os.path.splitext(file)[1].lower() in suffixes
-            ]
+            relative = Path(inside).relative_to(root).as_posix()
+            images = [file for file in files if os.path.splitext(file)[1].lower() in suffixes]
+            found += [f"{relative}/{file}" for file in images if not file.startswith(".")]
         if not found and every:
             raise UserError(f"{folder}: no images")
-        relative = {path: path.relative_to(root).as_posix() for path in found}
-        samples += [Sample(path, label, relative[path]) for path in sorted(found, key=relative.__getitem__)]
+        samples += [Sample(root / relative, label, relative) for relative in sorted(found)]
     return samples
 
 
@@ -328,25 +325,25 @@ def digests(root: Path, paths: Sequence[Path], algorithm: str = "sha256") -> lis
     with suppress(OSError, ValueError):
         known = json.loads(memory.read_text(encoding="utf-8"))
 
-    def told(path: Path) -> list[Any]:
-        stat = path.stat()
-        state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-        if known.get(str(path), [None])[:-1] == state:
-            return known[str(path)]
-        with path.open("rb") as file:
-            return [
-                *state,
-                hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest(),
-            ]
+    def hashed(path: str) -> str:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
-    begun = time.time_ns()
+    begun, names = time.time_ns(), [str(path) for path in paths]
     try:
+        states = [[stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for stat in map(os.stat, names)]
+        new = [name for name, state in zip(names, states, strict=True) if known.get(name, [None])[:-1] != state]
         with ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(told, paths))
+            read = dict(zip(new, pool.map(hashed, new), strict=True))
     except OSError as error:
         raise UserError(f"{error.filename or root}: not readable: {error.strerror or error}") from None
+    told = [read[name] if name in read else known[name][-1] for name in names]
     # a file changed just now may change again within one tick of its clock: not remembered
-    settled = {str(p): entry for p, entry in zip(paths, found, strict=True) if begun - max(entry[1:3]) > 2e9}
+    settled = {
+        name: [*state, digest]
+        for name, state, digest in zip(names, states, told, strict=True)
+        if begun - max(state[1:]) > 2e9
+    }
     if settled != known:
         with suppress(OSError):
             memory.parent.mkdir(parents=True, exist_ok=True)
@@ -354,4 +351,4 @@ def digests(root: Path, paths: Sequence[Path], algorithm: str = "sha256") -> lis
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 json.dump(settled, file)
             os.replace(draft, memory)
-    return [entry[-1] for entry in found]
+    return told

@@ -1,0 +1,98 @@
+"""DER++: replay of images together with the logits that the model once gave them.
+
+Buzzega et al., *Dark Experience for General Continual Learning: a Strong, Simple Baseline*, NeurIPS 2020,
+arXiv 2004.07211.
+
+L = CE(batch) + alpha mean (h(x') - z')^2 + beta CE(x'', y'')        (x', z') and (x'', y'') two draws from the buffer
+
+z' are the logits over all classes known when x' was stored (its task's end); later classes are left out of the square.
+Every cross-entropy is over the sample's own task's labels. The reservoir is that of ``er``; one forward pass for batch
+and draws together. It holds images of patients.
+
+    make bench METHOD=der
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmark.stream import Task
+from methods.base import Batch
+from methods.er import recall, remember
+from methods.sequential_lora import SequentialLora
+
+PRESETS = {
+    "mammoth": {
+        "optimizer": "sgd",
+        "lr": 0.03,
+        "schedule": "constant",
+        "method": {"alpha": 0.3, "beta": 0.5, "buffer_size": 500},
+    }
+}
+
+
+class DER(SequentialLora):
+    """Sequential LoRA with replay of images, labels and logits (DER++; ``beta`` 0 is DER).
+
+    Args:
+        alpha: weight of the squared difference to the stored logits.
+        beta: weight of the cross-entropy on replayed labels.
+        buffer_size: images kept in all.
+        rank: r of every adapted layer.
+        lora_alpha: the update is scaled by lora_alpha / rank.
+        placement: which linear layers of a block, of q, k, v, out, fc1, fc2.
+        dropout: of the LoRA's input while training.
+    """
+
+    keeps_images = True
+
+    def __init__(
+        self,
+        alpha: float = 0.3,
+        beta: float = 0.5,
+        buffer_size: int = 500,
+        rank: int = 8,
+        lora_alpha: float = 8.0,
+        placement: str = "q,k,v,out,fc1,fc2",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(rank, lora_alpha, placement, dropout)
+        if buffer_size < 1 or alpha < 0 or beta < 0:
+            raise ValueError(f"buffer_size {buffer_size}, alpha {alpha}, beta {beta}: need at least 1, 0 and 0")
+        self.alpha, self.beta, self.buffer_size = alpha, beta, buffer_size
+
+    def loss(self, batch: Batch) -> Tensor:
+        count = len(batch["label"])
+        dark, labelled = recall(self.memory, count), recall(self.memory, count)
+        if not dark:
+            return super().loss(batch)
+        images = torch.cat([batch["image"], dark["image"], labelled["image"]])
+        new_BE, dark_BE, labelled_BE = self.embed_image({"image": images}).chunk(3)
+        loss = self.local_cross_entropy(new_BE, batch) + self.beta * self.local_cross_entropy(labelled_BE, labelled)
+        return loss + self.alpha * self._squares(dark_BE, dark["logits"])
+
+    def _squares(self, image_BE: Tensor, stored_BL: Tensor) -> Tensor:
+        """Mean squared difference to the logits stored; a label with an infinite one was not known yet."""
+        known_BL = stored_BL.isfinite()
+        logits_BL = self.backbone.logits(image_BE, self._texts(stored_BL.shape[1])).float()
+        return torch.where(known_BL, logits_BL - stored_BL, 0.0).square().sum() / known_BL.sum()
+
+    def _texts(self, count: int) -> Tensor:
+        """(count, E) texts of the first labels seen, in order of appearance: the columns of the stored logits."""
+        labels = dict.fromkeys(label for task in self.tasks for label in task.labels)
+        return self.backbone.class_features(list(labels)[:count])
+
+    @torch.no_grad()
+    def end_task(self, task: Task, loader: Iterable[Batch]) -> None:
+        labels = len({label for seen in self.tasks for label in seen.labels})
+        if "buffer_logits" in self.memory:
+            stored = self.memory["buffer_logits"]
+            self.memory["buffer_logits"] = F.pad(stored, (0, labels - stored.shape[1]), value=torch.inf)
+        for batch in loader:
+            logits_BL = self.backbone.logits(self.embed_image(batch), self._texts(labels))
+            kept = {name: batch[name] for name in ("image", "label", "task")}
+            remember(self.memory, self.buffer_size, kept | {"logits": logits_BL.float()})

@@ -1,0 +1,95 @@
+"""LwF: one LoRA that keeps answering the earlier classes on the new images as it did before.
+
+Li and Hoiem, *Learning without Forgetting*, TPAMI 2018. A frozen copy of the LoRA as it was before the task gives soft
+targets over the prompts of all earlier classes; no old image is kept.
+
+KD = - mean over the batch of sum_c softmax(old / T)_c log softmax(new / T)_c         c over the earlier classes, no T^2
+L  = CE over the task's labels + strength KD
+
+The published codes warm up a new classifier head first; with CLIP's text features there is none. One more forward pass
+a step.
+
+    make bench METHOD=lwf
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from benchmark.stream import Task
+from methods.base import Batch
+from methods.sequential_lora import SequentialLora
+
+PRESETS = {
+    "libcontinual": {
+        "optimizer": "sgd",
+        "lr": 0.1,
+        "schedule": "constant",
+        "method": {"strength": 3.0, "temperature": 2.0},
+    }
+}
+
+
+def distillation(new: Tensor, old: Tensor, temperature: float) -> Tensor:
+    """Scalar cross-entropy of softmax(new / T) against softmax(old / T), logits (B, C); mean over B, no factor T^2."""
+    return -((old / temperature).softmax(dim=-1) * (new / temperature).log_softmax(dim=-1)).sum(dim=-1).mean()
+
+
+class LwF(SequentialLora):
+    """Sequential LoRA distilled from its previous self.
+
+    Args:
+        strength: weight of the distillation.
+        temperature: T of the soft targets.
+        rank: r of every adapted layer.
+        lora_alpha: the update is scaled by lora_alpha / rank.
+        placement: which linear layers of a block, of q, k, v, out, fc1, fc2.
+        dropout: of the LoRA's input while training.
+    """
+
+    def __init__(
+        self,
+        strength: float = 3.0,
+        temperature: float = 2.0,
+        rank: int = 8,
+        lora_alpha: float = 8.0,
+        placement: str = "q,k,v,out,fc1,fc2",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(rank, lora_alpha, placement, dropout)
+        if strength < 0 or temperature <= 0:
+            raise ValueError(f"strength {strength}, temperature {temperature}: need strength >= 0 and temperature > 0")
+        self.strength, self.temperature = strength, temperature
+        self._earlier: Tensor | None = None
+
+    def begin_task(self, task: Task) -> None:
+        super().begin_task(task)
+        if "teacher" not in self.experts.names:
+            self.experts.add("teacher")
+
+    def learning(self) -> AbstractContextManager[None]:
+        known = [label for task in self.tasks[:-1] for label in task.labels]
+        labels = sorted(set(known), key=lambda label: label.id)
+        self._earlier = self.backbone.class_features(labels) if labels else None
+        return super().learning()
+
+    def loss(self, batch: Batch) -> Tensor:
+        if self._earlier is None:
+            return super().loss(batch)
+        images_BCHW = self.views(batch["image"], self.training)
+        with torch.no_grad(), self.experts.mix({"teacher": torch.ones((), device=self.device)}):
+            old_BC = self.backbone.logits(self.backbone.image(images_BCHW), self._earlier)
+        image_BE = self.backbone.image(images_BCHW)
+        new_BC = self.backbone.logits(image_BE, self._earlier)
+        return self.local_cross_entropy(image_BE, batch) + self.strength * distillation(
+            new_BC.float(), old_BC.float(), self.temperature
+        )
+
+    @torch.no_grad()
+    def end_task(self, task: Task, loader: Iterable[Batch]) -> None:
+        for old, new in zip(self.experts.parameters("teacher"), self.experts.parameters("shared"), strict=True):
+            old.copy_(new)

@@ -1,0 +1,119 @@
+"""O-LoRA: a new LoRA per task in a subspace orthogonal to those of the earlier ones; all of them act.
+
+Wang et al., *Orthogonal Subspace Learning for Language Model Continual Learning*, Findings of EMNLP 2023,
+arXiv 2310.14152.
+
+y = W x + b + s sum_{i<=t} B_i A_i x;   only (A_t, B_t) are trained, no task id needed
+L = CE + lam1 sum over layers of sum_ij |A_old A_t^T|_ij + lam2 sum (||A_t||_F + ||B_t||_F)
+A_old (r (t - 1), d): the rows of all earlier A
+
+As in the released code absolute values and sums, where the paper writes squares: the term grows with r^2, t and the
+number of layers.
+
+    make bench METHOD=olora
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.stream import Budget, Label, Task
+from methods.backbones import Backbone
+from methods.base import Batch, IncrementalMethod
+from methods.experts import Experts
+
+PRESETS = {
+    "official": {
+        "epochs": 1,
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "schedule": "constant",
+        "method": {"rank": 8, "lora_alpha": 32.0, "lam1": 0.5, "dropout": 0.1},
+    }
+}
+
+
+def overlap_penalty(A_old: Tensor, A_new: Tensor) -> Tensor:
+    """sum_ij |A_old A_new^T|_ij, over layers too: (r_sum, d) and (r, d), or (layers, r_sum, d) and (layers, r, d)."""
+    return (A_old @ A_new.mT).abs().sum()
+
+
+class OLora(IncrementalMethod):
+    """The sum of one LoRA per task, each kept off the earlier ones' input directions.
+
+    Args:
+        rank: r of every adapted layer and task.
+        lora_alpha: the update is scaled by lora_alpha / rank.
+        lam1: weight of the overlap with earlier tasks.
+        lam2: weight of the norms of the new factors.
+        placement: which linear layers of a block, of q, k, v, out, fc1, fc2.
+        dropout: of the LoRA's input while training.
+    """
+
+    def __init__(
+        self,
+        rank: int = 8,
+        lora_alpha: float = 8.0,
+        lam1: float = 0.5,
+        lam2: float = 0.0,
+        placement: str = "q,k,v,out,fc1,fc2",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.rank, self.lora_alpha, self.placement, self.dropout = rank, lora_alpha, placement, dropout
+        self.lam1, self.lam2 = lam1, lam2
+        self._earlier: list[Tensor] | None = None
+
+    def attach(self, backbone: Backbone, budget: Budget) -> None:
+        super().attach(backbone, budget)
+        self.experts = Experts(backbone.image, self.rank, self.lora_alpha, self.placement.split(","), self.dropout)
+
+    def begin_task(self, task: Task) -> None:
+        super().begin_task(task)
+        self.experts.add(f"task{task.index}")
+
+    def learning(self) -> AbstractContextManager[None]:
+        """The earlier experts folded, the new one live."""
+        *earlier, live = self.experts.names
+        self._earlier = None
+        return self.experts.blend(dict.fromkeys(earlier, 1.0), live=live)
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        return self.experts.parameters(self.experts.names[-1]) if self.experts.names else []
+
+    def penalty(self) -> Tensor:
+        """lam1 and lam2 terms in float32."""
+        As, Bs = self.experts.factors(self.experts.names[-1])
+        total = super().penalty()
+        with torch.autocast(self.device.type, enabled=False):
+            if len(self.tasks) > 1:
+                if self._earlier is None:
+                    self._earlier = self._gather()
+                overlaps = [overlap_penalty(*pair) for pair in zip(self._earlier, _by_width(As), strict=True)]
+                total = total + self.lam1 * torch.stack(overlaps).sum()
+            if self.lam2:
+                total = total + self.lam2 * torch.stack([factor.norm() for factor in (*As, *Bs)]).sum()
+        return total
+
+    @torch.no_grad()
+    def _gather(self) -> list[Tensor]:
+        """A_old as one (layers, r_sum, d) per width d: the same at every step of a task."""
+        tasks = [_by_width(self.experts.factors(name)[0]) for name in self.experts.names[:-1]]
+        return [torch.cat(same, dim=1) for same in zip(*tasks, strict=True)]
+
+    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None) -> Tensor:
+        with self.experts.blend(dict.fromkeys(self.experts.names, 1.0)):
+            return super().scores(batch, labels, task)
+
+
+def _by_width(As: Sequence[Tensor]) -> list[Tensor]:
+    """(layers, r, d) of the layers of each width d, in order of appearance."""
+    groups: dict[int, list[Tensor]] = defaultdict(list)
+    for A in As:
+        groups[A.shape[1]].append(A)
+    return [torch.stack(group) for group in groups.values()]

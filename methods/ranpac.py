@@ -1,0 +1,122 @@
+"""RanPAC: random features of a model adapted once, and a ridge regression that takes in one task after another.
+
+McDonnell et al., *RanPAC: Random Projections and Pre-trained Models for Continual Learning*, NeurIPS 2023,
+arXiv 2307.02251. Phase 1 adapts the model to the first task, here with LoRA under the common budget, and freezes it.
+Phase 2 never trains: sums over all tasks give the head that a regression on all their samples at once would.
+
+h = relu(z W),  W ~ N(0, 1) of (E, M) once;  G = sum h h^T,  Q = sum h y^T with y one-hot over the classes so far
+head = (G + lambda I)^-1 Q;  score of class c = h . head_c
+lambda of 10^-8 .. 10^8 with the least squared error on a fifth of the current task's samples, fitted to the others
+
+As in the paper the choice of lambda rests on the last task alone; here the fifth is drawn at random, not the loader's
+last. A class without a column yet is scored by its text, as in zero-shot. M = 10000 in the paper.
+
+    make bench METHOD=ranpac
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmark.stream import Label, Task
+from methods.base import Batch
+from methods.router import ridge_head
+from methods.sequential_lora import SequentialLora
+
+PRESETS = {
+    "official": {
+        "epochs": 20,
+        "batch_size": 48,
+        "optimizer": "sgd",
+        "lr": 0.01,
+        "weight_decay": 5e-4,
+        "method": {"features": 10000},
+    },
+    "clip": {"method": {"features": 10000, "adapt_first": False}},
+}
+RIDGES = tuple(10.0**power for power in range(-8, 9))
+
+
+def random_features(z: Tensor, W: Tensor) -> Tensor:
+    """(N, M) relu(z W) of features z (N, E) and a projection W (E, M)."""
+    return (z @ W).relu()
+
+
+def choose_ridge(H: Tensor, Y: Tensor, ridges: Sequence[float] = RIDGES) -> float:
+    """The ridge of the head fitted to the first 80 % of H (N, M), Y (N, C) with the least squared error on the rest."""
+    cut = int(0.8 * len(H))
+    S, V = torch.linalg.eigh(H[:cut].mT @ H[:cut])  # one decomposition serves every ridge
+    rotated, projected = V.mT @ (H[:cut].mT @ Y[:cut]), H[cut:] @ V
+    errors = [F.mse_loss(projected @ (rotated / (S.clamp_min(0) + ridge)[:, None]), Y[cut:]) for ridge in ridges]
+    return ridges[int(torch.stack(errors).argmin())]
+
+
+class RanPAC(SequentialLora):
+    """Ridge regression on random features of CLIP with a LoRA of the first task.
+
+    Args:
+        features: M, random features.
+        adapt_first: train the LoRA on the first task; False: phase 2 only, on the frozen model.
+        rank: r of every adapted layer.
+        lora_alpha: the update is scaled by lora_alpha / rank.
+        placement: which linear layers of a block, of q, k, v, out, fc1, fc2.
+        dropout: of the LoRA's input while training.
+    """
+
+    def __init__(
+        self,
+        features: int = 1000,
+        adapt_first: bool = True,
+        rank: int = 8,
+        lora_alpha: float = 8.0,
+        placement: str = "q,k,v,out,fc1,fc2",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(rank, lora_alpha, placement, dropout)
+        if features < 1:
+            raise ValueError(f"features {features}: need at least 1")
+        self.features, self.adapt_first = features, adapt_first
+
+    def begin_task(self, task: Task) -> None:
+        super().begin_task(task)
+        if "projection" not in self.memory:
+            width = self.backbone.class_features(task.labels).shape[1]
+            self.memory["projection"] = torch.randn(width, self.features)
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        return super().trainable_parameters() if self.adapt_first and len(self.tasks) == 1 else []
+
+    @torch.no_grad()
+    def end_task(self, task: Task, loader: Iterable[Batch]) -> None:
+        """Add the task to G and Q, and solve for the head."""
+        memory = self.memory
+        pairs = [(self._features(batch), batch["label"]) for batch in loader]
+        H, labels = torch.cat([h for h, _ in pairs]).double(), torch.cat([y for _, y in pairs])
+        known = memory["classes"] if "classes" in memory else labels.new_zeros(0)
+        new = [label.id for label in task.labels if label.id not in known.tolist()]
+        classes = torch.cat([known, torch.tensor(new, dtype=torch.long, device=labels.device)])
+        Y = (labels[:, None] == classes).double()
+        G, Q = H.mT @ H, H.mT @ Y
+        if "G" in memory:
+            G, Q = G + memory["G"].double(), Q + F.pad(memory["Q"].double(), (0, len(new)))
+        shuffled = torch.randperm(len(H)).to(H.device)
+        ridge = choose_ridge(H[shuffled], Y[shuffled])
+        memory["classes"], memory["G"], memory["Q"] = classes, G.float(), Q.float()
+        memory["head"], memory["ridge"] = ridge_head(G, Q, ridge).float(), torch.tensor(ridge)
+
+    def _features(self, batch: Batch) -> Tensor:
+        with torch.autocast(self.device.type, enabled=False):
+            return random_features(self.embed_image(batch).float(), self.memory["projection"])
+
+    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None) -> Tensor:
+        classes = self.memory["classes"].tolist() if "classes" in self.memory else []
+        if not any(label.id in classes for label in labels):
+            return super().scores(batch, labels, task)
+        with self.experts.blend({"shared": 1.0}):
+            scores_BK = self._features(batch) @ self.memory["head"].mT
+            columns = [classes.index(label.id) for label in labels]
+        return scores_BK[:, columns]
