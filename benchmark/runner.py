@@ -250,7 +250,7 @@ class Loop:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         (self.folder / "predictions.tmp").replace(self.folder / "predictions.npz")
         experts: Any = getattr(self.method, "experts", None)
-        for name in experts.names if experts is not None else []:
+        for name in getattr(experts, "names", ()):
             experts.save(name, self.folder / "experts" / name)
         self.record["summary"] = records.summarise(self.record["scores"], self.record["primary"])
         self.record["provenance"]["finished"] = records.now()

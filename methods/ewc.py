@@ -70,7 +70,7 @@ class EWC(SequentialLora):
 
     def __init__(
         self,
-        strength: float = 1.0,
+        strength: float = 100.0,
         gamma: float = 1.0,
         rank: int = 8,
         lora_alpha: float = 8.0,

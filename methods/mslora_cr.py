@@ -170,6 +170,7 @@ class MSLoRACR(IndependentLora):
         router: str = "ridge",
     ) -> None:
         super().__init__(rank, lora_alpha, placement, dropout, router)
+        self.alpha, self.beta, self.similarity = alpha, beta, similarity
         self.regulariser = Regulariser(alpha, beta, similarity)
 
     def ingredients(self, task: Task) -> Blend:

@@ -76,7 +76,8 @@ class MSLoRAMoECR(IndependentLora):
             if value not in valid:
                 raise ValueError(f"{name} {value!r}: choose from {', '.join(valid)}")
         self.regulariser = Regulariser(alpha, beta, similarity)
-        self.mask, self.weights, self.scope = mask, weights, scope
+        self.alpha, self.beta, self.similarity = alpha, beta, similarity
+        self.mask, self.mask_list, self.weights, self.scope = mask, mask_list, weights, scope
         self.listed = parse_masks(mask_list) if mask == "list" else []
         self.gates = nn.ModuleDict()
 
