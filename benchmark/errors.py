@@ -13,6 +13,7 @@ class UserError(Exception):
 def unknown(what: str, given: object, valid: Iterable[object], where: str = "") -> UserError:
     """An error that names the nearest valid value: ``file.yaml: unknown key 'templat' (did you mean 'template'?)``."""
     names = sorted(str(name) for name in valid)
-    close = get_close_matches(str(given), names, n=1, cutoff=0.5)
+    begun = [name for name in names if given and name.startswith(str(given))]
+    close = begun or get_close_matches(str(given), names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(names)}"
     return UserError(f"{where + ': ' if where else ''}unknown {what} {str(given)!r} ({hint})")
