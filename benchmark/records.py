@@ -34,6 +34,24 @@ IDENTITY = ("schema", "key", "status", "method", "stream", "seed", "order")
 COMPLETE = (*IDENTITY, "group", "config", "settings", "backbone", "permutation", "limit", "split", "primary",
             "scores", "summary", "cost", "provenance")  # fmt: skip
 COMPUTING = ("benchmark/runner.py", "benchmark/evaluate.py", "benchmark/metrics.py")
+COSTS = ("trainable_params", "stored_params", "stored_bytes", "train_seconds", "eval_seconds", "images_per_second")
+
+
+def unmeasured(tasks: int) -> Record:
+    """The part of a record that a run fills, before it has begun: matrices of nulls, costs of no task."""
+    from benchmark import metrics
+
+    def empty() -> list[list[float | None]]:
+        return [[None] * tasks for _ in range(tasks + 1)]
+
+    return {
+        "status": "running",
+        "stages": 0,
+        "scores": {metric: {protocol: empty() for protocol in ("given", "hidden")} for metric in metrics.METRICS},
+        "router_accuracy": empty(),
+        "summary": None,
+        "cost": {name: [] for name in (*COSTS, "peak_memory_mib")},
+    }
 
 
 def run_folder(results: Path, stream_folder: str, method: str, key: str, seed: int, order: int) -> Path:

@@ -13,7 +13,6 @@ from benchmark import records
 from benchmark.config import RunConfig, run_key, weights_identity
 from benchmark.data import catalog
 from benchmark.errors import UserError
-from benchmark.metrics import METRICS
 from benchmark.registry import MethodCard
 
 if TYPE_CHECKING:
@@ -73,17 +72,14 @@ def new_record(plan: Plan, device: str) -> records.Record:
     """The record of a run that has not begun."""
     config, card, recipe = plan.config, plan.card, plan.recipe
     stream = recipe.stream.reordered(plan.permutation)
-    size = len(stream)
     tasks = [{"name": t.name, "modality": t.modality, "labels": [label.name for label in t.labels]} for t in stream]
     resolved = config.resolved(plan.precision)
     data = {task.name: digest for task, digest in zip(recipe.stream, plan.samples, strict=True)}
     described = {"name": stream.name, "folder": plan.stream_folder, "version": stream.version, "hash": plan.stream_hash}
     described |= {"kind": stream.kind, "label_space": stream.label_space, "tasks": tasks}  # type: ignore[dict-item]
-    costs = ("trainable_params", "stored_params", "stored_bytes", "train_seconds", "eval_seconds", "images_per_second")
     return {
         "schema": records.SCHEMA,
         "key": plan.key,
-        "status": "running",
         "method": card.name,
         "group": card.group,
         "stream": described,
@@ -96,11 +92,7 @@ def new_record(plan: Plan, device: str) -> records.Record:
         "limit": config.limit,
         "split": config.split,
         "primary": "accuracy",
-        "stages": 0,
-        "scores": {m: {p: _empty(size) for p in ("given", "hidden")} for m in METRICS},
-        "router_accuracy": _empty(size),
-        "summary": None,
-        "cost": {name: [] for name in (*costs, "peak_memory_mib")},
+        **records.unmeasured(len(stream)),
         "provenance": records.provenance(ROOT, card.file, device, data, records.now()),
     }
 
@@ -113,17 +105,13 @@ def is_whole(folder: Path) -> bool:
     return (folder / "predictions.npz").is_file()
 
 
-def _empty(size: int) -> list[list[float | None]]:
-    return [[None] * size for _ in range(size + 1)]
-
-
 def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> Path:
     """Run (or continue) to the end; returns the run's folder.
 
     Raises:
         UserError: anything wrong with the input; nothing has been written then.
     """
-    _quiet()
+    quiet()
     import torch
 
     from benchmark.data.module import task_data
@@ -180,7 +168,7 @@ def _device_name(device: Any) -> str:
     return f"cpu ({torch.get_num_threads()} threads)"
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Lightning's notices about what this suite does on purpose (no workers, no logger) are not for its users."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -22,7 +22,7 @@ from benchmark import records
 from benchmark.data import catalog, identity
 from benchmark.data.module import TaskData, task_data
 from benchmark.progress import Display
-from benchmark.run import METRICS, _empty, _quiet
+from benchmark.run import quiet
 from benchmark.runner import Loop, seeded
 from benchmark.stream import Budget, Stream
 from methods import backbones
@@ -83,16 +83,12 @@ class Bench:
     def loop(
         self, method: IncrementalMethod, folder: Path, record: records.Record | None = None, full: bool = False
     ) -> Loop:
-        size = len(self.stream)
         tasks = [{"name": task.name, "modality": task.modality, "labels": []} for task in self.stream]
-        lists = ("trainable_params", "stored_params", "stored_bytes", "train_seconds", "eval_seconds")
         record = record or {
-            "schema": records.SCHEMA, "key": "0" * 12, "status": "running", "method": "checked", "seed": 0, "order": 0,
-            "stream": {"name": "smoke", "folder": "smoke", "hash": "", "tasks": tasks}, "split": "test", "stages": 0,
-            "config": {"precision": "32-true", "sampling": "proportional"}, "primary": "accuracy",
-            "scores": {m: {p: _empty(size) for p in ("given", "hidden")} for m in METRICS},
-            "router_accuracy": _empty(size), "cost": {n: [] for n in (*lists, "images_per_second", "peak_memory_mib")},
-            "provenance": {},
+            "schema": records.SCHEMA, "key": "0" * 12, "method": "checked", "seed": 0, "order": 0, "split": "test",
+            "stream": {"name": "smoke", "folder": "smoke", "hash": "", "tasks": tasks}, "primary": "accuracy",
+            "config": {"precision": "32-true", "sampling": "proportional"}, "provenance": {},
+            **records.unmeasured(len(self.stream)),
         }  # fmt: skip
         return Loop(method, self.stream, list(self.data), record, folder, CPU, Display(Console(), 1, quiet=True), full)
 
@@ -310,7 +306,7 @@ def check_method(cls: type[IncrementalMethod], raise_on_failure: bool = False) -
     Raises:
         AssertionError: with ``raise_on_failure``, naming every check that failed.
     """
-    _quiet()
+    quiet()
     results = []
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(cls, Path(folder))
