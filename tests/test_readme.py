@@ -33,7 +33,7 @@ def test_every_method_of_the_tree_is_in_the_table_and_no_other() -> None:
 
 
 def test_streams_that_are_named_exist() -> None:
-    for name in re.findall(r"`(phantom\d+|smoke|medical\d+)`", README):
+    for name in re.findall(r"`(phantom\d+|smoke|medical\d+|medmnist\d+|mbiil_cls)`", README):
         assert name in catalog.names("streams")
 
 
