@@ -32,8 +32,8 @@ plan: setup
 check: setup
 	@$(PY) -m benchmark check --method $(or $(METHOD),all)
 smoke: setup
-	@for method in $$($(PY) -m benchmark list methods --names); do \
-		$(PY) -m benchmark run --method $$method --stream smoke --epochs 1 --results build/smoke --force true || exit 1; done
+	@$(PY) -m benchmark list methods --names | OMP_NUM_THREADS=1 xargs -P 2 -I METHOD \
+		$(PY) -m benchmark run --method METHOD --stream smoke --epochs 1 --results build/smoke --force --quiet
 methods: setup
 	@$(PY) -m benchmark list methods
 streams: setup

@@ -80,7 +80,8 @@ def run(argv: Sequence[str]) -> int:
         for protocol in ("given", "hidden"):
             console.print(leaderboard.matrix_table(record, protocol))
         console.print(leaderboard.transfer_table(record))
-        console.print(leaderboard.summary_line(record), highlight=False)
+    console.print(leaderboard.summary_line(record), highlight=False)
+    if not config.quiet:
         if ranked:
             console.print(leaderboard.table(Path(config.results), record["stream"]["folder"]))
         else:

@@ -55,7 +55,7 @@ class RunConfig(Budget):
         device: auto, cpu or cuda.
         force: start anew even if the run is complete.
         full_evaluation: compute every cell of the matrix, also those whose answers cannot have changed.
-        quiet: print no progress and no tables.
+        quiet: print one line, no progress and no tables.
     """
 
     method: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import peft
@@ -46,13 +46,14 @@ def same(one: list[Tensor], two: list[Tensor]) -> bool:
 
 
 @torch.no_grad()
-def summed_live(experts: Experts, weights: dict[str, float], inputs: Tensor) -> Tensor:
+def summed_live(experts: Experts, weights: Mapping[str, float | Sequence[float]], inputs: Tensor) -> Tensor:
     """The tower's output with every expert computed apart, in every layer, by :func:`lora_forward`."""
     handles = []
     for i, layer in enumerate(experts.layers):
         factors = [experts.factors(name) for name in weights]
+        ws = [w[i] if isinstance(w, Sequence) else w for w in weights.values()]
         As = [A[i] for A, _ in factors]
-        Bs = [B[i] * w for (_, B), w in zip(factors, weights.values(), strict=True)]
+        Bs = [B[i] * w for (_, B), w in zip(factors, ws, strict=True)]
         W, b = layer.base_layer.weight.clone(), layer.base_layer.bias
         scale, mask = ALPHA / RANK, [True] * len(As)
 
@@ -149,6 +150,22 @@ def test_a_blend_is_left_also_by_an_error() -> None:
 
 
 @torch.no_grad()
+def test_a_blend_may_weigh_every_layer_otherwise() -> None:
+    experts, x = pool(3, torch.float64), pixels(torch.float64)
+    before, drawn = base_weights(experts), layer_weights(experts, 2)[:, 0].T.tolist()
+    with experts.blend({"e0": tuple(drawn[0]), "e1": 0.5, "e2": tuple(drawn[1])}):
+        blended = experts.tower(x)
+    close(blended, summed_live(experts, {"e0": drawn[0], "e1": 0.5, "e2": drawn[1]}, x), 1e-12)
+    assert same(base_weights(experts), before)
+
+
+def layer_weights(experts: Experts, count: int) -> Tensor:
+    """(layers, 2 samples, count) weights of both signs."""
+    generator = torch.Generator().manual_seed(7)
+    return torch.randn(len(experts.layers), 2, count, generator=generator, dtype=torch.float64)
+
+
+@torch.no_grad()
 def test_a_fresh_expert_changes_nothing() -> None:
     experts, x = Experts(tiny.backbone().image, RANK, ALPHA), pixels()
     plain = experts.tower(x)
@@ -175,6 +192,142 @@ def test_adding_inside_a_blend_keeps_it() -> None:
         experts.add("e2")
         assert torch.equal(experts.tower(x), expected)
         assert trainable(experts) == {"e1"}
+
+
+def test_a_name_is_given_once() -> None:
+    experts = pool(2)
+    kept = [p.clone() for p in experts.parameters("e0")]
+    with pytest.raises(ValueError, match="'e0' is there already"):
+        experts.add("e0")
+    assert same(list(experts.parameters("e0")), kept) and experts.names == ["e0", "e1"]
+
+
+# ---- mixing ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampled", [False, True], ids=["one for all samples", "per sample"])
+@pytest.mark.parametrize("layered", [False, True], ids=["one for all layers", "per layer"])
+@torch.no_grad()
+def test_mixed_is_the_weighted_sum_of_live_experts(layered: bool, sampled: bool) -> None:
+    experts, x = pool(3, torch.float64), pixels(torch.float64)
+    drawn = layer_weights(experts, 2)
+    drawn = drawn if layered else drawn[:1].expand_as(drawn)
+    drawn = drawn if sampled else drawn[:, :1].expand_as(drawn)
+
+    def of(expert: int) -> Tensor | list[Tensor]:
+        columns = [w[:, expert, None, None] if sampled else w[0, expert] for w in drawn]
+        return columns if layered else columns[0]
+
+    with experts.blend({"e1": 1.0}):  # what is folded stays folded
+        with experts.mix({"e0": of(0), "e2": of(1)}):
+            mixed = experts.tower(x)
+        for b in range(2):
+            own = {"e0": drawn[:, b, 0].tolist(), "e2": drawn[:, b, 1].tolist()}
+            close(mixed[b : b + 1], summed_live(experts, own, x[b : b + 1]), 1e-12)
+
+
+def test_gradients_reach_the_weights_and_the_live_expert_also_after_the_mix_is_left() -> None:
+    experts, x = pool(3, torch.float64), pixels(torch.float64)
+    G = torch.randn(2, tiny.EMBED, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    weights = layer_weights(experts, 2)[:, 0].requires_grad_()
+    live = experts.parameters("e2")
+    gradients = []
+    for inside in (True, False):
+        with experts.blend({"e1": 0.5}, live="e2"):
+            with experts.mix({"e0": list(weights[:, 0]), "e2": list(weights[:, 1])}):
+                assert trainable(experts) == {"e2"}
+                loss = (experts.tower(x) * G).sum()
+                if inside:
+                    gradients.append(torch.autograd.grad(loss, [weights, *live]))
+            if not inside:
+                loss.backward()
+                gradients.append((weights.grad, *(p.grad for p in live)))
+    assert same(*map(list, gradients)) and all(p.grad is None for p in experts.parameters("e0"))
+    numeric = torch.zeros_like(weights)
+    with torch.no_grad(), experts.blend({"e1": 0.5}):
+        for index in itertools.product(*map(range, weights.shape)):
+            for sign in (1, -1):
+                moved = weights.detach().clone()
+                moved[index] += sign * 1e-5
+                shifted = summed_live(experts, {"e0": moved[:, 0].tolist(), "e2": moved[:, 1].tolist()}, x)
+                numeric[index] += sign * (shifted * G).sum() / 2e-5
+    assert torch.allclose(gradients[0][0], numeric, rtol=1e-6, atol=1e-8) and numeric.abs().min() > 1e-6
+
+
+@torch.no_grad()
+def test_an_empty_mix_switches_off_all_that_is_apart() -> None:
+    experts, x = pool(3), pixels()
+    plain = experts.tower(x)
+    with experts.blend({"e0": 1.0}):
+        folded = experts.tower(x)
+    assert not torch.equal(folded, plain)
+    for live in (None, "e1"):
+        with experts.blend({"e0": 1.0}, live=live), experts.mix({}):
+            assert torch.equal(experts.tower(x), folded)
+        with experts.blend({}, live=live), experts.mix({}):
+            assert torch.equal(experts.tower(x), plain)
+
+
+@pytest.mark.parametrize("folded, live", [({}, None), ({"e0": 1.0}, None), ({}, "e1"), ({"e0": 0.5, "e2": 2.0}, "e1")])
+@pytest.mark.parametrize("names", [(), ("e1",), ("e0", "e2")], ids=str)
+def test_a_mix_leaves_no_trace(folded: dict[str, float], live: str | None, names: tuple[str, ...]) -> None:
+    experts, x = pool(3), pixels()
+    plain = experts.tower(x)
+    with experts.blend(folded, live=live):
+        before, flags = experts.tower(x), trainable(experts)
+        with experts.mix({name: torch.tensor(0.3) for name in names}):
+            assert names == (live,) or not torch.equal(experts.tower(x), before) or not (names or live)
+        assert torch.equal(experts.tower(x), before) and trainable(experts) == flags
+        with pytest.raises(RuntimeError, match="stop"), experts.mix({name: torch.tensor(0.3) for name in names}):
+            raise RuntimeError("stop")
+        assert torch.equal(experts.tower(x), before) and trainable(experts) == flags
+    assert torch.equal(experts.tower(x), plain)
+    with experts.blend({}, live="e0"):
+        close(experts.tower(x), summed_live(experts, {"e0": 1.0}, x), 1e-5)
+
+
+# ---- two pools on one tower --------------------------------------------------------------------------------------
+
+
+def two_pools() -> tuple[Experts, Experts]:
+    """On block 0 two experts on every layer; on block 1 one on two layers, of another rank and scale."""
+    tower = tiny.backbone().image.double()
+    low, high = Experts(tower, RANK, ALPHA, blocks=[0]), Experts(tower, 2, 2.0, ("q", "fc1"), blocks=range(1, 2))
+    for experts, name in ((low, "low0"), (high, "high0"), (low, "low1")):
+        experts.add(name)
+        tiny.shake_all(experts.parameters(name), seed=len(name))
+    return low, high
+
+
+def test_two_pools_adapt_their_own_blocks() -> None:
+    low, high = two_pools()
+    paths = {module: path for path, module in low.tower.named_modules()}
+    assert {paths[layer] for layer in low.layers} == {f"blocks.0.{place}" for place in PLACES}
+    assert {paths[layer] for layer in high.layers} == {"blocks.1.q", "blocks.1.fc1"}
+    assert all(p.shape[0 if i < 2 else 1] == 2 for i, p in enumerate(high.parameters("high0")))
+    low.activate("low1")
+    assert trainable(low) == {"low1"}
+    high.activate("high0")
+    assert trainable(low) == {"low1", "high0"}
+    low.activate(None)
+    assert trainable(low) == {"high0"}
+
+
+@torch.no_grad()
+def test_two_pools_blend_and_mix_apart_from_each_other() -> None:
+    (low, high), x = two_pools(), pixels(torch.float64)
+    before, plain = base_weights(low), low.tower(x)
+    with high.blend({"high0": 1.0}):
+        expected = summed_live(low, {"low0": 1.0, "low1": 0.5}, x)
+    assert (expected - plain).abs().max() > 1e-3
+    with low.blend({"low0": 1.0, "low1": 0.5}):
+        with high.blend({}, live="high0"):
+            close(high.tower(x), expected, 1e-12)
+        with high.mix({"high0": torch.tensor(1.0)}), low.blend({"low1": 0.5}, live="low0"):
+            close(high.tower(x), expected, 1e-12)
+        with high.mix({"high0": torch.tensor(1.0)}), low.mix({}):
+            close(high.tower(x), expected, 1e-12)
+    assert same(base_weights(low), before) and torch.equal(low.tower(x), plain)
 
 
 # ---- who takes gradients -----------------------------------------------------------------------------------------
@@ -297,6 +450,38 @@ def test_loading_back_is_exact(tmp_path: Path) -> None:
     assert not same(list(experts.parameters("e0")), stored)
     experts.load("e0", tmp_path)
     assert same(list(experts.parameters("e0")), stored) and same(list(experts.parameters("e1")), other)
+
+
+@torch.no_grad()
+def test_peft_loads_an_expert_of_some_blocks(tmp_path: Path) -> None:
+    (low, high), x = two_pools(), pixels(torch.float64)
+    for experts, name in ((low, "low1"), (high, "high0")):
+        experts.save(name, tmp_path / name)
+        with experts.blend({name: 1.0}):
+            expected = experts.tower(x)
+        fresh: Tower = tiny.backbone().image.double()
+        assert (fresh(x) - expected).abs().max() > 1e-3
+        close(peft.PeftModel.from_pretrained(fresh, str(tmp_path / name)).eval()(x), expected, 1e-12)
+        stored = [p.clone() for p in experts.parameters(name)]
+        tiny.shake_all(experts.parameters(name), seed=9)
+        experts.load(name, tmp_path / name)
+        assert same(list(experts.parameters(name)), stored)
+
+
+@torch.no_grad()
+def test_a_folded_expert_is_not_loaded(tmp_path: Path) -> None:
+    experts = pool(2)
+    experts.save("e0", tmp_path)
+    stored = [p.clone() for p in experts.parameters("e0")]
+    tiny.shake_all(experts.parameters("e0"), seed=9)
+    shaken = [p.clone() for p in experts.parameters("e0")]
+    with experts.blend({"e0": 1.0}):
+        with pytest.raises(ValueError, match="'e0' is folded into the weights"):
+            experts.load("e0", tmp_path)
+        assert same(list(experts.parameters("e0")), shaken)
+    with experts.blend({"e1": 1.0}, live="e0"):
+        experts.load("e0", tmp_path)
+    assert same(list(experts.parameters("e0")), stored)
 
 
 @torch.no_grad()
