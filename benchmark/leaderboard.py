@@ -342,7 +342,10 @@ def _best(every: list[dict[str, Any]]) -> dict[tuple, float]:
 
 
 def matrix_table(record: Record, protocol: str, metric: str = "accuracy") -> Table:
-    """The (T+1) x T matrix of one record in per cent: the diagonal bold, tasks not learned yet dim."""
+    """The (T+1) x T matrix of one record in per cent: the diagonal bold, tasks not learned yet dim.
+
+    Where a router chose the task, the share of samples that it sent to the right one stands below the last row.
+    """
     tasks = [task["name"] for task in record["stream"]["tasks"]]
     title = f"{record['method']} on {record['stream']['folder']}: {metric} in per cent, identity {protocol}"
     result = _table(title)
@@ -354,6 +357,10 @@ def matrix_table(record: Record, protocol: str, metric: str = "accuracy") -> Tab
         cells = [_styled(percent(score), "bold" if place == stage - 1 else "dim" if place >= stage else "")
                  for place, score in enumerate(scores)]  # fmt: skip
         result.add_row(_styled(f"{stage} {tasks[stage - 1]}" if stage else "before"), *cells)
+    routed = (record.get("router_accuracy") or [[]])[-1]
+    if protocol == "hidden" and any(share is not None for share in routed):
+        result.add_section()
+        result.add_row("router right", *(_styled(percent(share)) for share in routed))
     return result
 
 

@@ -133,13 +133,20 @@ def decimals(value: float | None, digits: int = 6) -> str:
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Write ``<metric>_<protocol>.csv`` for every score matrix of the record, then ``run.json``."""
+    """Write ``<metric>_<protocol>.csv`` for every score matrix of the record, then ``run.json``.
+
+    A method that routes has ``router_accuracy_hidden.csv`` as well.
+    """
     tasks = [task["name"] for task in record["stream"]["tasks"]]
     stages = ["before", *tasks]
-    for metric, protocols in record.get("scores", {}).items():
-        for protocol, matrix in protocols.items():
-            rows = [[stage, *map(decimals, row)] for stage, row in zip(stages, matrix, strict=True)]
-            write_text(Path(folder) / f"{metric}_{protocol}.csv", csv_text(["stage", *tasks], rows))
+    scores = record.get("scores", {})
+    matrices = {f"{metric}_{protocol}": scores[metric][protocol] for metric in scores for protocol in scores[metric]}
+    routed = record.get("router_accuracy") or []
+    if any(value is not None for row in routed for value in row):
+        matrices["router_accuracy_hidden"] = routed
+    for name, matrix in matrices.items():
+        rows = [[stage, *map(decimals, row)] for stage, row in zip(stages, matrix, strict=True)]
+        write_text(Path(folder) / f"{name}.csv", csv_text(["stage", *tasks], rows))
     write_json(Path(folder) / "run.json", record)
 
 

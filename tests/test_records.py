@@ -330,3 +330,15 @@ def test_provenance_asks_git(checkout: Path, monkeypatch: pytest.MonkeyPatch, ch
 def test_import_is_light() -> None:
     program = "import sys, benchmark.records; print([m for m in ('numpy', 'pandas', 'torch') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_the_routers_accuracy_stands_beside_the_hidden_matrix(tmp_path: Path) -> None:
+    record = small_record()
+    tasks = len(record["stream"]["tasks"])
+    records.write_record(tmp_path / "none", record | {"router_accuracy": [[None] * tasks] * (tasks + 1)})
+    assert not (tmp_path / "none" / "router_accuracy_hidden.csv").exists()
+    routed = [[0.5 if task < stage else None for task in range(tasks)] for stage in range(tasks + 1)]
+    records.write_record(tmp_path / "some", record | {"router_accuracy": routed})
+    rows = (tmp_path / "some" / "router_accuracy_hidden.csv").read_text().splitlines()
+    assert len(rows) == tasks + 2 and rows[1] == "before" + "," * tasks
+    assert rows[-1].split(",")[1:] == ["0.500000"] * tasks
