@@ -5,7 +5,8 @@ arXiv 2004.07211.
 
 L = CE(batch) + alpha mean (h(x') - z')^2 + beta CE(x'', y'')        (x', z') and (x'', y'') two draws from the buffer
 
-z' are the logits over all classes known when x' was stored (its task's end); later classes are left out of the square.
+z' are the logits over all classes known when x' was stored, of the image as it is (the paper stores what the training
+step saw); here that is its task's end. Later classes are left out of the square.
 Every cross-entropy is over the sample's own task's labels. The reservoir is that of ``er``; one forward pass for batch
 and draws together. It holds images of patients.
 

@@ -7,8 +7,8 @@ item n (from 0) goes to slot n while n < M, then to slot j = randint(0..n) if j 
 L = mean cross-entropy over the task's batch and as many samples of the buffer, each over its own task's labels
 
 Images are kept as they are and augmented anew each time. The buffer takes in a task when it ends, sample by sample, so
-a task's own images are not replayed while it is learned. It holds images of patients: where that is not allowed this
-is no option, whatever its accuracy.
+a task's own images are not replayed while it is learned (mammoth fills it at every step); draws are with replacement.
+It holds images of patients: where that is not allowed this is no option, whatever its accuracy.
 
     make bench METHOD=er
 """
@@ -27,8 +27,6 @@ from benchmark.stream import Task
 from methods.base import Batch
 from methods.memory import Memory
 from methods.sequential_lora import SequentialLora
-
-PRESETS = {"mammoth": {"optimizer": "sgd", "lr": 0.03, "schedule": "constant", "method": {"buffer_size": 500}}}
 
 
 def reservoir_slots(n: int, size: int, rng: Any, seen: int = 0) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.stream import Task
 from methods.base import Batch
@@ -70,6 +70,8 @@ class LwF(SequentialLora):
         super().begin_task(task)
         if "teacher" not in self.experts.names:
             self.experts.add("teacher")
+            for layer in self.experts.layers:
+                layer.lora_dropout["teacher"] = nn.Identity()  # what it answered before is not drawn anew
 
     def learning(self) -> AbstractContextManager[None]:
         known = [label for task in self.tasks[:-1] for label in task.labels]
@@ -85,9 +87,8 @@ class LwF(SequentialLora):
             old_BC = self.backbone.logits(self.backbone.image(images_BCHW), self._earlier)
         image_BE = self.backbone.image(images_BCHW)
         new_BC = self.backbone.logits(image_BE, self._earlier)
-        return self.local_cross_entropy(image_BE, batch) + self.strength * distillation(
-            new_BC.float(), old_BC.float(), self.temperature
-        )
+        kd = distillation(new_BC, old_BC, self.temperature)
+        return self.local_cross_entropy(image_BE, batch) + self.strength * kd
 
     @torch.no_grad()
     def end_task(self, task: Task, loader: Iterable[Batch]) -> None:

@@ -33,7 +33,7 @@ PRESETS = {
         "optimizer": "adamw",
         "lr": 1e-3,
         "schedule": "constant",
-        "method": {"rank": 8, "lora_alpha": 32.0, "lam1": 0.5, "dropout": 0.1},
+        "method": {"rank": 8, "lora_alpha": 32.0, "lam1": 0.5, "placement": "q,v", "dropout": 0.1},
     }
 }
 
@@ -65,6 +65,8 @@ class OLora(IncrementalMethod):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if lam1 < 0 or lam2 < 0:
+            raise ValueError(f"lam1 {lam1}, lam2 {lam2}: need at least 0")
         self.rank, self.lora_alpha, self.placement, self.dropout = rank, lora_alpha, placement, dropout
         self.lam1, self.lam2 = lam1, lam2
         self._earlier: list[Tensor] | None = None

@@ -231,7 +231,7 @@ def test_mahalanobis_is_linear_discriminant_analysis(tasks: int, classes: int, s
     for task, (features, labels) in enumerate(data):
         router.learn(memory, task, [(features, labels)], "mahalanobis")
     labels = torch.cat([labels for _, labels in data])
-    kept, counts = labels.unique(return_counts=True)
+    kept = labels.unique()
     shrunk = ShrunkCovariance(shrinkage=router.SHRINKAGE, assume_centered=True)
     means = {int(y): unit(data)[labels == y].mean(0) for y in kept}
     centred = torch.stack([z - means[int(y)] for z, y in zip(unit(data), labels, strict=True)])
