@@ -45,6 +45,17 @@ def seeded(*parts: object) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Inside, products of float32 matrices are float32 on every device: what methods add up there must not be TF32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 class EpochEnd(L.Callback):
     """Seeds each epoch, shows each step, and puts the state on disk after each epoch."""
 
@@ -146,10 +157,10 @@ class Loop:
         )
 
     def _look(self, visit: Any, data: TaskData, purpose: str, where: str) -> None:
-        """Show a method the training set: un-augmented, in fixed order, in eval mode, outside autocast."""
+        """Show a method the training set: un-augmented, in fixed order, in eval mode, in full precision."""
         self.display.phase(f"{where}  {purpose}")
         self.method.eval()
-        with seeded(*self.purpose, data.task.index, purpose):
+        with seeded(*self.purpose, data.task.index, purpose), full_precision():
             visit(data.task, data.batches("train", self.device))
 
     def _fit(self, chosen: list[TaskData], index: int, where: str) -> float:

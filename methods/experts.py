@@ -11,8 +11,9 @@ Legend: r rank, D_in, D_out the layer's widths, B any batch shape.
 from __future__ import annotations
 
 import json
+import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,11 +93,15 @@ class Experts:
             raise ValueError(f"expert {name!r} is there already")
         state = self.folded, self.live
         self._show({}, None)
+        active = [(m, m._active_adapter) for m in self.tower.modules() if isinstance(m, LoraLinear)]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*peft_config.*")  # several adapters are the point here
             inject_adapter_in_model(self.config, self.tower, adapter_name=name)
+        for layer, names in active:  # PEFT names the new adapter everywhere, in another pool's layers too
+            layer._active_adapter = names
         if not self.names:
-            self.layers = [m for m in self.tower.modules() if isinstance(m, LoraLinear) and name in m.lora_A]
+            own = re.compile(str(self.config.target_modules)).fullmatch
+            self.layers = [m for p, m in self.tower.named_modules() if isinstance(m, LoraLinear) and own(p)]
             self._pristine = [layer.base_layer.weight.detach().clone() for layer in self.layers]
         self.names.append(name)
         self._freeze()
@@ -118,6 +123,9 @@ class Experts:
         Must not be entered or left while a graph through the tower is alive. What was in force before comes back.
         """
         before = self.folded, self.live
+        self._known((*weights, live) if live else weights)
+        if any(isinstance(w, tuple) and len(w) != len(self.layers) for w in weights.values()):
+            raise ValueError(f"a weight per layer: need {len(self.layers)} of them")
         self._show(dict(weights), live)
         try:
             yield
@@ -134,17 +142,25 @@ class Experts:
         Args:
             weights: for each name a scalar, (B, 1, 1) for one weight per sample, or a sequence of either per layer.
         """
-        before, names = self.live, list(weights)
-        for i, layer in enumerate(self.layers):
-            layer._disable_adapters, layer._active_adapter = not names, names
-            for name, weight in weights.items():
-                layer.scaling[name] = self.scale * (weight if isinstance(weight, Tensor) else weight[i])
+        names = self._known(weights)
+        before = [(layer._disable_adapters, layer._active_adapter, dict(layer.scaling)) for layer in self.layers]
         try:
+            for i, layer in enumerate(self.layers):
+                layer._disable_adapters, layer._active_adapter = not names, names
+                for name, weight in weights.items():
+                    layer.scaling[name] = self.scale * (weight if isinstance(weight, Tensor) else weight[i])
             yield
         finally:
-            for layer in self.layers:
-                layer._disable_adapters, layer._active_adapter = before is None, [before or self.names[0]]
-                layer.scaling |= dict.fromkeys(names, self.scale)
+            for layer, (disabled, active, scaling) in zip(self.layers, before, strict=True):
+                layer._disable_adapters, layer._active_adapter = disabled, active
+                layer.scaling.update(scaling)
+
+    def _known(self, names: Iterable[str]) -> list[str]:
+        """The names, if there is an expert of each."""
+        names = list(names)
+        if unknown := set(names) - set(self.names):
+            raise ValueError(f"no expert {', '.join(sorted(unknown))}: there are {', '.join(self.names)}")
+        return names
 
     @torch.no_grad()
     def _show(self, weights: Blend, live: str | None) -> None:
@@ -157,7 +173,8 @@ class Experts:
                     A = torch.cat([factors[name][0][i] for name in weights])
                     scales = {name: self.scale * (w[i] if isinstance(w, tuple) else w) for name, w in weights.items()}
                     B = torch.cat([factors[name][1][i] * scale for name, scale in scales.items()], dim=1)
-                    layer.base_layer.weight.add_(B @ A)
+                    with torch.autocast(A.device.type, enabled=False):
+                        layer.base_layer.weight.add_(B @ A)
                 self._pristine[i] = pristine
             self.folded = weights
         if live != self.live:
@@ -206,6 +223,9 @@ class Experts:
         """Read factors written by :meth:`save` (or by PEFT) into an expert of this pool that is not folded."""
         if name in self.folded:
             raise ValueError(f"expert {name!r} is folded into the weights: load it outside")
+        theirs = json.loads((folder / "adapter_config.json").read_text())
+        if (theirs["r"], theirs["lora_alpha"]) != (self.config.r, self.config.lora_alpha):
+            raise ValueError(f"{folder}: rank {theirs['r']}, alpha {theirs['lora_alpha']} are not this pool's")
         stored = load_file(folder / "adapter_model.safetensors")
         for key, factor in self._tensors(name).items():
             factor.copy_(stored[key])

@@ -63,9 +63,17 @@ def lora_similarity(current: Sequence[Tensor], other: Sequence[Tensor], kind: st
             ``cos_delta`` cos(B A, B' A') per layer, 0 where one of them is zero: free of the factors' gauge;
             ``margin`` 1 - d.
     """
+    _check(current, other, kind)
     if kind == "cos_delta":
         return _delta_cosines(current, [other]).mean()
     return _similarities(current, stack_tasks([other]), kind).mean()
+
+
+def _check(current: Sequence[Tensor], other: Sequence[Tensor], kind: str) -> None:
+    if kind not in SIMILARITIES:
+        raise ValueError(f"similarity {kind!r}: choose from {', '.join(SIMILARITIES)}")
+    if not current or [matrix.shape for matrix in current] != [matrix.shape for matrix in other]:
+        raise ValueError("the LoRAs compared must have the same number of matrices, pairwise of one shape")
 
 
 def _similarities(current: Sequence[Tensor], previous: Sequence[Tensor], kind: str) -> Tensor:
@@ -85,6 +93,7 @@ def _delta_cosines(current: Sequence[Tensor], previous: Sequence[Sequence[Tensor
     layers: dict[tuple[torch.Size, torch.Size], list[int]] = defaultdict(list)
     for i in range(0, len(current), 2):
         layers[current[i].shape, current[i + 1].shape].append(i)
+    current, *previous = ([x if x.dtype == torch.float64 else x.float() for x in lora] for lora in (current, *previous))
     values = []
     for members in layers.values():
         A, B = (torch.stack([current[i + part] for i in members]) for part in (0, 1))
@@ -95,9 +104,9 @@ def _delta_cosines(current: Sequence[Tensor], previous: Sequence[Sequence[Tensor
         inner = ((B.mT @ B2) * (A @ A2.mT)).sum((-2, -1))
         own = ((B.mT @ B) * (A @ A.mT)).sum((-2, -1))
         others = ((B2.mT @ B2) * (A2 @ A2.mT)).sum((-2, -1))
-        product = own * others
-        safe = product > torch.finfo(A.dtype).tiny
-        values.append(torch.where(safe, inner * torch.where(safe, product, 1).rsqrt(), 0.0))
+        safe = (own > 0) & (others > 0)
+        scale = torch.where(safe, own, 1).rsqrt() * torch.where(safe, others, 1).rsqrt()
+        values.append(torch.where(safe, inner * scale, 0.0))
     return torch.cat(values, dim=1)
 
 
@@ -119,13 +128,15 @@ def contrastive_penalty(
         raise ValueError(f"{len(previous)} earlier tasks but {len(same_modality)} modality flags")
     if not previous:
         return current[0].new_zeros(())
+    for other in previous:
+        _check(current, other, kind)
     if kind == "cos_delta":
         return _contrast(_delta_cosines(current, previous), same_modality, kind, margin)
     return _contrast(_similarities(current, stack_tasks(previous), kind), same_modality, kind, margin)
 
 
 def _contrast(similarity_Tn: Tensor, same_modality: Sequence[bool] | Tensor, kind: str, margin: float = 1.0) -> Tensor:
-    same_T1 = torch.as_tensor(same_modality, device=similarity_Tn.device)[:, None]
+    same_T1 = torch.as_tensor(same_modality, dtype=torch.bool, device=similarity_Tn.device)[:, None]
     if kind == "margin":
         distance_Tn = 1 - similarity_Tn
         terms_Tn = torch.where(same_T1, distance_Tn**2, (margin - distance_Tn).clamp_min(0) ** 2)

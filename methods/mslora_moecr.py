@@ -11,8 +11,10 @@ g      : unit (1: MSLoRA-CR) | mean (1 / number of experts in the mask) | softma
 L      = CE + alpha CR + beta R on the raw (A, B), as in MSLoRA-CR; only (A_t, B_t) and the gate of t are trained
 
 With unit weights and mask ``all`` it is MSLoRA-CR to the last bit. Trained gates begin at logits of 2 for t and 0 for
-the earlier tasks. A gate per sample cannot be merged into W: after training, cls_gate answers with its mean over the
-task's training set, so inference costs the frozen backbone with every kind of weight.
+the earlier tasks; while they are trained every expert is computed apart, so a step costs more with every task. A gate
+per sample cannot be merged into W: after training, cls_gate answers with its mean over the task's training set, so
+inference costs the frozen backbone with every kind of weight. Its input is the image feature that CLIP compares with
+texts, where the MSLoRA-CR code returns the last layer's class token.
 
     make bench METHOD=mslora_moecr
 """
@@ -33,7 +35,8 @@ from methods.mslora_cr import Regulariser
 
 PRESETS = {"official": {"epochs": 3, "batch_size": 16, "lr": 2e-4, "method": {"rank": 64, "lora_alpha": 64.0}}}
 MASKS = ("all", "modality", "list")
-WEIGHTS = ("unit", "mean", "softmax", "cls_gate")
+TRAINED = ("softmax", "cls_gate")
+WEIGHTS = ("unit", "mean", *TRAINED)
 SCOPES = ("shared", "layer")
 
 
@@ -48,7 +51,7 @@ class MSLoRAMoECR(IndependentLora):
         similarity: exp_fro (released), exp_rel, cos_delta or margin.
         mask: which experts act for a task: all, modality or list.
         mask_list: for mask=list: the earlier tasks of every task, as ``-;0;0,1``: tasks apart by semicolons, counted
-            from 0, ``-`` for none; the task's own expert always acts.
+            from 0, ``-`` for none; the task's own expert always acts, and alone after the end of the list.
         weights: unit, mean, softmax or cls_gate.
         scope: of trained weights: shared by all layers, or one set per layer.
         placement: which linear layers of a block, of q, k, v, out, fc1, fc2.
@@ -78,15 +81,17 @@ class MSLoRAMoECR(IndependentLora):
         self.regulariser = Regulariser(alpha, beta, similarity)
         self.alpha, self.beta, self.similarity = alpha, beta, similarity
         self.mask, self.mask_list, self.weights, self.scope = mask, mask_list, weights, scope
+        if (mask == "list") != bool(mask_list):
+            raise ValueError(f"mask {mask!r} with mask_list {mask_list!r}: a list needs one, and nothing else reads it")
+        if scope != "shared" and weights not in TRAINED:
+            raise ValueError(f"scope {scope!r}: weights {weights!r} are not trained, choose from {', '.join(TRAINED)}")
         self.listed = parse_masks(mask_list) if mask == "list" else []
         self.gates = nn.ModuleDict()
 
     def begin_task(self, task: Task) -> None:
         super().begin_task(task)
-        if self.mask == "list" and task.index >= len(self.listed):
-            raise ValueError(f"mask_list names {len(self.listed)} tasks, the stream has more")
         self.gates.requires_grad_(False)
-        if self.weights in ("softmax", "cls_gate"):
+        if self.weights in TRAINED:
             sets = len(self.experts.layers) if self.scope == "layer" else 1
             width = self.backbone.class_features(task.labels).shape[1] if self.weights == "cls_gate" else 0
             self.gates[f"task{task.index}"] = Gate(len(self.members(task)), sets, width)
@@ -105,13 +110,13 @@ class MSLoRAMoECR(IndependentLora):
         """Trained weights are those of the end of the task's training; a task not learned yet is weighted evenly."""
         members, trained = self.members(task), self.memory.get(f"weights_{task.index}")
         if trained is not None:
-            return {name: tuple(trained[:, i].tolist()) for i, name in enumerate(members)}
+            return {name: tuple(column) for name, column in zip(members, trained.mT.tolist(), strict=True)}
         return dict.fromkeys(members, 1.0 if self.weights == "unit" else 1 / max(1, len(members)))
 
     def learning(self) -> AbstractContextManager[None]:
         """Constant weights are folded; experts with trained weights are all computed apart."""
         self.regulariser.forget()
-        if self.weights in ("unit", "mean"):
+        if self.weights not in TRAINED:
             return super().learning()
         return self.experts.blend({}, live=self.experts.names[-1])
 
@@ -154,8 +159,11 @@ class MSLoRAMoECR(IndependentLora):
     def end_task(self, task: Task, loader: Iterable[Batch]) -> None:
         """Fix the trained weights: (layers, experts), the mean over the training set."""
         if len(self.gates):
-            gates = [self._gate(self.views(batch["image"], train=False)) for batch in loader]
-            mean_Sn = torch.cat(gates).mean(dim=0)
+            if self.weights == "softmax":
+                mean_Sn = self.gates[self.experts.names[-1]](None)[0]
+            else:
+                gates = [self._gate(self.views(batch["image"], train=False)) for batch in loader]
+                mean_Sn = torch.cat(gates).mean(dim=0)
             self.memory[f"weights_{task.index}"] = mean_Sn.expand(len(self.experts.layers), -1)
         super().end_task(task, loader)
 
@@ -187,7 +195,7 @@ def parse_masks(text: str) -> list[tuple[int, ...]]:
     masks = []
     for task, part in enumerate(text.split(";")):
         given = [] if part.strip() in ("", "-") else [item.strip() for item in part.split(",")]
-        if not all(item.isdigit() and int(item) <= task for item in given):
+        if not all(item.isascii() and item.isdigit() and int(item) <= task for item in given):
             raise ValueError(f"mask_list {text!r}: task {task}: {part!r} must name tasks from 0 to {task}")
         masks.append(tuple(int(item) for item in given))
     return masks

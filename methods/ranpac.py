@@ -9,7 +9,8 @@ head = (G + lambda I)^-1 Q;  score of class c = h . head_c
 lambda of 10^-8 .. 10^8 with the least squared error on a fifth of the current task's samples, fitted to the others
 
 As in the paper the choice of lambda rests on the last task alone; here the fifth is drawn at random, not the loader's
-last. A class without a column yet is scored by its text, as in zero-shot. M = 10000 in the paper.
+last. Before any of the labels asked for is learned they are scored by their texts, as in zero-shot. M = 10000 in the
+paper.
 
     make bench METHOD=ranpac
 """
@@ -117,6 +118,6 @@ class RanPAC(SequentialLora):
         if not any(label.id in classes for label in labels):
             return super().scores(batch, labels, task)
         with self.experts.blend({"shared": 1.0}):
-            scores_BK = self._features(batch) @ self.memory["head"].mT
-            columns = [classes.index(label.id) for label in labels]
+            scores_BK = F.pad(self._features(batch) @ self.memory["head"].mT, (0, 1))  # 0: regressed on no sample
+            columns = [classes.index(label.id) if label.id in classes else len(classes) for label in labels]
         return scores_BK[:, columns]

@@ -101,7 +101,7 @@ def _learn_mahalanobis(memory: Memory, task: int, unit_NE: Tensor, labels_N: Ten
     memory.append("router_means", means_KE)
     memory.append("router_tasks", torch.full((len(ids_K),), task, device=means_KE.device))
     covariance_EE = memory["router_scatter"].double() / memory["router_count"]
-    identity_EE = covariance_EE.diagonal().mean() * torch.eye(len(covariance_EE)).to(covariance_EE)
+    identity_EE = covariance_EE.diagonal().mean().clamp_min(1e-12) * torch.eye(len(covariance_EE)).to(covariance_EE)
     covariance_EE = (1 - SHRINKAGE) * covariance_EE + SHRINKAGE * identity_EE
     # -1/2 (z - mu)^T S^-1 (z - mu) up to a term that all classes share
     weights_KE = torch.linalg.solve(covariance_EE, memory["router_means"].double().mT).mT
@@ -111,12 +111,13 @@ def _learn_mahalanobis(memory: Memory, task: int, unit_NE: Tensor, labels_N: Ten
 
 def route(memory: Memory, features_BE: Tensor) -> Tensor:
     """(B,) the task of each sample's frozen feature."""
-    unit_BE = F.normalize(features_BE.float(), dim=-1)
-    if "router_projection" in memory:
-        unit_BE = (unit_BE @ memory["router_projection"]).relu()
-    weights, bias = memory.get("router_weights"), memory.get("router_bias")
-    if weights is None or bias is None:
-        scores = unit_BE @ memory["router_means"].mT
-    else:
-        scores = unit_BE @ weights.mT + bias
-    return memory["router_tasks"][scores.argmax(dim=-1)]
+    with torch.autocast(features_BE.device.type, enabled=False):
+        unit_BE = F.normalize(features_BE.float(), dim=-1)
+        if "router_projection" in memory:
+            unit_BE = (unit_BE @ memory["router_projection"]).relu()
+        weights, bias = memory.get("router_weights"), memory.get("router_bias")
+        if weights is None or bias is None:
+            scores = unit_BE @ memory["router_means"].mT
+        else:
+            scores = unit_BE @ weights.mT + bias
+        return memory["router_tasks"][scores.argmax(dim=-1)]

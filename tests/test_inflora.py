@@ -328,3 +328,17 @@ def test_the_faithful_schedule_is_stepped_by_epochs() -> None:
 def test_wrong_arguments_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         InfLoRA(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_without_a_free_direction_are_zero_in_any_precision_and_for_any_rank(dtype: torch.dtype) -> None:
+    (C,) = (C.to(dtype) for C in covariances(1, 6, 0))
+    gpm = DualGPM(6, flip=False)
+    gpm.update(C, 1.0)
+    A = design_reduction(C, gpm, rank=8)
+    assert A.shape == (8, 6) and A.dtype == dtype
+    assert (A @ gpm.projector().to(dtype)).norm() < 1e-5
+    again = DualGPM(6, flip=False)
+    for _ in range(3):  # nothing is left to add, and nothing is added
+        again.update(C, 1.0)
+        close(again.projector() @ again.projector(), again.projector(), 1e-4)

@@ -247,3 +247,11 @@ def test_mahalanobis_is_linear_discriminant_analysis(tasks: int, classes: int, s
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="choose from ridge, mahalanobis, ncm"):
         IndependentLora(router="nearest")
+
+
+def test_one_sample_a_class_is_no_error() -> None:
+    for kind in router.KINDS:
+        memory = Memory()
+        for task in range(3):
+            router.learn(memory, task, [(torch.eye(6)[2 * task : 2 * task + 2], torch.tensor([0, 1]))], kind)
+        assert router.route(memory, torch.eye(6)).tolist() == [0, 0, 1, 1, 2, 2]

@@ -124,6 +124,7 @@ def test_any_other_mask_or_weight_learns_something_else(arguments: dict[str, str
         ({"mask": "modality"}, 2, ["0", "1", "0", "1"]),
         ({"mask": "modality"}, 1, ["0", "", "0", ""]),
         ({"mask": "list", "mask_list": "-;0;1"}, 2, ["0", "01", "1", ""]),
+        ({"mask": "list", "mask_list": "-;0"}, 4, ["0", "01", "2", "3"]),  # alone after the end of the list
         ({"mask": "all"}, 0, ["", "", "", ""]),
     ],
 )
@@ -150,12 +151,18 @@ def test_what_is_no_task_so_far_is_refused(text: str) -> None:
         MSLoRAMoECR(mask="list", mask_list=text)
 
 
+@pytest.mark.parametrize(
+    "arguments", [{"mask": "list"}, {"mask_list": "-;0"}, {"scope": "layer"}, {"scope": "layer", "weights": "mean"}]
+)
+def test_arguments_that_nothing_would_read_are_refused(arguments: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"mask_list|not trained"):
+        MSLoRAMoECR(**arguments)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["mask", "weights", "scope", "similarity", "router"])
 def test_wrong_arguments_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} 'nearest': choose from"):
         MSLoRAMoECR(**{name: "nearest"})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="mask_list names 2 tasks"):
-        grown(3, mask="list", mask_list="-;0")
 
 
 @pytest.mark.parametrize("scope, sets", SCOPES)

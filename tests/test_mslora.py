@@ -349,3 +349,20 @@ def test_the_penalty_leaves_the_earlier_experts_alone_and_stays_wide_under_autoc
 def test_an_unknown_similarity_is_refused() -> None:
     with pytest.raises(ValueError, match="exp_fro, exp_rel, cos_delta, margin"):
         MSLoRACR(similarity="exp")
+
+
+def test_flags_may_be_integers_and_what_cannot_be_compared_is_refused() -> None:
+    """Flags as the golden files hold them; a missing or mis-shaped matrix must not be broadcast."""
+    current, other = [torch.ones(2, 3), torch.ones(3, 2)], [torch.zeros(2, 3), torch.zeros(3, 2)]
+    flags = torch.tensor([1, 0])
+    assert torch.equal(
+        contrastive_penalty(current, [other, other], flags),  # type: ignore[arg-type]
+        contrastive_penalty(current, [other, other], [True, False]),
+    )
+    for wrong in (other[:1], [torch.zeros(1, 3), torch.zeros(3, 2)]):
+        with pytest.raises(ValueError, match="pairwise of one shape"):
+            lora_similarity(current, wrong)
+        with pytest.raises(ValueError, match="pairwise of one shape"):
+            contrastive_penalty(current, [wrong], [True])
+    with pytest.raises(ValueError, match="choose from exp_fro"):
+        lora_similarity(current, other, kind="nearest")

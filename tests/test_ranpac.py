@@ -118,3 +118,10 @@ def test_learned_samples_are_recognised_and_unlearned_classes_scored_by_text() -
         unknown = tiny.task(2, [8, 9]).labels
         text = method.backbone.logits(method.embed_image(data), method.backbone.class_features(unknown))
         assert torch.equal(method.scores(data, unknown, None), text)
+
+
+def test_a_class_without_samples_among_learned_ones_scores_zero() -> None:
+    method = learned([0])
+    with torch.no_grad():
+        answers = method.scores(batch(0, [0, 1], 0), tiny.task(0, [0, 1, 8]).labels, None)
+    assert answers.shape == (24, 3) and (answers[:, 2] == 0).all() and answers[:, :2].abs().sum() > 0
