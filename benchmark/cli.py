@@ -150,6 +150,7 @@ def check(argv: Sequence[str]) -> int:
 
 def leaderboard_(argv: Sequence[str]) -> int:
     from benchmark import leaderboard, records
+    from benchmark.listing import made_by_other_code
 
     parser = _parser("leaderboard")
     parser.add_argument("--stream", default=None, help="of one stream; default: all that have records")
@@ -165,6 +166,10 @@ def leaderboard_(argv: Sequence[str]) -> int:
         console.print(str(path), highlight=False, soft_wrap=True)
     for stream in [given.stream] if given.stream else streams:
         console.print(leaderboard.table(results, stream))
+        changed = made_by_other_code(records.read_all(results), stream)
+        if changed:
+            names = ", ".join(changed)
+            console.print(f"made by other code than this tree's (FORCE=1 makes them anew): {names}", highlight=False)
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -9,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmark import registry
+from benchmark import records, registry
 from benchmark.data import catalog
 from benchmark.errors import UserError, unknown
 
@@ -20,6 +22,21 @@ BACKBONES = {
     "local-dir:FOLDER": "open_clip_config.json and weights in a folder",
     "ViT-B-16 --pretrained FILE": "an architecture with weights of your own",
 }
+
+
+def made_by_other_code(found: Iterable[records.Record], stream: str) -> list[str]:
+    """The methods whose newest record on a stream was made by other code than that of the working tree."""
+    newest: dict[str, dict[str, str]] = {}
+    for record in found:
+        made, known = record["provenance"], newest.get(record["method"])
+        if record["stream"]["folder"] == stream and (known is None or made["started"] > known["started"]):
+            newest[record["method"]] = made
+    root, changed = Path(__file__).resolve().parent.parent, []
+    for method, made in sorted(newest.items()):
+        with suppress(UserError):  # a method that is no longer there
+            if made["fingerprint"] != records.fingerprint(root, registry.card(method).file):
+                changed.append(method)
+    return changed
 
 
 def _file(folder: str, name: str) -> Path:

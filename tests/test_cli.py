@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmark import cli, registry
+from benchmark import cli, listing, records, registry
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "lightning", "open_clip", "peft", "timm", "torchvision", "torchmetrics")
@@ -290,3 +290,19 @@ def test_the_process_itself_exits_with_two_and_one_line() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: unknown stream 'phantm8' (did you mean 'phantom8'?)\n"
     assert list(Path().iterdir()) == []
+
+
+def test_a_method_whose_newest_record_is_of_other_code_is_named() -> None:
+    ours = records.fingerprint(ROOT, registry.card("ncm").file)
+
+    def made(fingerprint: str, started: str, method: str = "ncm") -> dict[str, object]:
+        return {
+            "method": method,
+            "stream": {"folder": "s"},
+            "provenance": {"fingerprint": fingerprint, "started": started},
+        }
+
+    gone = made("other", "2026-03-01", "no_longer_there")
+    assert listing.made_by_other_code([made("other", "2026-01-01"), made(ours, "2026-02-01"), gone], "s") == []
+    assert listing.made_by_other_code([made(ours, "2026-01-01"), made("other", "2026-02-01")], "s") == ["ncm"]
+    assert listing.made_by_other_code([made("other", "2026-01-01")], "another stream") == []
