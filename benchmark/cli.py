@@ -62,12 +62,12 @@ def _parse(parser: Any, argv: Sequence[str]) -> Any:
 
 def run(argv: Sequence[str]) -> int:
     """Run (or continue) one method on one stream."""
-    from benchmark import arguments, leaderboard, records
+    from benchmark import arguments, leaderboard, records, tables
     from benchmark.data import catalog
-    from benchmark.run import execute
+    from benchmark.run import check_kind, execute
 
-    config, _, _ = arguments.parse("run", argv, with_class=False)
-    catalog.load(config.stream, Path(config.data))  # what is wrong is said before torch is waited for
+    config, card, _ = arguments.parse("run", argv, with_class=False)
+    check_kind(config, card, catalog.load(config.stream, Path(config.data)).stream.kind)  # said before torch is loaded
     config, card, cls = arguments.parse("run", argv, with_class=True)
 
     console = _console()
@@ -76,17 +76,22 @@ def run(argv: Sequence[str]) -> int:
     ranked = record["limit"] is None and record["split"] == "test"
     if ranked:
         leaderboard.build(Path(config.results), record["stream"]["folder"])
-    if not config.quiet:
-        for protocol in ("given", "hidden"):
-            console.print(leaderboard.matrix_table(record, protocol))
-        console.print(leaderboard.transfer_table(record))
-    console.print(leaderboard.summary_line(record), highlight=False)
-    if not config.quiet:
-        if ranked:
-            console.print(leaderboard.table(Path(config.results), record["stream"]["folder"]))
-        else:
-            console.print("a run with --limit or --split val is marked and enters no leaderboard")
-        console.print(f"record {folder}/run.json, matrices {folder}/*.csv", highlight=False, soft_wrap=True)
+    if config.quiet:
+        console.print(tables.summary_line(record), highlight=False)
+        return 0
+    for protocol in ("given", "hidden"):
+        console.print(tables.matrix_table(record, protocol))
+    console.print(tables.transfer_table(record))
+    if record["stream"]["kind"] == "retrieval":
+        console.print(tables.recall_table(record))
+    if "missing" in record:
+        console.print(tables.missing_table(record))
+    console.print(tables.summary_line(record), highlight=False)
+    if ranked:
+        console.print(tables.table(Path(config.results), record["stream"]["folder"]))
+    else:
+        console.print("a run with --limit or --split val is marked and enters no leaderboard")
+    console.print(f"record {folder}/run.json, matrices {folder}/*.csv", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -149,7 +154,7 @@ def check(argv: Sequence[str]) -> int:
 
 
 def leaderboard_(argv: Sequence[str]) -> int:
-    from benchmark import leaderboard, records
+    from benchmark import leaderboard, records, tables
     from benchmark.listing import made_by_other_code
 
     parser = _parser("leaderboard")
@@ -165,8 +170,8 @@ def leaderboard_(argv: Sequence[str]) -> int:
     for path in leaderboard.build(results, given.stream):
         console.print(str(path), highlight=False, soft_wrap=True)
     for stream in [given.stream] if given.stream else streams:
-        console.print(leaderboard.table(results, stream))
-        changed = made_by_other_code(records.read_all(results), stream)
+        console.print(tables.table(results, stream))
+        changed = made_by_other_code(records.read_all(results, stream))
         if changed:
             names = ", ".join(changed)
             console.print(f"made by other code than this tree's (FORCE=1 makes them anew): {names}", highlight=False)

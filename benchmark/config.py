@@ -22,8 +22,11 @@ CHOICES = {
     "augment": ("none", "flip", "crop"),
     "sampling": ("proportional", "balanced"),
     "split": ("test", "val"),
+    "inputs": ("both", "image", "text"),
+    "gallery": ("seen", "task", "all"),
     "precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true"),
 }
+ADDED = ("inputs", "gallery")  # later than the first records: at their defaults they leave a run's key as it was
 WHERE_AND_HOW = ("seed", "order", "data", "results", "device", "force", "full_evaluation", "quiet")
 
 
@@ -49,6 +52,8 @@ class RunConfig(Budget):
         limit: first n images per split, stratified; such a run is marked and never ranked.
         split: test, or val for tuning (never ranked).
         sampling: of joint training: proportional or balanced.
+        inputs: of fusion: both, or image or text alone in training and test (a unimodal baseline).
+        gallery: of retrieval with the identity hidden: test items of the tasks seen, of the task alone, or of all.
         precision: auto is bf16-mixed on CUDA and 32-true on a CPU.
         data: folder in which relative paths of cards are looked up.
         results: folder of runs/ and leaderboards/.
@@ -67,6 +72,8 @@ class RunConfig(Budget):
     limit: int | None = None
     split: str = "test"
     sampling: str = "proportional"
+    inputs: str = "both"
+    gallery: str = "seen"
     precision: str = "auto"
     data: str = "data"
     results: str = "results"
@@ -95,6 +102,8 @@ class RunConfig(Budget):
     def resolved(self, precision: str) -> dict[str, Any]:
         """All that can change a result but the seed and the order; with the precision that ``auto`` stands for."""
         kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*WHERE_AND_HOW, "method_args")}
+        defaults = {f.name: f.default for f in fields(self)}
+        kept = {name: value for name, value in kept.items() if name not in ADDED or value != defaults[name]}
         return kept | {"precision": precision, "method_args": dict(sorted(self.method_args.items()))}
 
     def settings(self, card: MethodCard) -> str:

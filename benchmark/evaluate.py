@@ -1,19 +1,22 @@
 """Fills the score matrices: every task after every stage, with the task's identity given and hidden.
 
 ``given``: candidates are the task's own labels, for every cell. ``hidden``: candidates are the labels of the tasks
-learned so far, for learned tasks only. Legend: N samples, C candidates, K classes of the task.
+learned so far, for learned tasks only. Of retrieval the candidates are the gallery: the task's own test items when the
+identity is given, and when it is hidden those of the tasks learned so far (``seen``), of the ``task`` alone, or of
+``all``. Legend: N samples, C candidates, K classes of the task, Q queries, G gallery, E embedding.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.functional.classification import (
@@ -24,7 +27,7 @@ from torchmetrics.functional.classification import (
 )
 
 from benchmark.data.module import TaskData
-from benchmark.metrics import METRICS
+from benchmark.metrics import CLASSES, DIRECTIONS, best_ranks, match_metrics
 from benchmark.stream import Label, Stream, Task
 
 PROTOCOLS = ("given", "hidden")
@@ -40,7 +43,7 @@ def sample_metrics(logits_NC: Tensor, target_N: Tensor, own_K: Tensor) -> dict[s
     of the task's samples, on the probabilities over all candidates.
     """
     if logits_NC.isnan().any():
-        return dict.fromkeys(METRICS, float("nan"))
+        return dict.fromkeys(CLASSES, float("nan"))
     logits_NC, target_N, own_K = logits_NC.float().cpu(), target_N.cpu(), own_K.cpu()
     classes = logits_NC.shape[1]
     counts_C = torch.bincount(target_N, minlength=classes)
@@ -65,11 +68,14 @@ def sample_metrics(logits_NC: Tensor, target_N: Tensor, own_K: Tensor) -> dict[s
 
 @dataclass(frozen=True)
 class Cell:
-    """One task after one stage under one protocol."""
+    """One task after one stage under one protocol; ``arrays`` are its predictions by name.
+
+    Classes: ``logits`` float16 (N, C) with the identity given, else ``answer`` int64 (N,) global label ids, -1 without
+    an answer. Retrieval: ``i2t_rank``, ``t2i_rank`` float32, of every query's best match.
+    """
 
     metrics: Mapping[str, float]
-    logits_NC: NDArray[np.float16]
-    answers_N: NDArray[np.int64]  # global label ids; -1 without an answer
+    arrays: Mapping[str, NDArray[Any]]
     router_accuracy: float | None = None
 
 
@@ -82,10 +88,10 @@ class Evaluator:
 
     def __init__(
         self, method: Any, stream: Stream, data: Sequence[TaskData], split: str, device: torch.device,
-        dtype: torch.dtype | None, full: bool = False,
+        dtype: torch.dtype | None, full: bool = False, gallery: str = "seen",
     ) -> None:  # fmt: skip
         self.method, self.stream, self.data, self.split = method, stream, data, split
-        self.device, self.dtype, self.full = device, dtype, full
+        self.device, self.dtype, self.full, self.gallery = device, dtype, full, gallery
         self._known: dict[tuple[int, str], tuple[tuple[object, ...], Cell]] = {}
         self.computed = 0
 
@@ -94,29 +100,54 @@ class Evaluator:
 
         Leaves the method as it was, its training flags included.
         """
+        with self._answering():
+            self._items: dict[tuple[int, str], Items] = {}
+            return {protocol: [self._cell(stage, task, protocol) for task in self.stream] for protocol in PROTOCOLS}
+
+    def withheld(self, inputs: str) -> dict[str, list[Cell | None]]:
+        """The row after the last task of a fusion stream, with the image or the text alone."""
+        with self._answering():
+            last = len(self.stream)
+            asked = [(protocol, task) for protocol in PROTOCOLS for task in self.stream]
+            cells = [self._withheld(last, task, protocol, inputs) for protocol, task in asked]
+            return {protocol: cells[i * last : (i + 1) * last] for i, protocol in enumerate(PROTOCOLS)}
+
+    def _withheld(self, stage: int, task: Task, protocol: str, inputs: str) -> Cell | None:
+        if protocol == "hidden" and self.method.requires_task_id:
+            return None
+        return self._classes(task, self._candidates(stage, task, protocol), protocol, inputs)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
         was_training = self.method.training
         self.method.eval()
         autocast = torch.autocast(self.device.type, self.dtype) if self.dtype is not None else nullcontext()
         try:
             with torch.no_grad(), autocast:
-                return {protocol: [self._cell(stage, task, protocol) for task in self.stream] for protocol in PROTOCOLS}
+                yield
         finally:
             self.method.train(was_training)
 
     def _cell(self, stage: int, task: Task, protocol: str) -> Cell | None:
         if protocol == "hidden" and (task.index >= stage or self.method.requires_task_id):
             return None
-        shared = self.stream.label_space == "shared"
-        candidates = self.stream[:stage].labels() if protocol == "hidden" and not shared else task.labels
+        candidates = self._candidates(stage, task, protocol)
         signature = self._signature(stage, task, protocol, candidates)
         known = self._known.get((task.index, protocol))
         if signature is not None and known is not None and known[0] == signature and not self.full:
             return known[1]
-        cell = self._compute(task, candidates, hidden=protocol == "hidden")
+        if task.kind == "retrieval":
+            cell = self._matches(stage, task, protocol)
+        else:
+            cell = self._classes(task, candidates, protocol)
         self.computed += 1
         if signature is not None:
             self._known[task.index, protocol] = signature, cell
         return cell
+
+    def _candidates(self, stage: int, task: Task, protocol: str) -> Sequence[Label]:
+        own = protocol == "given" or self.stream.label_space == "shared"
+        return task.labels if own else self.stream[:stage].labels()
 
     def _signature(
         self, stage: int, task: Task, protocol: str, candidates: Sequence[Label]
@@ -125,27 +156,94 @@ class Evaluator:
         if depends is None:
             return None
         router = stage if protocol == "hidden" and not self.method.joint else None
-        return (depends, tuple(label.id for label in candidates), router)
+        gallery = tuple(other.index for other in self._gallery(stage, task, protocol))
+        return (depends, tuple(label.id for label in candidates), router, gallery)
 
-    def _compute(self, task: Task, candidates: Sequence[Label], hidden: bool) -> Cell:
+    # ---- image (and text) -> class --------------------------------------------------------------------------------
+
+    def _classes(self, task: Task, candidates: Sequence[Label], protocol: str, inputs: str = "both") -> Cell:
+        hidden = protocol == "hidden"
         logits, labels, routed = [], [], []
-        for batch in self.data[task.index].batches(self.split, self.device):
-            unlabelled = {"image": batch["image"], "index": batch["index"]}
-            if not hidden:
-                unlabelled["task"] = batch["task"]
+        for batch in self.data[task.index].batches(self.split, self.device, inputs):
+            unlabelled = _unlabelled(batch, hidden)
             logits.append(self.method.scores(unlabelled, candidates, None if hidden else task).float().cpu())
             labels.append(batch["label"].cpu())
-            route = self.method.route(unlabelled) if hidden else None
-            if route is not None:
-                routed.append((route == task.index).float().cpu())
+            routed.append(self._routed(unlabelled, task, hidden))
         logits_NC, labels_N = torch.cat(logits), torch.cat(labels)
         ids_C = torch.tensor([label.id for label in candidates])
         target_N = torch.searchsorted(ids_C, labels_N)
         own_K = torch.tensor([i for i, label in enumerate(candidates) if label in task.labels])
-        answers = torch.where(logits_NC.isnan().any(1), -1, ids_C[logits_NC.nan_to_num().argmax(1)])
-        return Cell(
-            sample_metrics(logits_NC, target_N, own_K),
-            logits_NC.numpy().astype(np.float16),
-            answers.numpy(),
-            torch.cat(routed).mean().item() if routed else None,
-        )
+        answers_N = torch.where(logits_NC.isnan().any(1), -1, ids_C[logits_NC.nan_to_num().argmax(1)])
+        predicted = {"answer": answers_N.numpy()} if hidden else {"logits": logits_NC.numpy().astype(np.float16)}
+        return Cell(sample_metrics(logits_NC, target_N, own_K), predicted, _share(routed))
+
+    def _routed(self, unlabelled: dict[str, Tensor], task: Task, hidden: bool) -> Tensor | None:
+        """(B,) whether a router sends these samples to their task."""
+        route_B = self.method.route(unlabelled) if hidden else None
+        return None if route_B is None else (route_B == task.index).float().cpu()
+
+    # ---- image <-> text -------------------------------------------------------------------------------------------
+
+    def _gallery(self, stage: int, task: Task, protocol: str) -> Sequence[Task]:
+        if task.kind != "retrieval" or protocol == "given" or self.gallery == "task":
+            return (task,)
+        return self.stream.tasks if self.gallery == "all" else self.stream[:stage].tasks
+
+    def _matches(self, stage: int, task: Task, protocol: str) -> Cell:
+        """Every image of the task asks for its texts in the gallery, and every text for its images."""
+        gallery = [self._embedded(other, protocol) for other in self._gallery(stage, task, protocol)]
+        own = self._embedded(task, protocol)
+        ranks = {}
+        for way, (asking, asked) in zip(DIRECTIONS, (("image", "text"), ("text", "image")), strict=True):
+            gallery_GE = torch.cat([items.features[asked] for items in gallery])
+            parts = [items.positives(asking) if items is own else
+                     torch.zeros(len(own.features[asking]), len(items.features[asked]), dtype=torch.bool)
+                     for items in gallery]  # fmt: skip
+            positive_QG = torch.cat(parts, dim=1)
+            similarity_QG = own.features[asking] @ gallery_GE.T
+            ranks[way] = best_ranks(similarity_QG.numpy(), positive_QG.numpy())
+        arrays = {f"{way}_rank": rank.astype(np.float32) for way, rank in ranks.items()}
+        return Cell(match_metrics(ranks), arrays, own.router_accuracy)
+
+    def _embedded(self, task: Task, protocol: str) -> Items:
+        """A task's test items as unit features, once in a row; images and texts never meet in a batch."""
+        known = self._items.get((task.index, protocol))
+        if known is None:
+            hidden, features, routed = protocol == "hidden", {}, []
+            for inputs in ("image", "text"):
+                found = []
+                for batch in self.data[task.index].items(self.split, self.device, inputs):
+                    unlabelled = _unlabelled(batch, hidden)
+                    features_BE = self.method.represent(unlabelled, None if hidden else task)
+                    found.append(F.normalize(features_BE.float(), dim=-1).cpu())
+                    routed.append(self._routed(unlabelled, task, hidden))
+                features[inputs] = torch.cat(found)
+            pairs = self.data[task.index].splits[self.split].pairs
+            assert pairs is not None
+            known = self._items[task.index, protocol] = Items(features, pairs, _share(routed))
+        return known
+
+
+@dataclass(frozen=True)
+class Items:
+    """The images and the texts of a retrieval task: unit features (N, E) by input, and which belong together."""
+
+    features: Mapping[str, Tensor]
+    pairs: Tensor  # (P, 2) image row, text row
+    router_accuracy: float | None
+
+    def positives(self, asking: str) -> Tensor:
+        """(Q, G) bool, of the images as queries or of the texts."""
+        matrix = torch.zeros(len(self.features["image"]), len(self.features["text"]), dtype=torch.bool)
+        matrix[self.pairs[:, 0], self.pairs[:, 1]] = True
+        return matrix if asking == "image" else matrix.T
+
+
+def _unlabelled(batch: dict[str, Tensor], hidden: bool) -> dict[str, Tensor]:
+    """What a method may see of a batch when it answers."""
+    return {name: values for name, values in batch.items() if name != "label" and not (hidden and name == "task")}
+
+
+def _share(routed: Sequence[Tensor | None]) -> float | None:
+    known = [right_B for right_B in routed if right_B is not None]
+    return torch.cat(known).mean().item() if known else None

@@ -1,4 +1,4 @@
-"""Tables made from the records alone: four CSV files per stream, and what is printed after a run.
+"""Tables made from the records alone: four CSV files per stream, of fusion a fifth.
 
 Only complete records of the test split without a ``limit`` enter. The same records give the same bytes, in whatever
 order and on whatever machine they are read: sums are exact (``fsum``), draws are seeded from the key.
@@ -9,15 +9,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmark import metrics
 from benchmark.errors import UserError, unknown
-from benchmark.records import PROTOCOLS, Record, csv_text, decimals, finished, read_all, run_files, write_text
-
-if TYPE_CHECKING:
-    from rich.table import Table
-    from rich.text import Text
+from benchmark.records import (
+    DROPS,
+    MATCHES,
+    PROTOCOLS,
+    RECALLS,
+    Record,
+    csv_text,
+    decimals,
+    finished,
+    missing_rows,
+    read_all,
+    run_files,
+    write_text,
+)  # fmt: skip
 
 COLUMNS = (
     "rank", "method", "backbone", "key", "settings", "group", "protocol", "primary", "n_runs", "seeds", "orders",
@@ -26,6 +35,7 @@ COLUMNS = (
     "balanced_acc_mean", "macro_auroc_mean", "trainable_params", "stored_bytes", "train_seconds_mean",
     "eval_seconds_mean", "peak_memory_mib", "stale",
 )  # fmt: skip
+EXTRA = (*MATCHES, *DROPS)  # behind them, where a stream's runs have these
 DIGITS = {"train_seconds_mean": 2, "eval_seconds_mean": 2, "peak_memory_mib": 1}
 GROUPS = ("plain", "needs identity", "keeps images", "needs length", "joint")
 DRAWS = 2000
@@ -94,6 +104,14 @@ def counts(record: Record) -> bool:
     return record["status"] == "complete" and record["split"] == "test" and record["limit"] is None
 
 
+def newest(records: Iterable[Record]) -> dict[str, Record]:
+    """The newest record of every method that may enter a leaderboard."""
+    found: dict[str, Record] = {}
+    for record in filter(counts, records):
+        found[record["method"]] = max(found.get(record["method"], record), record, key=_age)
+    return found
+
+
 def rows(records: Iterable[Record]) -> list[dict[str, Any]]:
     """The leaderboard of one stream, one dict of ``COLUMNS`` per (method, key, protocol), in the order of the file.
 
@@ -101,15 +119,12 @@ def rows(records: Iterable[Record]) -> list[dict[str, Any]]:
     the mean last accuracy as printed; equals share the better rank. ``stale`` compares with the newest of ``records``.
     """
     entering = [record for record in records if counts(record)]
-    newest: dict[str, Record] = {}
-    for record in entering:
-        newest[record["method"]] = max(newest.get(record["method"], record), record, key=_age)
-    result = []
+    result, latest = [], newest(entering)
     for runs in _by_key(entering):
-        current = newest[runs[0]["method"]]["provenance"]["fingerprint"]
+        current = latest[runs[0]["method"]]["provenance"]["fingerprint"]
         result += [_row(runs, protocol, current) for protocol in PROTOCOLS]
     for row in result:
-        rivals = [other for other in result if _class(other) == _class(row)]
+        rivals = [other for other in result if rank_class(other) == rank_class(row)]
         if _ranked(row):
             row["rank"] = 1 + sum(_ranked(other) and _printed(other) > _printed(row) for other in rivals)
     return sorted(result, key=_place)
@@ -144,10 +159,10 @@ def _row(runs: list[Record], protocol: str, current: str) -> dict[str, Any]:
     peaks = _over_tasks(runs, "peak_memory_mib", max)
     row["peak_memory_mib"] = max(_whole(peaks), default=None)
     row["stale"] = any(run["provenance"]["fingerprint"] != current for run in runs)
-    return {name: row[name] for name in COLUMNS}
+    return {name: row.get(name) for name in (*COLUMNS, *(f"{name}_mean" for name in EXTRA if name in values))}
 
 
-def _class(row: dict[str, Any]) -> tuple:
+def rank_class(row: dict[str, Any]) -> tuple:
     return row["group"], row["protocol"], row["backbone"]
 
 
@@ -165,26 +180,45 @@ def _place(row: dict[str, Any]) -> tuple:
     return PROTOCOLS.index(row["protocol"]), group, row["group"], rank, row["method"], row["key"]
 
 
+def _measures(run: Record) -> tuple[str, ...]:
+    """The primary metric; of retrieval behind it the recalls of both directions."""
+    return (run["primary"], *(name for name in RECALLS if name in run["scores"]))
+
+
+def _spread(values: Sequence[float | None]) -> list[str]:
+    return [decimals(mean(values)), decimals(deviation(values))]
+
+
 def _matrix_rows(runs: list[Record], protocol: str) -> Iterator[list[object]]:
-    """Stage, task, mean, deviation and n of every cell, over the runs of the lowest order."""
+    """Stage, task, mean and deviation of every measure, and n of every cell, over the runs of the lowest order."""
     alike = [run for run in runs if run["order"] == runs[0]["order"]]
-    scores = [run["scores"][run["primary"]][protocol] for run in alike]
-    for stage in range(len(scores[0])):
+    scores = [[run["scores"][name][protocol] for run in alike] for name in _measures(runs[0])]
+    for stage in range(len(scores[0][0])):
         for place, task in enumerate(runs[0]["stream"]["tasks"]):
-            cell = [matrix[stage][place] for matrix in scores]
-            yield [stage, task["name"], decimals(mean(cell)), decimals(deviation(cell)), len(cell)]
+            cells = [_spread([matrix[stage][place] for matrix in matrices]) for matrices in scores]
+            yield [stage, task["name"], *(text for cell in cells for text in cell), len(alike)]
 
 
 def _task_rows(runs: list[Record], protocol: str, per_task: Any) -> Iterator[list[object]]:
-    """Task, mean, deviation and n over all runs in which the task was not the last, in the stream's listed order."""
-    found: dict[tuple[int, str], list[float | None]] = {}
+    """Task, mean and deviation of every measure, and n over all runs in which the task was not the last, in the
+    stream's listed order."""
+    found: dict[tuple[int, str], list[list[float | None]]] = {}
     for run in runs:
         tasks = zip(run["permutation"], run["stream"]["tasks"], strict=True)
-        numbers = per_task(run["scores"][run["primary"]][protocol]).tolist()
-        for (listed, task), number in zip(tasks, numbers, strict=False):  # the last task has no number
-            found.setdefault((listed, task["name"]), []).append(None if number != number else number)
+        columns = [per_task(run["scores"][name][protocol]).tolist() for name in _measures(run)]
+        for (listed, task), *numbers in zip(tasks, *columns, strict=False):  # the last task has no number
+            known = [None if number != number else number for number in numbers]
+            found.setdefault((listed, task["name"]), []).append(known)
     for (_, task), numbers in sorted(found.items()):
-        yield [task, decimals(mean(numbers)), decimals(deviation(numbers)), len(numbers)]
+        measures = [list(values) for values in zip(*numbers, strict=True)]
+        yield [task, *(text for values in measures for text in _spread(values)), len(numbers)]
+
+
+def _missing_rows(runs: list[Record], protocol: str) -> Iterator[list[object]]:
+    """What is missing, at which rate, mean and deviation over runs of the final model's mean accuracy, and n."""
+    tables = [[row for row in missing_rows(run) if row[0] == protocol] for run in runs]
+    for rows in zip(*tables, strict=True):
+        yield [*rows[0][1:3], *_spread([float(row[-1]) if row[-1] else None for row in rows]), len(rows)]
 
 
 # Files
@@ -192,6 +226,7 @@ def _task_rows(runs: list[Record], protocol: str, per_task: Any) -> Iterator[lis
 
 def build(results: Path, stream: str | None = None) -> list[Path]:
     """Write ``results/leaderboards/<stream>.csv`` and beside it ``.matrix.csv``, ``.forgetting.csv`` and ``.bwt.csv``.
+    A fusion stream has ``.missing.csv`` as well: accuracy where a part of the samples lacks the image or the text.
 
     ``matrix.csv`` is the mean matrix of the primary metric over the runs of each key's lowest order only: stages of
     different orders have learned different tasks. The other two are per task name over all runs in which the task was
@@ -207,7 +242,7 @@ def build(results: Path, stream: str | None = None) -> list[Path]:
         UserError: no runs of that stream, or an unreadable record.
     """
     results = Path(results)
-    _known(results, stream)
+    known_stream(results, stream)
     for _ in range(10):
         before = _stamps(results, stream)
         written = _write(results, read_all(results, stream))
@@ -216,7 +251,7 @@ def build(results: Path, stream: str | None = None) -> list[Path]:
     return written
 
 
-def _known(results: Path, stream: str | None) -> None:
+def known_stream(results: Path, stream: str | None) -> None:
     names = sorted(path.name for path in (results / "runs").glob("*") if path.is_dir())
     if stream is not None and stream not in names:
         raise unknown("stream", stream, names, f"{results / 'runs'}") if names else UserError(f"no runs in {results}")
@@ -246,22 +281,34 @@ def _write(results: Path, records: list[Record]) -> list[Path]:
 
 def _texts(records: list[Record]) -> dict[str, str]:
     """The content of a stream's files by suffix."""
-    keys = [(runs, protocol) for runs in _by_key(filter(counts, records)) for protocol in PROTOCOLS]
+    entering = [record for record in records if counts(record)]
+    keys = [(runs, protocol) for runs in _by_key(entering) for protocol in PROTOCOLS]
+    measures = _measures(entering[0]) if entering else ("accuracy",)
 
-    def long(columns: Sequence[str], cells: Any) -> str:
+    def long(columns: Iterable[str], cells: Any) -> str:
         found = ([runs[0]["method"], runs[0]["key"], protocol, *cell] for runs, protocol in keys
                  for cell in cells(runs, protocol))  # fmt: skip
         return csv_text(("method", "key", "protocol", *columns, "n_runs"), found)
 
     def tasks(name: str, per_task: Any) -> str:
-        return long(("task", f"{name}_mean", f"{name}_std"), lambda runs, kind: _task_rows(runs, kind, per_task))
+        names = [name, *(f"{measure}_{name}" for measure in measures[1:])]
+        columns = (f"{each}_{kind}" for each in names for kind in ("mean", "std"))
+        return long(("task", *columns), lambda runs, kind: _task_rows(runs, kind, per_task))
 
-    return {
-        ".csv": csv_text(COLUMNS, ([_cell(name, row[name]) for name in COLUMNS] for row in rows(records))),
-        ".matrix.csv": long(("stage", "task", "accuracy_mean", "accuracy_std"), _matrix_rows),
+    every = rows(entering)
+    columns = max((tuple(row) for row in every), key=len, default=COLUMNS)
+    texts = {
+        ".csv": csv_text(columns, ([_cell(name, row.get(name)) for name in columns] for row in every)),
+        ".matrix.csv": long(
+            ("stage", "task", *(f"{each}_{kind}" for each in measures for kind in ("mean", "std"))), _matrix_rows
+        ),
         ".forgetting.csv": tasks("forgetting", metrics.forgetting_per_task),
         ".bwt.csv": tasks("bwt", metrics.backward_transfer_per_task),
     }
+    keys = [(runs, protocol) for runs, protocol in keys if all("missing" in run for run in runs)]
+    if keys:
+        texts[".missing.csv"] = long(("missing", "rate", "accuracy_mean", "accuracy_std"), _missing_rows)
+    return texts
 
 
 def _cell(name: str, value: object) -> str:
@@ -270,128 +317,3 @@ def _cell(name: str, value: object) -> str:
     if isinstance(value, float) or value is None:
         return decimals(value, DIGITS.get(name, 6))
     return str(value)
-
-
-# What is printed
-
-
-def percent(value: float | None, spread: float | None = None) -> str:
-    """``83.2 ± 1.1`` from fractions, ``-`` for null."""
-    if value is None or value != value:
-        return "-"
-    return decimals(100 * value, 1) + (f" ± {decimals(100 * spread, 1)}" if spread is not None else "")
-
-
-def _short(name: str, width: int) -> str:
-    """A task's name over lines no longer than ``width``: ``retina_grading`` becomes ``retina`` above ``grading``."""
-    parts = name.replace("-", "_").split("_")
-    return "\n".join(part if len(part) <= width else part[: width - 1] + "…" for part in parts if part)
-
-
-def _table(title: str, **options: Any) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    return Table(title=Text(title), box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, **options)
-
-
-def _styled(text: str, style: str = "") -> Text:
-    """A cell that Rich takes as it is: settings such as ``[0, 1]`` are no markup."""
-    from rich.text import Text
-
-    return Text(text, style=style)
-
-
-def table(results: Path, stream: str) -> Table:
-    """The leaderboard of a stream, one line per (method, key): per cent with the standard deviation over runs.
-
-    Rank, forgetting and BWT are with the identity given; bold is the best default of its group and backbone.
-    """
-    _known(Path(results), stream)
-    every = rows(read_all(Path(results), stream))
-    hidden = {(row["method"], row["key"]): row for row in every if row["protocol"] == "hidden"}
-    result = _table(f"{stream}: per cent, mean ± standard deviation over runs")
-    result.add_column("#", justify="right", no_wrap=True)
-    result.add_column("method", no_wrap=True, max_width=18)
-    result.add_column("settings", overflow="fold")
-    result.add_column("group", max_width=8)
-    for name in ("runs", "last\n(given)", "last\n(hidden)", "forgetting\n(given)", "BWT\n(given)"):
-        result.add_column(name, justify="right", no_wrap=True)
-    best = _best(every)
-    for row in (row for row in every if row["protocol"] == "given"):
-        other = hidden[row["method"], row["key"]]
-        cells = [_styled(str(row[name])) for name in ("method", "settings", "group", "n_runs")]
-        for name, mine in (("last_acc", row), ("last_acc", other), ("forgetting", row), ("bwt", row)):
-            value = mine[f"{name}_mean"]
-            first = row["settings"] == "" and value is not None and value == best[name, *_class(mine)]
-            cells.append(_styled(percent(value, mine[f"{name}_std"]), "bold" if first else ""))
-        result.add_row(_styled("" if row["rank"] is None else str(row["rank"])), *cells)
-    return result
-
-
-def _best(every: list[dict[str, Any]]) -> dict[tuple, float]:
-    """The best mean of the defaults by (name, group, protocol, backbone): least forgetting, most of the rest."""
-    best: dict[tuple, float] = {}
-    for row in every:
-        for name, choose in (("last_acc", max), ("forgetting", min), ("bwt", max)):
-            place, value = (name, *_class(row)), row[f"{name}_mean"]
-            if row["settings"] == "" and value is not None:
-                best[place] = choose(best.get(place, value), value)
-    return best
-
-
-def matrix_table(record: Record, protocol: str, metric: str = "accuracy") -> Table:
-    """The (T+1) x T matrix of one record in per cent: the diagonal bold, tasks not learned yet dim.
-
-    Where a router chose the task, the share of samples that it sent to the right one stands below the last row.
-    """
-    tasks = [task["name"] for task in record["stream"]["tasks"]]
-    title = f"{record['method']} on {record['stream']['folder']}: {metric} in per cent, identity {protocol}"
-    result = _table(title)
-    result.add_column("after", no_wrap=True, max_width=18)
-    width = min(12, max(5, 80 // len(tasks) - 2))  # so that eight tasks fit in 100 columns
-    for name in tasks:
-        result.add_column(_styled(_short(name, width)), justify="right")
-    for stage, scores in enumerate(record["scores"][metric][protocol]):
-        cells = [_styled(percent(score), "bold" if place == stage - 1 else "dim" if place >= stage else "")
-                 for place, score in enumerate(scores)]  # fmt: skip
-        result.add_row(_styled(f"{stage} {tasks[stage - 1]}" if stage else "before"), *cells)
-    routed = (record.get("router_accuracy") or [[]])[-1]
-    if protocol == "hidden" and any(share is not None for share in routed):
-        result.add_section()
-        result.add_row("router right", *(_styled(percent(share)) for share in routed))
-    return result
-
-
-def transfer_table(record: Record) -> Table:
-    """Forgetting and backward transfer of every task of one record but the last, and their means, in per cent."""
-    tasks = record["stream"]["tasks"]
-    result = _table(f"{record['method']} on {record['stream']['folder']}: forgetting and transfer in per cent")
-    result.add_column("task", no_wrap=True, max_width=32)
-    result.add_column("modality", no_wrap=True, max_width=20)
-    columns = []
-    for name, per_task in (("forgetting", metrics.forgetting_per_task), ("BWT", metrics.backward_transfer_per_task)):
-        for protocol in PROTOCOLS:
-            result.add_column(f"{name}\n({protocol})", justify="right")
-            columns.append(per_task(record["scores"][record["primary"]][protocol]).tolist())
-    for place, task in enumerate(tasks[:-1]):
-        numbers = (_styled(percent(column[place])) for column in columns)
-        result.add_row(_styled(task["name"]), _styled(task["modality"]), *numbers, end_section=place == len(tasks) - 2)
-    result.add_row(_styled("mean", "bold"), "", *(_styled(percent(mean(column)), "bold") for column in columns))
-    return result
-
-
-def summary_line(record: Record) -> str:
-    """The run in one line, per cent: last accuracy, forgetting, BWT and what it cost."""
-    given, hidden = record["summary"]["given"], record["summary"]["hidden"]
-    cost = record["cost"]
-    seconds = sum(cost["train_seconds"]), sum(cost["eval_seconds"])
-    return (
-        f"{record['method']} on {record['stream']['folder']}: last accuracy {percent(given['last_acc'])} given, "
-        f"{percent(hidden['last_acc'])} hidden; "
-        f"forgetting {percent(given['forgetting'])}, {percent(hidden['forgetting'])}; "
-        f"{max(cost['trainable_params'], default=0):,} trained parameters, "
-        f"{cost['stored_bytes'][-1] / 2**20:.2f} MiB kept, "
-        f"{seconds[0]:.0f} s training, {seconds[1]:.0f} s evaluation, peak {cost['peak_memory_mib'][-1]:,.0f} MiB"
-    )

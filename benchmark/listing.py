@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmark import records, registry
+from benchmark import leaderboard, provenance, records, registry
 from benchmark.data import catalog
 from benchmark.errors import UserError, unknown
 
@@ -24,17 +24,12 @@ BACKBONES = {
 }
 
 
-def made_by_other_code(found: Iterable[records.Record], stream: str) -> list[str]:
-    """The methods whose newest record on a stream was made by other code than that of the working tree."""
-    newest: dict[str, dict[str, str]] = {}
-    for record in found:
-        made, known = record["provenance"], newest.get(record["method"])
-        if record["stream"]["folder"] == stream and (known is None or made["started"] > known["started"]):
-            newest[record["method"]] = made
+def made_by_other_code(found: Iterable[records.Record]) -> list[str]:
+    """The methods whose newest complete record of a stream was made by other code than that of the working tree."""
     root, changed = Path(__file__).resolve().parent.parent, []
-    for method, made in sorted(newest.items()):
+    for method, record in sorted(leaderboard.newest(found).items()):
         with suppress(UserError):  # a method that is no longer there
-            if made["fingerprint"] != records.fingerprint(root, registry.card(method).file):
+            if record["provenance"]["fingerprint"] != provenance.fingerprint(root, registry.card(method).file):
                 changed.append(method)
     return changed
 

@@ -23,7 +23,11 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
-METRICS = ("accuracy", "balanced_accuracy", "macro_auroc", "macro_f1")  # what a run's samples are scored by
+DIRECTIONS = ("i2t", "t2i")  # an image asks for its texts, a text for its images
+RECALLS = (1, 5, 10)
+CLASSES = ("accuracy", "balanced_accuracy", "macro_auroc", "macro_f1")
+MATCHES = ("mean_recall", *(f"{way}_{name}" for way in DIRECTIONS for name in ("r1", "r5", "r10", "mrr")))
+METRICS = {"classification": CLASSES, "fusion": CLASSES, "retrieval": MATCHES}  # by kind, the primary one first
 
 
 def _checked(matrix: ArrayLike) -> Array:
@@ -112,6 +116,29 @@ def summary(matrix: ArrayLike) -> dict[str, float | None]:
     return {name: None if np.isnan(value) else value for name, value in values.items()}
 
 
+def best_ranks(similarity: ArrayLike, positives: ArrayLike) -> Array:
+    """(Q,) the rank of each query's best positive in the gallery, from 1; infinite for a query without one.
+
+    Args:
+        similarity: (Q, G), larger is closer.
+        positives: (Q, G) boolean; a query may have several positives.
+
+    Ties are pessimistic: an item that ties with the best positive and is not itself positive ranks before it. A query
+    with a NaN among its similarities has the rank NaN.
+
+    Raises:
+        ValueError: the shapes differ or are not (Q, G).
+    """
+    scores, relevant = np.asarray(similarity, dtype=np.float64), np.asarray(positives, dtype=bool)
+    if scores.ndim != 2 or scores.shape != relevant.shape:
+        raise ValueError(f"similarity and positives are both (Q, G); got {scores.shape} and {relevant.shape}")
+    best = np.where(relevant, scores, -np.inf).max(axis=1, initial=-np.inf, keepdims=True)
+    rank = 1.0 + np.count_nonzero(~relevant & (scores >= best), axis=1)
+    rank[~relevant.any(axis=1)] = np.inf
+    rank[np.isnan(scores).any(axis=1)] = np.nan
+    return rank
+
+
 def recall_at_k(similarity: ArrayLike, positives: ArrayLike, k: int) -> float:
     """R@k: the fraction of queries with a positive among the first k of the gallery.
 
@@ -120,23 +147,32 @@ def recall_at_k(similarity: ArrayLike, positives: ArrayLike, k: int) -> float:
         positives: (Q, G) boolean; a query may have several positives (any hit counts) or none (always a miss).
         k: 1 or more; more than G is allowed.
 
-    Ties are pessimistic: an item that ties with the best positive and is not itself positive ranks before it, so a
-    model that gives every pair the same similarity scores 0 and not 1. NaN similarities make the recall NaN, and so
-    does an empty set of queries.
+    Ties are pessimistic (:func:`best_ranks`), so a model that gives every pair the same similarity scores 0 and not 1.
+    NaN similarities make the recall NaN, and so does an empty set of queries.
 
     Raises:
         ValueError: the shapes differ or are not (Q, G), or k < 1.
     """
-    scores, relevant = np.asarray(similarity, dtype=np.float64), np.asarray(positives, dtype=bool)
-    if scores.ndim != 2 or scores.shape != relevant.shape:
-        raise ValueError(f"similarity and positives are both (Q, G); got {scores.shape} and {relevant.shape}")
     if k < 1:
         raise ValueError(f"k is 1 or more, got {k}")
-    if len(scores) == 0 or np.isnan(scores).any():
-        return float("nan")
-    best = np.where(relevant, scores, -np.inf).max(axis=1, initial=-np.inf, keepdims=True)
-    rank = 1 + np.count_nonzero(~relevant & (scores >= best), axis=1)
-    return _mean(relevant.any(axis=1) & (rank <= k))
+    rank = best_ranks(similarity, positives)
+    return float("nan") if np.isnan(rank).any() else _mean(rank <= k)
+
+
+def match_metrics(ranks: dict[str, Array]) -> dict[str, float]:
+    """``MATCHES`` as fractions, from the best ranks of the queries of both directions; all NaN if one is NaN.
+
+    The mean recall is that of R@1, R@5 and R@10 in both directions; MRR is the mean of 1 / rank.
+    """
+    if any(np.isnan(rank).any() for rank in ranks.values()):
+        return dict.fromkeys(MATCHES, float("nan"))
+    values: dict[str, float] = {}
+    for way, rank in ranks.items():
+        values |= {f"{way}_r{k}": _mean(rank <= k) for k in RECALLS}
+        values[f"{way}_mrr"] = _mean(1 / rank)
+    recalls = [values[f"{way}_r{k}"] for way in DIRECTIONS for k in RECALLS]
+    values["mean_recall"] = _mean(recalls)
+    return {name: values[name] for name in MATCHES}
 
 
 def modality_drop(full: ArrayLike, without: ArrayLike) -> float:
@@ -159,3 +195,11 @@ def dominance(drop_a: float, drop_b: float) -> float:
     """(MMD_a - MMD_b) / (MMD_a + MMD_b): 1 if only modality a matters, -1 if only b, NaN if the drops cancel out."""
     total = drop_a + drop_b
     return float((drop_a - drop_b) / total) if total != 0 else float("nan")
+
+
+def at_missing_rate(full: ArrayLike, without: ArrayLike, rate: float) -> Array:
+    """The score to expect where each sample lacks a modality with probability ``rate``: (1 - rate) full + rate without.
+
+    Exact, not a simulation: a method answers every sample by itself. ``without`` may be the mean over modalities.
+    """
+    return (1 - rate) * np.asarray(full, dtype=np.float64) + rate * np.asarray(without, dtype=np.float64)

@@ -8,7 +8,6 @@ needed, because ``help``, ``list`` and ``plan`` read records too and should answ
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import math
@@ -27,17 +26,21 @@ Record = dict[str, Any]
 
 SCHEMA = 1
 PROTOCOLS = ("given", "hidden")
+INPUTS = ("image", "text")  # of fusion, either of which may be missing
 SUMMARY = ("last_acc", "avg_acc", "aia", "forgetting", "bwt", "fwt", "transfer", "learning_acc")
 LAST_ROW_OF = {"balanced_acc": "balanced_accuracy", "macro_auroc": "macro_auroc", "macro_f1": "macro_f1"}
-PACKAGES = ("torch", "lightning", "peft", "open_clip_torch", "torchmetrics", "numpy", "timm")
+RECALLS = tuple(f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10))
+MATCHES = (*RECALLS, "i2t_mrr", "t2i_mrr", "i2t_forgetting", "t2i_forgetting", "i2t_bwt", "t2i_bwt")
+DROPS = ("image_drop", "text_drop", "dominance")
+MISSING_RATES = (0.3, 0.5, 0.7, 0.9, 1.0)
 IDENTITY = ("schema", "key", "status", "method", "stream", "seed", "order")
 COMPLETE = (*IDENTITY, "group", "config", "settings", "backbone", "permutation", "limit", "split", "primary",
             "scores", "summary", "cost", "provenance")  # fmt: skip
-COMPUTING = ("benchmark/runner.py", "benchmark/evaluate.py", "benchmark/metrics.py")
-COSTS = ("trainable_params", "stored_params", "stored_bytes", "train_seconds", "eval_seconds", "images_per_second")
+COSTS = ("trainable_params", "stored_params", "stored_bytes", "train_seconds", "eval_seconds", "images_per_second",
+         "peak_memory_mib")  # fmt: skip
 
 
-def unmeasured(tasks: int) -> Record:
+def unmeasured(tasks: int, kind: str = "classification") -> Record:
     """The part of a record that a run fills, before it has begun: matrices of nulls, costs of no task."""
     from benchmark import metrics
 
@@ -47,10 +50,11 @@ def unmeasured(tasks: int) -> Record:
     return {
         "status": "running",
         "stages": 0,
-        "scores": {metric: {protocol: empty() for protocol in ("given", "hidden")} for metric in metrics.METRICS},
+        "primary": metrics.METRICS[kind][0],
+        "scores": {metric: {protocol: empty() for protocol in PROTOCOLS} for metric in metrics.METRICS[kind]},
         "router_accuracy": empty(),
         "summary": None,
-        "cost": {name: [] for name in (*COSTS, "peak_memory_mib")},
+        "cost": {name: [] for name in COSTS},
     }
 
 
@@ -135,7 +139,7 @@ def decimals(value: float | None, digits: int = 6) -> str:
 def write_record(folder: Path, record: Record) -> None:
     """Write ``<metric>_<protocol>.csv`` for every score matrix of the record, then ``run.json``.
 
-    A method that routes has ``router_accuracy_hidden.csv`` as well.
+    A method that routes has ``router_accuracy_hidden.csv`` as well, a fusion stream ``missing_modality.csv``.
     """
     tasks = [task["name"] for task in record["stream"]["tasks"]]
     stages = ["before", *tasks]
@@ -144,6 +148,9 @@ def write_record(folder: Path, record: Record) -> None:
     routed = record.get("router_accuracy") or []
     if any(value is not None for row in routed for value in row):
         matrices["router_accuracy_hidden"] = routed
+    if "missing" in record:
+        text = csv_text(["protocol", "missing", "rate", *tasks, "mean"], missing_rows(record))
+        write_text(Path(folder) / "missing_modality.csv", text)
     for name, matrix in matrices.items():
         rows = [[stage, *map(decimals, row)] for stage, row in zip(stages, matrix, strict=True)]
         write_text(Path(folder) / f"{name}.csv", csv_text(["stage", *tasks], rows))
@@ -208,7 +215,7 @@ def _check(record: Record) -> None:
             if not all(isinstance(cell, int | float | None) for row in protocols[protocol] for cell in row):
                 raise ValueError(f"scores.{metric}.{protocol} holds something that is neither a number nor null")
     for protocol in PROTOCOLS:
-        for name in (*SUMMARY, *LAST_ROW_OF):
+        for name in (*SUMMARY, *(LAST_ROW_OF if record["primary"] == "accuracy" else MATCHES)):
             record["summary"][protocol][name]
     if len(record["permutation"]) != len(tasks):
         raise ValueError(f"permutation has {len(record['permutation'])} entries for {len(tasks)} tasks")
@@ -256,11 +263,14 @@ def read_all(results: Path, stream: str | None = None) -> list[Record]:
 
 
 def to_frame(records: Iterable[Record]) -> pandas.DataFrame:
-    """One row per record: what the run was, then its summary as ``given_last_acc`` ... ``hidden_macro_f1``."""
+    """One row per record: what the run was, then its summary as ``given_last_acc`` ... ``hidden_macro_f1`` and on."""
     import pandas
 
     plain = ("method", "group", "key", "settings", "backbone", "seed", "order", "limit", "split", "status", "primary")
-    summary = [(protocol, name) for protocol in PROTOCOLS for name in (*SUMMARY, *LAST_ROW_OF)]
+    records = list(records)
+    known = {name for record in records for numbers in (record.get("summary") or {}).values() for name in numbers}
+    names = (*SUMMARY, *LAST_ROW_OF, *(name for name in (*MATCHES, *DROPS) if name in known))
+    summary = [(protocol, name) for protocol in PROTOCOLS for name in names]
     rows = []
     for record in records:
         row = {"stream": record["stream"]["folder"]} | {name: record.get(name) for name in plain}
@@ -272,121 +282,51 @@ def to_frame(records: Iterable[Record]) -> pandas.DataFrame:
     return frame.astype({f"{protocol}_{name}": float for protocol, name in summary})
 
 
-def summarise(scores: Mapping[str, Mapping[str, Any]], primary: str = "accuracy") -> dict[str, dict[str, float | None]]:
+def summarise(
+    scores: Mapping[str, Mapping[str, Any]], primary: str = "accuracy", missing: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, float | None]]:
     """The record's ``summary``: for each protocol the numbers of ``metrics.summary`` on the primary metric's matrix,
-    and the last row's mean of the other metrics; None where a needed cell is null or the metric was not measured."""
+    and the last row's mean of the other metrics; None where a needed cell is null or the metric was not measured.
+
+    Of retrieval also forgetting and backward transfer of R@1 in both directions, where a modality was withheld what
+    the final model loses without it.
+    """
     from benchmark import metrics
 
     result: dict[str, dict[str, float | None]] = {}
     for protocol in PROTOCOLS:
-        result[protocol] = metrics.summary(scores[primary][protocol])
-        for name, metric in LAST_ROW_OF.items():
-            last = metrics.last_accuracy(scores[metric][protocol]) if metric in scores else math.nan
-            result[protocol][name] = None if math.isnan(last) else last
+        values = metrics.summary(scores[primary][protocol])
+        last = LAST_ROW_OF if primary == "accuracy" else {name: name for name in MATCHES if name in scores}
+        values |= {
+            name: metrics.last_accuracy(scores[metric][protocol]) if metric in scores else None
+            for name, metric in last.items()
+        }
+        for way in metrics.DIRECTIONS if primary != "accuracy" else ():
+            matrix = scores[f"{way}_r1"][protocol]
+            values |= {f"{way}_forgetting": metrics.forgetting(matrix), f"{way}_bwt": metrics.backward_transfer(matrix)}
+        if missing is not None:
+            full = scores[primary][protocol][-1]
+            drops = [metrics.modality_drop(_floats(full), _floats(missing[name][protocol])) for name in INPUTS]
+            values |= dict(zip(DROPS, (*drops, metrics.dominance(*drops)), strict=True))
+        result[protocol] = {name: None if v is None or math.isnan(v) else v for name, v in values.items()}
     return result
 
 
-# Provenance
+def _floats(row: Iterable[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in row]
 
 
-def fingerprint(root: Path, method_file: Path) -> str:
-    """16 hex digits that change when the code behind a score changes.
+def missing_rows(record: Record) -> Iterator[list[str]]:
+    """Protocol, what is missing, at which rate, the final model's accuracy on every task, their mean.
 
-    The sha256 over the method's file, the ``methods`` files it imports, directly or through others, and the files of
-    ``benchmark`` that compute (data, runner, evaluate, metrics), in sorted order of their path below ``root``; path and
-    content both count, kinds of line ends do not.
-
-    Raises:
-        UserError: a file is missing or no Python.
+    ``both``: a sample that lacks something lacks the image or the text, equally often.
     """
-    root, method_file = Path(root).resolve(), Path(method_file).resolve()
-    files = {method_file, *(root / "benchmark" / "data").rglob("*.py"), *(root / name for name in COMPUTING)}
-    waiting = [method_file]
-    while waiting:
-        imported = set(_imported(root, waiting.pop())) - files
-        files |= imported
-        waiting.extend(imported)
-    digest = hashlib.sha256()
-    named = {(file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name): file for file in files}
-    for name, file in sorted(named.items()):
-        if file.exists():
-            content = file.read_bytes().replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-            digest.update(f"{name}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()[:16]
+    from benchmark import metrics
 
-
-def _imported(root: Path, file: Path) -> Iterator[Path]:
-    """The files below ``root/methods`` that ``file`` imports, anywhere in it, and the packages around them."""
-    import ast
-
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read as Python ({error})") from None
-    package = file.parent.relative_to(root).parts if file.is_relative_to(root) else ()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = [tuple(alias.name.split(".")) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            start = package[: len(package) - node.level + 1] if node.level else ()
-            base = (*start, *(node.module.split(".") if node.module else ()))
-            names = [base, *((*base, alias.name) for alias in node.names)]
-        else:
-            continue
-        for name in names:
-            if name[:1] == ("methods",):
-                parents = [root.joinpath(*name[:end], "__init__.py") for end in range(1, len(name) + 1)]
-                yield from (path for path in (root.joinpath(*name).with_suffix(".py"), *parents) if path.is_file())
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    """What git says, or None where there is no git, no repository, or no answer within 5 seconds."""
-    import subprocess
-
-    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
-    command = ["git", "-C", str(root), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, env=environment, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def provenance(
-    root: Path, method_file: Path, device: str, data: Mapping[str, str], started: str, finished: str | None = None
-) -> Record:
-    """Where a run came from.
-
-    Args:
-        root: the checkout (or the folder a wheel was unpacked to) that holds ``benchmark`` and ``methods``.
-        method_file: the file of the method's class.
-        device: in words, such as ``NVIDIA H100`` or ``cpu (16 threads)``.
-        data: the sha256 of each task's data, by task name.
-        started, finished: as ``now()`` writes them; finished is None while the run goes on.
-
-    ``git_dirty`` looks at code and catalog alone: results are written while runs go on and change no score. Both git
-    entries are None where ``root`` is not itself a repository, such as a package installed inside someone else's.
-    """
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    packages: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            packages[name] = None
-    top = _git(root, "rev-parse", "--show-toplevel")
-    ours = top is not None and Path(top).resolve() == Path(root).resolve()
-    changes = _git(root, "status", "--porcelain", "--", "benchmark", "methods", "datasets", "pyproject.toml")
-    return {
-        "git_sha": _git(root, "rev-parse", "HEAD") if ours else None,
-        "git_dirty": bool(changes) if ours and changes is not None else None,
-        "fingerprint": fingerprint(root, method_file),
-        "python": platform.python_version(),
-        "packages": packages,
-        "device": device,
-        "data": dict(data),
-        "started": started,
-        "finished": finished,
-    }
+    for protocol in PROTOCOLS:
+        full = _floats(record["scores"][record["primary"]][protocol][-1])
+        without = {name: _floats(record["missing"][name][protocol]) for name in INPUTS}
+        without["both"] = [sum(pair) / 2 for pair in zip(*without.values(), strict=True)]
+        for name, rate in [("none", 0.0), *((name, rate) for name in without for rate in MISSING_RATES)]:
+            row = metrics.at_missing_rate(full, without.get(name, full), rate).tolist()
+            yield [protocol, name, f"{rate:.1f}", *map(decimals, row), decimals(sum(row) / len(row))]

@@ -18,6 +18,7 @@ from typing import Any
 from benchmark.errors import UserError, unknown
 
 FLAGS = {"requires_task_id": False, "keeps_images": False, "needs_length": False, "joint": False}
+KINDS = ("classification",)  # of tasks that a method learns, unless it names others
 ROOT = "IncrementalMethod"
 
 
@@ -32,6 +33,7 @@ class MethodCard:
     doc: str
     defaults: dict[str, Any] = field(hash=False)
     flags: dict[str, bool] = field(hash=False)
+    kinds: tuple[str, ...]
     presets: dict[str, dict[str, Any]] = field(hash=False)
 
     @property
@@ -116,7 +118,7 @@ def _defaults(lineage: list[tuple[ast.Module, ast.ClassDef]]) -> dict[str, Any]:
 
 def _card(name: str, module: str, file: Path, cls: str, lineage: list[tuple[ast.Module, ast.ClassDef]]) -> MethodCard:
     tree = lineage[0][0]
-    flags = dict(FLAGS)
+    flags, kinds = dict(FLAGS), KINDS
     for _, node in reversed(lineage):
         for item in node.body:
             if not isinstance(item, (ast.Assign, ast.AnnAssign)) or item.value is None:
@@ -124,11 +126,14 @@ def _card(name: str, module: str, file: Path, cls: str, lineage: list[tuple[ast.
             target = item.targets[0] if isinstance(item, ast.Assign) else item.target
             if isinstance(target, ast.Name) and target.id in flags:
                 flags[target.id] = bool(_literal(item.value, f"{node.name}.{target.id}"))
+            elif isinstance(target, ast.Name) and target.id == "kinds":
+                kinds = tuple(_literal(item.value, f"{node.name}.kinds"))
     presets: dict[str, dict[str, Any]] = {}
     for item in tree.body:
         if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name) and item.targets[0].id == "PRESETS":
             presets = _literal(item.value, f"{file}: PRESETS")
-    return MethodCard(name, module, cls, file, ast.get_docstring(tree) or "", _defaults(lineage), flags, presets)
+    doc = ast.get_docstring(tree) or ""
+    return MethodCard(name, module, cls, file, doc, _defaults(lineage), flags, kinds, presets)
 
 
 def _method_in(file: Path) -> tuple[str, list[tuple[ast.Module, ast.ClassDef]]] | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark import records
+from benchmark import provenance, records, registry
 from benchmark.config import RunConfig, run_key, weights_identity
 from benchmark.data import catalog
 from benchmark.errors import UserError
@@ -51,6 +51,7 @@ def resolve(config: RunConfig, card: MethodCard, cuda: bool) -> Plan:
     from benchmark.data import identity
 
     recipe = catalog.load(config.stream, Path(config.data))
+    check_kind(config, card, recipe.stream.kind)
     samples = identity.identities(recipe)
     hashed = identity.stream_hash(recipe.stream, samples)
     precision = config.precision if config.precision != "auto" else "bf16-mixed" if cuda else "32-true"
@@ -58,6 +59,22 @@ def resolve(config: RunConfig, card: MethodCard, cuda: bool) -> Plan:
     folder = stream_folder(Path(config.results), recipe.stream.name, hashed)
     permutation = recipe.permutation(config.order)
     return Plan(config, card, recipe, samples, hashed, folder, permutation, precision, key)
+
+
+def check_kind(config: RunConfig, card: MethodCard, kind: str) -> None:
+    """Refuse a method that does not learn this kind of task, and settings that the kind does not have.
+
+    Raises:
+        UserError: naming the methods that learn it.
+    """
+    stream = f"stream {config.stream!r} ({kind})"
+    if kind not in card.kinds:
+        others = ", ".join(name for name in registry.names() if kind in registry.card(name).kinds)
+        raise UserError(f"method {card.name!r} learns {', '.join(card.kinds)}, not {stream}; these do: {others}")
+    if config.inputs != "both" and kind != "fusion":
+        raise UserError(f"--inputs {config.inputs}: only fusion can do without an input, not {stream}")
+    if config.gallery != "seen" and kind != "retrieval":
+        raise UserError(f"--gallery {config.gallery}: only retrieval has a gallery, not {stream}")
 
 
 def stream_folder(results: Path, name: str, hashed: str) -> str:
@@ -91,9 +108,8 @@ def new_record(plan: Plan, device: str) -> records.Record:
         "permutation": list(plan.permutation),
         "limit": config.limit,
         "split": config.split,
-        "primary": "accuracy",
-        **records.unmeasured(len(stream)),
-        "provenance": records.provenance(ROOT, card.file, device, data, records.now()),
+        **records.unmeasured(len(stream), stream.kind),
+        "provenance": provenance.collect(ROOT, card.file, device, data, records.now()),
     }
 
 
@@ -134,6 +150,8 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
         with seeded(config.seed, "method"):
             method = cls(**config.method_args)
             backbone = backbones.load(config.backbone, config.pretrained)
+            if plan.recipe.stream.kind != "classification":
+                backbone.with_text()
             method.attach(backbone.to(device), config.budget)
     except ValueError as error:
         raise UserError(str(error)) from None
@@ -143,12 +161,14 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
     for task, listed in zip(stream, plan.permutation, strict=True):
         console.print(f"reading {task.name}", end="\r") if console.is_terminal and not config.quiet else None
         source = plan.recipe.sources[listed]
-        data.append(task_data(task, source, plan.samples[listed], backbone.image_size, config.limit, device))
+        size, tokens = backbone.image_size, backbone.tokenizer
+        read = (task, source, plan.samples[listed], size, config.limit, device, tokens, config.inputs)
+        data.append(task_data(*read))
     if config.force or complete or known is None:
         shutil.rmtree(folder, ignore_errors=True)
         known = None
     record = known or new_record(plan, _device_name(device))
-    steps = [-(-len(d.splits["train"][1]) // config.batch_size) * config.epochs for d in data]
+    steps = [-(-len(d.splits["train"]) // config.batch_size) * config.epochs for d in data]
     with Display(console, sum(steps), quiet=config.quiet) as display:
         display.say(
             f"{card.name} on {plan.stream_folder}, seed {config.seed}, order {config.order}, "

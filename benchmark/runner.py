@@ -24,7 +24,6 @@ import torch
 from benchmark import records
 from benchmark.data.module import TaskData, training_batches
 from benchmark.evaluate import PROTOCOLS, Cell, Evaluator
-from benchmark.metrics import METRICS
 from benchmark.progress import Display
 from benchmark.stream import Stream, Task
 from methods.base import IncrementalMethod
@@ -100,7 +99,8 @@ class Loop:
         self.budget, self.purpose = method.budget, (record["seed"], record["order"])
         self.precision, self.balanced = config["precision"], config["sampling"] == "balanced"
         dtype = AUTOCAST[self.precision]
-        self.evaluator = Evaluator(method, stream, data, record["split"], device, dtype, full_evaluation)
+        gallery = config.get("gallery", "seen")
+        self.evaluator = Evaluator(method, stream, data, record["split"], device, dtype, full_evaluation, gallery)
 
     # ---- phases ---------------------------------------------------------------------------------------------------
 
@@ -126,6 +126,7 @@ class Loop:
                 (self.state / f"fit-{last}.ckpt").unlink(missing_ok=True)
             for task in tasks:
                 self._evaluate(task.index + 1)
+        self._withhold()
         cost["peak_memory_mib"].append(self._peak_memory())
         self._finish()
 
@@ -202,7 +203,7 @@ class Loop:
         started = time.perf_counter()
         with seeded(*self.purpose, stage, "evaluate"):
             row = self.evaluator.row(stage)
-        for metric in METRICS:
+        for metric in self.record["scores"]:
             for protocol in PROTOCOLS:
                 cells = row[protocol]
                 values = [None if c is None or np.isnan(c.metrics[metric]) else c.metrics[metric] for c in cells]
@@ -212,6 +213,19 @@ class Loop:
         self.record["cost"]["eval_seconds"].append(time.perf_counter() - started)
         self.record["stages"] = stage + 1
         records.write_record(self.folder, self.record)
+
+    def _withhold(self) -> None:
+        """Of fusion: what the final model answers without the image, and without the text."""
+        if self.stream.kind != "fusion" or self.record["config"].get("inputs", "both") != "both":
+            return
+        self.display.phase("evaluating with the image or the text withheld")
+        primary, self.record["missing"] = self.record["primary"], {}
+        for missing, there in zip(records.INPUTS, reversed(records.INPUTS), strict=True):
+            with seeded(*self.purpose, "withhold", missing):
+                rows = self.evaluator.withheld(there)
+            self.record["missing"][missing] = {
+                protocol: [c.metrics[primary] if c else None for c in cells] for protocol, cells in rows.items()
+            }
 
     # ---- state on disk --------------------------------------------------------------------------------------------
 
@@ -238,15 +252,17 @@ class Loop:
             raise RuntimeError(f"the saved state does not fit the method: {', '.join(lost[:5])}")
 
     def _write_predictions(self, stage: int, row: dict[str, list[Cell | None]]) -> None:
+        """Per stage and task ``<stage>/<task>/<protocol>_<name>``; once per task its labels, of retrieval its pairs."""
         arrays: dict[str, np.ndarray] = {}
-        for task, given, hidden in zip(self.stream, row["given"], row["hidden"], strict=True):
-            name = f"{stage}/{task.name}"
-            if stage == 0:
-                arrays[f"labels/{task.name}"] = self.data[task.index].splits[self.record["split"]][1].numpy()
-            if given is not None:
-                arrays[f"{name}/given_logits"] = given.logits_NC
-            if hidden is not None:
-                arrays[f"{name}/hidden_answer"] = hidden.answers_N
+        for task in self.stream if stage == 0 else ():
+            samples = self.data[task.index].splits[self.record["split"]]
+            arrays[f"labels/{task.name}"] = samples.labels.numpy()
+            if samples.pairs is not None:
+                arrays[f"pairs/{task.name}"] = samples.pairs.numpy()
+        for protocol, cells in row.items():
+            for task, cell in zip(self.stream, cells, strict=True):
+                for name, values in cell.arrays.items() if cell else ():
+                    arrays[f"{stage}/{task.name}/{protocol}_{name}"] = values
         with open(self.state / "predictions.tmp", "wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         (self.state / "predictions.tmp").replace(self.state / f"predictions-{stage}.npz")
@@ -263,7 +279,9 @@ class Loop:
         experts: Any = getattr(self.method, "experts", None)
         for name in getattr(experts, "names", ()):
             experts.save(name, self.folder / "experts" / name)
-        self.record["summary"] = records.summarise(self.record["scores"], self.record["primary"])
+        self.record["summary"] = records.summarise(
+            self.record["scores"], self.record["primary"], self.record.get("missing")
+        )
         self.record["provenance"]["finished"] = records.now()
         self.record["status"] = "complete"
         records.write_record(self.folder, self.record)

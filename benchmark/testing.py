@@ -1,7 +1,8 @@
 """``check_method``: the contract of a method, as code.
 
 Each check is a function of a :class:`Bench` (a tiny stream, a backbone, a way to run) that raises AssertionError with a
-sentence. A new method passes ``make check METHOD=name`` before its numbers mean anything.
+sentence. All of them run for every kind of task that the method learns. A new method passes ``make check METHOD=name``
+before its numbers mean anything.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from methods import backbones
 from methods.base import IncrementalMethod
 
 CPU = torch.device("cpu")
+STREAMS = {"classification": "smoke", "fusion": "smoke_fusion", "retrieval": "smoke_retrieval"}
 BUDGET = Budget(epochs=2, batch_size=8, lr=1e-3)
 
 
@@ -45,12 +47,12 @@ class Result:
     reason: str = ""
 
 
-@lru_cache(maxsize=1)
-def _stream(size: int) -> tuple[Stream, tuple[TaskData, ...]]:
-    recipe = catalog.load("smoke", Path())
-    samples = identity.identities(recipe)
-    parts = zip(recipe.stream, recipe.sources, samples, strict=True)
-    return recipe.stream, tuple(task_data(task, source, sha, size, None, CPU) for task, source, sha in parts)
+@lru_cache(maxsize=len(STREAMS))
+def _stream(kind: str) -> tuple[Stream, tuple[TaskData, ...]]:
+    recipe, backbone = catalog.load(STREAMS[kind], Path()), backbones.load("phantom-clip")
+    parts = zip(recipe.stream, recipe.sources, identity.identities(recipe), strict=True)
+    size, tokens = backbone.image_size, backbone.tokenizer
+    return recipe.stream, tuple(task_data(task, source, sha, size, None, CPU, tokens) for task, source, sha in parts)
 
 
 def world() -> tuple[object, ...]:
@@ -68,16 +70,19 @@ class Observed:
 
 
 class Bench:
-    """A tiny stream and fresh methods on fresh backbones to run over it."""
+    """A tiny stream of one kind and fresh methods on fresh backbones to run over it."""
 
-    def __init__(self, cls: type[IncrementalMethod], folder: Path) -> None:
-        self.cls, self.folder, self.runs = cls, folder, 0
-        self.stream, self.data = _stream(backbones.load("phantom-clip").image_size)
+    def __init__(self, cls: type[IncrementalMethod], folder: Path, kind: str = "classification") -> None:
+        self.cls, self.folder, self.kind, self.runs = cls, folder, kind, 0
+        self.stream, self.data = _stream(kind)
 
     def method(self) -> IncrementalMethod:
+        backbone = backbones.load("phantom-clip")
+        if self.kind != "classification":
+            backbone.with_text()
         with seeded(0, "method"):
             method = self.cls()
-            method.attach(backbones.load("phantom-clip"), BUDGET)
+            method.attach(backbone, BUDGET)
         return method
 
     def loop(
@@ -86,9 +91,9 @@ class Bench:
         tasks = [{"name": task.name, "modality": task.modality, "labels": []} for task in self.stream]
         record = record or {
             "schema": records.SCHEMA, "key": "0" * 12, "method": "checked", "seed": 0, "order": 0, "split": "test",
-            "stream": {"name": "smoke", "folder": "smoke", "hash": "", "tasks": tasks}, "primary": "accuracy",
-            "config": {"precision": "32-true", "sampling": "proportional"}, "provenance": {},
-            **records.unmeasured(len(self.stream)),
+            "stream": {"name": "smoke", "folder": "smoke", "hash": "", "tasks": tasks}, "provenance": {},
+            "config": {"precision": "32-true", "sampling": "proportional"},
+            **records.unmeasured(len(self.stream), self.kind),
         }  # fmt: skip
         return Loop(method, self.stream, list(self.data), record, folder, CPU, Display(Console(), 1, quiet=True), full)
 
@@ -121,14 +126,25 @@ class Bench:
         loop.run()
         return Observed(loop, flags, (before, world()))
 
-    def answers(self, method: IncrementalMethod, task: int, given: bool) -> Tensor:
-        """(N, C) logits on a task's test set over its own labels, or over all labels with the identity hidden."""
+    def answers(self, method: IncrementalMethod, task: int, given: bool, count: int | None = None) -> Tensor:
+        """What a method answers on a task's (first ``count``) test samples with the identity given or hidden.
+
+        (N, C) logits over its own labels or over all labels; of retrieval (N + M, E) features of images and texts.
+        """
         method.eval()
-        chosen = self.stream.tasks[task]
+        chosen, data = self.stream.tasks[task], self.data[task]
         labels = chosen.labels if given else self.stream.labels()
-        batch = next(iter(self.data[task].batches("test", CPU)))
+        told = chosen if given else None
         with torch.no_grad():
-            return method.scores({"image": batch["image"], "index": batch["index"]}, labels, chosen if given else None)
+            if self.kind == "retrieval":
+                asked = [data.items("test", CPU, inputs) for inputs in ("image", "text")]
+                return torch.cat([method.represent(_unlabelled(next(iter(items)), count), told) for items in asked])
+            return method.scores(_unlabelled(next(iter(data.batches("test", CPU))), count), labels, told)
+
+
+def _unlabelled(batch: dict[str, Tensor], count: int | None = None) -> dict[str, Tensor]:
+    """The first ``count`` samples of a batch, or all, without what tells the answer."""
+    return {name: values[:count] for name, values in batch.items() if name not in ("label", "task")}
 
 
 def state(method: IncrementalMethod) -> dict[str, Tensor]:
@@ -187,7 +203,7 @@ def reuse_equals_full_evaluation(bench: Bench) -> None:
 
 def stopped_and_resumed_equals_straight(bench: Bench) -> None:
     folder, method = bench.folder / "stopped", bench.method()
-    per_epoch = -(-len(bench.data[0].splits["train"][1]) // BUDGET.batch_size)
+    per_epoch = -(-len(bench.data[0].splits["train"]) // BUDGET.batch_size)
     tasks = len(bench.stream) if method.joint else 1
     for steps in (per_epoch * tasks + 1, per_epoch * tasks * 2 + per_epoch + 1):  # in epoch 2 of task 1, of task 2
         method = bench.method()
@@ -246,13 +262,17 @@ def regrown_and_loaded_answers_the_same(bench: Bench) -> None:
         assert torch.equal(*(torch.nan_to_num(x) for x in given)), "regrown and loaded answers otherwise"
 
 
-def logits_are_right(bench: Bench) -> None:
+def answers_are_right(bench: Bench) -> None:
     method = bench.straight.method
     for task in bench.stream:
-        logits = bench.answers(method, task.index, given=True)
-        samples = len(bench.data[task.index].splits["test"][1])
-        assert logits.shape == (samples, len(task.labels)), f"logits of shape {tuple(logits.shape)}"
-        assert logits.isfinite().all(), f"logits on the learned task {task.name} are not finite"
+        answers = bench.answers(method, task.index, given=True)
+        test = bench.data[task.index].splits["test"]
+        if bench.kind != "retrieval":
+            assert answers.shape == (len(test), len(task.labels)), f"logits of shape {tuple(answers.shape)}"
+        else:
+            assert test.images is not None and test.texts is not None
+            assert len(answers) == len(test.images) + len(test.texts), f"features of shape {tuple(answers.shape)}"
+        assert answers.isfinite().all(), f"the answers on the learned task {task.name} are not finite"
     fresh = bench.method()
     before = bench.answers(fresh, 0, given=True)
     assert before.isfinite().all() or before.isnan().all(), "before any training: finite, or NaN throughout"
@@ -262,14 +282,39 @@ def hidden_identity_is_answered_or_declared(bench: Bench) -> None:
     method = bench.straight.method
     if method.requires_task_id:
         return
-    logits = bench.answers(method, 0, given=False)
-    assert logits.shape[1] == len(bench.stream.labels()) and logits.isfinite().all(), (
+    answers = bench.answers(method, 0, given=False)
+    width = len(bench.stream.labels())
+    assert (bench.kind == "retrieval" or answers.shape[1] == width) and answers.isfinite().all(), (
         "no answer with the identity hidden"
     )
-    one = bench.straight.method.scores(
-        {"image": bench.data[0].splits["test"][0][:1], "index": torch.arange(1)}, bench.stream.labels(), None
-    )
-    assert torch.allclose(one[0], logits[0], atol=1e-3), "the answer on a sample depends on its test batch"
+    one = bench.answers(method, 0, given=False, count=1)
+    assert torch.allclose(one[0], answers[0], atol=1e-3), "the answer on a sample depends on its test batch"
+
+
+def an_image_and_its_text_do_not_see_each_other(bench: Bench) -> None:
+    """Of retrieval: what a batch of pairs embeds an image to must not change with the caption, nor the other way."""
+    if bench.kind != "retrieval":
+        return
+    method = bench.straight.method.eval()
+    batch = next(iter(bench.data[0].batches("test", CPU)))
+    with torch.no_grad():
+        for own, other, embed in (("image", "text", method.embed_image), ("text", "image", method.embed_text)):
+            swapped = batch | {other: batch[other].roll(1, 0)}
+            assert torch.equal(embed(batch), embed(swapped)), f"the feature of the {own} depends on its {other}"
+
+
+def a_missing_input_is_answered(bench: Bench) -> None:
+    """Of fusion: an image without its text and a text without its image still get an answer."""
+    if bench.kind != "fusion":
+        return
+    method = bench.straight.method.eval()
+    for there in ("image", "text"):
+        for given in (True, False) if not method.requires_task_id else (True,):
+            batch = _unlabelled(next(iter(bench.data[0].batches("test", CPU, there))))
+            task = bench.stream.tasks[0] if given else None
+            with torch.no_grad():
+                logits = method.scores(batch, bench.stream.labels(), task)
+            assert logits.isfinite().all(), f"no answer from the {there} alone"
 
 
 def training_flags_are_right_in_task_2(bench: Bench) -> None:
@@ -293,25 +338,35 @@ CHECKS: tuple[Callable[[Bench], None], ...] = (
     only_trainable_parameters_change,
     evaluation_changes_nothing,
     regrown_and_loaded_answers_the_same,
-    logits_are_right,
+    answers_are_right,
     hidden_identity_is_answered_or_declared,
+    an_image_and_its_text_do_not_see_each_other,
+    a_missing_input_is_answered,
     training_flags_are_right_in_task_2,
     nothing_global_changes,
 )
 
 
 def check_method(cls: type[IncrementalMethod], raise_on_failure: bool = False) -> list[Result]:
-    """Hold a method's class against the contract; a result per check.
+    """Hold a method's class against the contract, for every kind of task it learns; a result per check and kind.
 
     Raises:
         AssertionError: with ``raise_on_failure``, naming every check that failed.
     """
     quiet()
+    results = [result for kind in cls.kinds for result in _check(cls, kind)]
+    failed = [result for result in results if not result.passed]
+    if raise_on_failure and failed:
+        raise AssertionError("; ".join(f"{result.name}: {result.reason}" for result in failed))
+    return results
+
+
+def _check(cls: type[IncrementalMethod], kind: str) -> list[Result]:
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(cls, Path(folder))
+        bench = Bench(cls, Path(folder), kind)
         for check in CHECKS:
-            name = check.__name__.replace("_", " ")
+            name = check.__name__.replace("_", " ") + (f" ({kind})" if kind != "classification" else "")
             try:
                 check(bench)
                 results.append(Result(name, True))
@@ -321,7 +376,4 @@ def check_method(cls: type[IncrementalMethod], raise_on_failure: bool = False) -
                 place = traceback.extract_tb(error.__traceback__)[-1]
                 reason = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
                 results.append(Result(name, False, reason))
-    failed = [replace(result, passed=False) for result in results if not result.passed]
-    if raise_on_failure and failed:
-        raise AssertionError("; ".join(f"{result.name}: {result.reason}" for result in failed))
     return results

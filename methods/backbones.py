@@ -9,6 +9,7 @@ Legend: B batch, C classes, H, W pixels, N tokens, D width, E embedding.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -106,18 +107,30 @@ class Tower(nn.Module):
             observe: ``fn(layer, x_BND)`` sees the input of a block's attention, after the norm.
         """
         x = self.embed(inputs)
-        for layer, block in enumerate(self.blocks):
+        for layer in range(len(self.blocks)):
             if edit_tokens is not None:
                 x = edit_tokens(layer, x)
-            normed = block.norm1(x)
-            if observe is not None:
-                observe(layer, normed)
-            mask = self.mask(x.shape[1])
-            h = x + block.scale1(block.attend(normed, mask, prefix(layer) if prefix is not None else None))
-            x = h + block.scale2(block.mlp(block.norm2(h)))
+            h = self.attended(layer, x, prefix, observe)
+            x = self.transformed(layer, h)
             if beside_mlp is not None and (delta := beside_mlp(layer, h)) is not None:
                 x = x + delta
         return self.pool(x, inputs)
+
+    def attended(
+        self, layer: int, x_BND: Tensor, prefix: Prefix | None = None, observe: Observe | None = None
+    ) -> Tensor:
+        """The first half of a block: x plus what attention adds, (B, N, D)."""
+        block = self.blocks[layer]
+        normed = block.norm1(x_BND)
+        if observe is not None:
+            observe(layer, normed)
+        mask = self.mask(x_BND.shape[1])
+        return x_BND + block.scale1(block.attend(normed, mask, prefix(layer) if prefix is not None else None))
+
+    def transformed(self, layer: int, h_BND: Tensor) -> Tensor:
+        """The second half of a block: h plus what the MLP adds, (B, N, D)."""
+        block = self.blocks[layer]
+        return h_BND + block.scale2(block.mlp(block.norm2(h_BND)))
 
 
 class OpenClipImageTower(Tower):
@@ -227,6 +240,7 @@ class Backbone(nn.Module):
     Attributes:
         image: the :class:`Tower` of images.
         text: a :class:`TextTower`, or the model's own text encoder where that is no open_clip transformer (BERT).
+        frozen_text: what reads class prompts: the text encoder, or its frozen copy after :meth:`with_text`.
         image_size: pixels of a side; ``mean``, ``std``: (3, 1, 1), of images in [0, 1].
     """
 
@@ -244,6 +258,7 @@ class Backbone(nn.Module):
             kind = type(getattr(visual, "trunk", visual)).__name__
             raise ValueError(f"backbone {name!r}: vision tower {kind} is no vision transformer")
         self.text: nn.Module = TextTower(text) if hasattr(text, "token_embedding") else text
+        self.frozen_text = self.text
         self.logit_scale: nn.Parameter = model.logit_scale
         self.tokenizer, self.name = tokenizer, name
         size = visual.image_size
@@ -255,9 +270,28 @@ class Backbone(nn.Module):
         self.eval()
         self._features: dict[tuple[str, ...], Tensor] = {}
 
+    def with_text(self) -> Backbone:
+        """Prepared for tasks whose input is text as well: both towers are adapted, class prompts are not."""
+        if isinstance(self.text, TextTower):
+            self.frozen_text = copy.deepcopy(self.text)
+        return self
+
+    @property
+    def adapted(self) -> nn.Module:
+        """What LoRA adapts: the image tower, or both (all of the backbone) after :meth:`with_text`.
+
+        A text encoder that is no open_clip transformer stays frozen.
+        """
+        return self.image if self.frozen_text is self.text else self
+
     @property
     def width(self) -> int:
         return self.image.blocks[0].norm1.normalized_shape[0]
+
+    @property
+    def embedding(self) -> int:
+        """E, the width of what both towers give."""
+        return self.class_features([Label(-1, "", ("",))]).shape[1]
 
     @torch.no_grad()
     def class_features(self, labels: Sequence[Label]) -> Tensor:
@@ -270,7 +304,9 @@ class Backbone(nn.Module):
             known = self._features.get(label.prompts)
             if known is None or known.device != device:
                 with torch.autocast(device.type, enabled=False):
-                    features = F.normalize(self.text(self.tokenizer(list(label.prompts)).to(device)).float(), dim=-1)
+                    features = F.normalize(
+                        self.frozen_text(self.tokenizer(list(label.prompts)).to(device)).float(), dim=-1
+                    )
                 self._features[label.prompts] = F.normalize(features.mean(dim=0), dim=-1)
         return torch.stack([self._features[label.prompts] for label in labels])
 

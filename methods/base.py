@@ -1,10 +1,12 @@
 """The contract of a method: what the harness calls, in the order it calls it.
 
 For each task: ``begin_task`` (grow), ``prepare_task`` (look at the data), training steps on ``loss`` inside
-``learning``, ``end_task`` (consolidate); then ``scores`` on every task's test set, identity given and hidden. A batch
-is a dict of tensors: ``image`` uint8 (B, 3, H, W), ``label`` (global ids), ``task`` and ``index`` int64 (B,).
+``learning``, ``end_task`` (consolidate); then ``scores`` (of retrieval ``represent``) on every task's test set, identity
+given and hidden. A batch is a dict of tensors: ``image`` uint8 (B, 3, H, W), ``text`` int64 tokens (B, L), ``label``
+(global ids; of retrieval: what has the same label belongs together), ``task`` and ``index`` int64 (B,). Classification
+has no ``text``; while answering, fusion may lack the image or the text, and retrieval never has both.
 
-Legend: B batch, C classes, H, W pixels, E embedding.
+Legend: B batch, C classes, H, W pixels, L tokens of a text, E embedding.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from methods.backbones import Backbone
 from methods.memory import Memory
 
 Batch = dict[str, Tensor]
+INPUTS: tuple[str, ...] = ("image", "text")  # what a batch may hold of a sample
 AUGMENTATIONS = ("none", "flip", "crop")
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 SCHEDULES = ("cosine", "constant")
@@ -41,6 +44,7 @@ class IncrementalMethod(L.LightningModule):
     keeps_images = False  # stores raw training images (replay)
     needs_length = False  # reads task.of
     joint = False  # sees all tasks at once
+    kinds: tuple[str, ...] = ("classification",)  # of tasks it learns; also "fusion" and "retrieval"
 
     backbone: Backbone
 
@@ -71,8 +75,10 @@ class IncrementalMethod(L.LightningModule):
         return nullcontext()
 
     def loss(self, batch: Batch) -> Tensor:
-        """Scalar: cross-entropy of each sample over its own task's labels, plus :meth:`penalty`."""
-        return self.local_cross_entropy(self.embed_image(batch), batch) + self.penalty()
+        """Scalar: :meth:`objective` of the batch's features, plus :meth:`penalty`."""
+        image_BE = self.embed_image(batch) if "image" in batch else None
+        text_BE = self.embed_text(batch) if "text" in batch else None
+        return self.objective(batch, image_BE, text_BE) + self.penalty()
 
     def penalty(self) -> Tensor:
         """A scalar regulariser on the parameters, outside autocast; none by default."""
@@ -89,11 +95,30 @@ class IncrementalMethod(L.LightningModule):
 
     def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None) -> Tensor:
         """(B, C) logits over ``labels``; ``task`` None means the identity is hidden."""
-        return self.backbone.logits(self.embed_image(batch), self.backbone.class_features(labels))
+        return self.backbone.logits(self.represent(batch, task), self.backbone.class_features(labels))
+
+    def represent(self, batch: Batch, task: Task | None) -> Tensor:
+        """(B, E) features to answer with, by cosine; ``task`` None means the identity is hidden.
+
+        Of retrieval a batch holds images or texts, never both: no feature can depend on what the item is paired with.
+        """
+        return self.embed(batch)
+
+    def embed(self, batch: Batch) -> Tensor:
+        """(B, E) features, as the weights are now, of what the batch holds: images, texts, or both together."""
+        image_BE = self.embed_image(batch) if "image" in batch else None
+        return fused(image_BE, self.embed_text(batch) if "text" in batch else None)
 
     def embed_image(self, batch: Batch) -> Tensor:
-        """(B, E) image features, augmented while training."""
+        """(B, E) image features, augmented while training; they must not depend on the batch's texts."""
         return self.backbone.image(self.views(batch["image"], self.training))
+
+    def embed_text(self, batch: Batch) -> Tensor:
+        """(B, E) text features; they must not depend on the batch's images."""
+        return self.backbone.text(batch["text"])
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.embed(batch)
 
     def answers_from(self, task: Task, protocol: str) -> tuple[object, ...] | None:
         """What the answer on a task depends on (names and versions of experts): equal tuples, equal answers.
@@ -114,6 +139,13 @@ class IncrementalMethod(L.LightningModule):
         if train and self.budget.augment != "none":
             images_BCHW = augment(images_BCHW, crop=self.budget.augment == "crop")
         return (images_BCHW - self.backbone.mean) / self.backbone.std
+
+    def objective(self, batch: Batch, image_BE: Tensor | None, text_BE: Tensor | None) -> Tensor:
+        """The loss of the kind of task, on features of the batch: local cross-entropy, or contrast for retrieval."""
+        if self.tasks[-1].kind != "retrieval":
+            return self.local_cross_entropy(fused(image_BE, text_BE), batch)
+        assert image_BE is not None and text_BE is not None
+        return contrastive_loss(image_BE, text_BE, belongs(batch), self.backbone.logit_scale.exp())
 
     def local_cross_entropy(self, image_BE: Tensor, batch: Batch) -> Tensor:
         """Mean cross-entropy of each sample over its own task's labels only ("local CE").
@@ -183,6 +215,34 @@ class IncrementalMethod(L.LightningModule):
         """Everything but the frozen backbone: what a checkpoint holds."""
         state = super().state_dict(*args, **kwargs)
         return {k: v for k, v in state.items() if not k.startswith("backbone.") or ".lora_" in k}
+
+
+def fused(image_BE: Tensor | None, text_BE: Tensor | None) -> Tensor:
+    """(B, E): the sum of the unit features of image and text; the one that is there where the other is missing."""
+    if image_BE is None or text_BE is None:
+        present = text_BE if image_BE is None else image_BE
+        assert present is not None, "neither image nor text"
+        return present
+    return F.normalize(image_BE.float(), dim=-1) + F.normalize(text_BE.float(), dim=-1)
+
+
+def belongs(batch: Batch) -> Tensor:
+    """(B, B) bool: which pairs of a retrieval batch belong together; the diagonal always does."""
+    label_B, task_B = batch["label"], batch["task"]
+    return (label_B[:, None] == label_B) & (task_B[:, None] == task_B)
+
+
+def contrastive_loss(image_BE: Tensor, text_BE: Tensor, same_BB: Tensor, scale: Tensor | float) -> Tensor:
+    """CLIP's symmetric cross-entropy between the images and the texts of a batch, a scalar.
+
+    -1/2 mean_i 1/|P_i| sum_{p in P_i} ( log softmax_j(s cos(x_i, y_j))[p] + log softmax_j(s cos(y_i, x_j))[p] ),
+    P_i = {j: same_ij}: one match each gives CLIP's loss, and what belongs together is no negative.
+    """
+    with torch.autocast(image_BE.device.type, enabled=False):
+        unit_image_BE, unit_text_BE = (F.normalize(x.float(), dim=-1) for x in (image_BE, text_BE))
+        logits_BB = scale * unit_image_BE @ unit_text_BE.mT
+        target_BB = same_BB / same_BB.sum(dim=1, keepdim=True)
+        return (F.cross_entropy(logits_BB, target_BB) + F.cross_entropy(logits_BB.mT, target_BB)) / 2
 
 
 def cosine(step: int, warmup: int, steps: int) -> float:

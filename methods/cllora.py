@@ -135,7 +135,7 @@ class CLLora(IncrementalMethod):
         text_CE = self.backbone.class_features(self.tasks[-1].labels)
         with torch.no_grad():
             x_BND = self.backbone.image.embed(images_BCHW)
-            with self.shared.mix({"teacher": torch.ones((), device=self.device)}):
+            with self.shared.mix({"teacher": 1.0}):
                 old_BC = self.backbone.logits(self._early(x_BND, images_BCHW), text_CE)
         new_BC = self.backbone.logits(self._early(x_BND, images_BCHW), text_CE)
         kd = self.strength * distillation(new_BC.float(), old_BC.float(), self.temperature)
@@ -157,10 +157,9 @@ class CLLora(IncrementalMethod):
 
     def _blocks(self, x_BND: Tensor, start: int, stop: int) -> Tensor:
         """Some blocks of the tower: the first half serves KD alone and, when answering, the passes of all tasks."""
+        tower = self.backbone.image
         for layer in range(start, stop):
-            block = self.backbone.image.blocks[layer]
-            x_BND = x_BND + block.scale1(block.attend(block.norm1(x_BND), None, None))
-            x_BND = x_BND + block.scale2(block.mlp(block.norm2(x_BND)))
+            x_BND = tower.transformed(layer, tower.attended(layer, x_BND))
         return x_BND
 
     def embed_image(self, batch: Batch) -> Tensor:

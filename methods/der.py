@@ -50,6 +50,7 @@ class DER(SequentialLora):
     """
 
     keeps_images = True
+    kinds = ("classification",)
 
     def __init__(
         self,

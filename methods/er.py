@@ -102,10 +102,11 @@ class ER(SequentialLora):
     def loss(self, batch: Batch) -> Tensor:
         replayed = recall(self.memory, len(batch["label"]))
         if replayed:
-            batch = {name: torch.cat([batch[name], replayed[name]]) for name in ("image", "label", "task")}
+            batch = {name: torch.cat([batch[name], values]) for name, values in replayed.items()}
         return super().loss(batch)
 
     @torch.no_grad()
     def end_task(self, task: Task, loader: Iterable[Batch]) -> None:
         for batch in loader:
-            remember(self.memory, self.buffer_size, {name: batch[name] for name in ("image", "label", "task")})
+            kept = {name: values for name, values in batch.items() if name != "index"}
+            remember(self.memory, self.buffer_size, kept)

@@ -11,14 +11,15 @@ L       = CE + strength penalty
 Two published codes differ from this and from each other: mammoth weights every sample by p(y|x) (``probs_N``) and has
 no 1/2; LibContinual squares the mean gradient of a batch, which is smaller by about the batch size (its strength of
 1000 belongs to that). y is the true label, so a task fitted well leaves a small Fisher. In LoRA the Fisher of A is near
-0 while B is: early in a stream A moves freely.
+0 while B is: early in a stream A moves freely. A retrieval pair's likelihood is that of finding it among the 64 of its
+chunk, in both directions, the others held fixed.
 
     make bench METHOD=ewc
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -27,11 +28,13 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmark.stream import Task
-from methods.base import Batch
+from methods.base import INPUTS, Batch, belongs
 from methods.sequential_lora import SequentialLora
 
 PRESETS = {"libcontinual": {"optimizer": "sgd", "lr": 0.1, "schedule": "constant"}}
 CHUNK = 64  # samples whose gradients are held at once
+
+Loss = Callable[[dict[str, Tensor], Batch, Tensor], Tensor]
 
 
 def fisher_diagonal(grads_NP: Tensor, probs_N: Tensor | None = None) -> Tensor:
@@ -93,25 +96,44 @@ class EWC(SequentialLora):
 
     def _fisher(self, task: Task, loader: Iterable[Batch]) -> Tensor:
         """(P,) of the LoRA's parameters, from the gradient of every sample of the training set."""
-        tower = self.backbone.image
-        by_id = {id(parameter): name for name, parameter in tower.named_parameters()}
+        by_id = {id(parameter): name for name, parameter in self.named_parameters()}
         named = {by_id[id(parameter)]: parameter.detach() for parameter in self.trainable_parameters()}
-        text_CE = self.backbone.class_features(task.labels)
-        column = {label.id: i for i, label in enumerate(task.labels)}
-
-        def loss(parameters: dict[str, Tensor], image_CHW: Tensor, target: Tensor) -> Tensor:
-            image_BE = functional_call(tower, parameters, (image_CHW[None],))
-            return F.cross_entropy(self.backbone.logits(image_BE, text_CE), target[None])
-
-        per_sample = vmap(grad(loss), (None, 0, 0))
         total_P, samples = torch.zeros_like(self._flat()), 0
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused kernels cannot be batched over samples
             for batch in loader:
-                targets_B = torch.tensor([column[i] for i in batch["label"].tolist()], device=self.device)
-                images_BCHW = self.views(batch["image"], train=False)
-                for images, targets in zip(images_BCHW.split(CHUNK), targets_B.split(CHUNK), strict=True):
-                    grads = per_sample(named, images, targets)
+                for start in range(0, len(batch["label"]), CHUNK):
+                    chunk = {name: values[start : start + CHUNK] for name, values in batch.items()}
+                    inputs = {name: chunk[name] for name in INPUTS if name in chunk}
+                    loss, targets = self._matching(chunk) if task.kind == "retrieval" else self._naming(chunk, task)
+                    grads = vmap(grad(loss), (None, 0, 0))(named, inputs, targets)
                     grads_NP = torch.cat([g.flatten(1) for g in grads.values()], dim=1)
-                    total_P += fisher_diagonal(grads_NP) * len(images)
-                    samples += len(images)
+                    total_P += fisher_diagonal(grads_NP) * len(grads_NP)
+                    samples += len(grads_NP)
         return total_P / samples
+
+    def _answer(self, parameters: dict[str, Tensor], inputs: Batch) -> Tensor:
+        """(1, E) features of one sample under these parameters."""
+        return functional_call(self, parameters, ({name: values[None] for name, values in inputs.items()},))
+
+    def _naming(self, chunk: Batch, task: Task) -> tuple[Loss, Tensor]:
+        """The cross-entropy of one sample over the task's labels, and every sample's column."""
+        text_CE = self.backbone.class_features(task.labels)
+        column = {label.id: i for i, label in enumerate(task.labels)}
+
+        def loss(parameters: dict[str, Tensor], inputs: Batch, target: Tensor) -> Tensor:
+            return F.cross_entropy(self.backbone.logits(self._answer(parameters, inputs), text_CE), target[None])
+
+        return loss, torch.tensor([column[label] for label in chunk["label"].tolist()], device=self.device)
+
+    def _matching(self, chunk: Batch) -> tuple[Loss, Tensor]:
+        """That of finding one sample's matches among the other items of its chunk, which are held fixed."""
+        images_BE, texts_BE = (F.normalize(self({name: chunk[name]}), dim=-1) for name in ("image", "text"))
+        same_BB = belongs(chunk).float()
+
+        def loss(parameters: dict[str, Tensor], inputs: Batch, same_B: Tensor) -> Tensor:
+            target_1B = (same_B / same_B.sum())[None]
+            found = ((self._answer(parameters, {"image": inputs["image"]}), texts_BE),
+                     (self._answer(parameters, {"text": inputs["text"]}), images_BE))  # fmt: skip
+            return torch.stack([F.cross_entropy(self.backbone.logits(*pair), target_1B) for pair in found]).mean()
+
+        return loss, same_BB

@@ -24,7 +24,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from methods.backbones import PLACES, Tower
+from methods.backbones import PLACES
 
 Blend = dict[str, float | tuple[float, ...]]  # weight of every expert that acts: one, or one per adapted layer
 
@@ -51,13 +51,15 @@ def lora_forward(
 
 
 class Experts:
-    """LoRA experts by name on one tower. The parameters live in the tower, so they follow device and checkpoint."""
+    """LoRA experts by name on a tower, or on both: their parameters live there and follow device and checkpoint."""
 
     def __init__(
-        self, tower: Tower, rank: int, alpha: float, places: Sequence[str] = PLACES, dropout: float = 0.0,
+        self, tower: nn.Module, rank: int, alpha: float, places: Sequence[str] = PLACES, dropout: float = 0.0,
         blocks: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
         """``places`` in ``blocks`` (all by default) are adapted; two pools on one tower must not share a layer.
+
+        ``tower`` is a :class:`~methods.backbones.Tower`, or a backbone, of which image and text tower are adapted.
 
         Raises:
             ValueError: a rank below 1, or a place that is none of :data:`~methods.backbones.PLACES`.
@@ -78,7 +80,7 @@ class Experts:
             lora_alpha=alpha,  # type: ignore[arg-type]
             lora_dropout=dropout,
             bias="none",
-            target_modules=rf"blocks\.({which})\.({'|'.join(places)})",
+            target_modules=rf"((image|text)\.)?blocks\.({which})\.({'|'.join(places)})",
         )
         self.layers: list[Any] = []  # of LoraLinear
         self._pristine: list[Tensor] = []
@@ -133,14 +135,14 @@ class Experts:
             self._show(*before)
 
     @contextmanager
-    def mix(self, weights: Mapping[str, Tensor | Sequence[Tensor]]) -> Iterator[None]:
+    def mix(self, weights: Mapping[str, float | Tensor | Sequence[Tensor]]) -> Iterator[None]:
         """Inside: the named experts are computed apart, each times its weight, and gradients flow to the weights.
 
         For weights that are learned or differ between samples, where :meth:`blend` folds constants. Which experts take
         gradients does not change; what is folded stays folded. May be left while a graph is alive.
 
         Args:
-            weights: for each name a scalar, (B, 1, 1) for one weight per sample, or a sequence of either per layer.
+            weights: for each name a number, (B, 1, 1) for one weight per sample, or a sequence of either per layer.
         """
         names = self._known(weights)
         before = [(layer._disable_adapters, layer._active_adapter, dict(layer.scaling)) for layer in self.layers]
@@ -148,7 +150,7 @@ class Experts:
             for i, layer in enumerate(self.layers):
                 layer._disable_adapters, layer._active_adapter = not names, names
                 for name, weight in weights.items():
-                    layer.scaling[name] = self.scale * (weight if isinstance(weight, Tensor) else weight[i])
+                    layer.scaling[name] = self.scale * (weight if isinstance(weight, float | Tensor) else weight[i])
             yield
         finally:
             for layer, (disabled, active, scaling) in zip(self.layers, before, strict=True):

@@ -32,7 +32,7 @@ PRESETS = {
 
 
 class IndependentLora(IncrementalMethod):
-    """One LoRA expert per task; the base of every method with experts per task.
+    """One LoRA expert per task (in both towers where text is an input); the base of every method with experts per task.
 
     Args:
         rank: r of every adapted layer.
@@ -41,6 +41,8 @@ class IndependentLora(IncrementalMethod):
         dropout: of the LoRA's input while training.
         router: what picks the expert when the identity is hidden, ridge, mahalanobis or ncm.
     """
+
+    kinds: tuple[str, ...] = ("classification", "fusion", "retrieval")
 
     def __init__(
         self,
@@ -56,7 +58,7 @@ class IndependentLora(IncrementalMethod):
 
     def attach(self, backbone: Backbone, budget: Budget) -> None:
         super().attach(backbone, budget)
-        self.experts = Experts(backbone.image, self.rank, self.lora_alpha, self.placement.split(","), self.dropout)
+        self.experts = Experts(backbone.adapted, self.rank, self.lora_alpha, self.placement.split(","), self.dropout)
 
     def begin_task(self, task: Task) -> None:
         super().begin_task(task)
@@ -78,32 +80,28 @@ class IndependentLora(IncrementalMethod):
     @torch.no_grad()
     def end_task(self, task: Task, loader: Iterable[Batch]) -> None:
         with self.experts.blend({}):
-            features = ((self.embed_image(batch), batch["label"]) for batch in loader)
-            routers.learn(self.memory, task.index, features, self.router)
+            routers.learn_task(self.memory, task, loader, self.embed, self.router)
+
+    def represent(self, batch: Batch, task: Task | None) -> Tensor:
+        if task is None:
+            return self._routed(batch, self.route(batch))
+        with self.experts.blend(self.ingredients(task)):
+            return self.embed(batch)
+
+    def _routed(self, batch: Batch, route_B: Tensor) -> Tensor:
+        return routers.by_route(route_B, batch, lambda index, part: self.represent(part, self.tasks[index]))
 
     def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None) -> Tensor:
+        """With the identity hidden: the routed task's answer, all other tasks' labels below its own."""
         if task is not None:
-            with self.experts.blend(self.ingredients(task)):
-                return super().scores(batch, labels, task)
-        return self._routed_scores(batch, labels)
-
-    def _routed_scores(self, batch: Batch, labels: Sequence[Label]) -> Tensor:
-        """Each sample answered by its routed task's blend; labels of other tasks stand below all of that task's."""
+            return super().scores(batch, labels, task)
         route_B = self.route(batch)
-        logits_BC = torch.empty(len(route_B), len(labels), device=route_B.device)
-        for index in route_B.unique().tolist():
-            rows = (route_B == index).nonzero().squeeze(1)
-            with self.experts.blend(self.ingredients(self.tasks[index])):
-                answers = super().scores({"image": batch["image"][rows]}, labels, None)
-            own = {label.id for label in self.tasks[index].labels}
-            foreign_C = torch.tensor([label.id not in own for label in labels], device=answers.device)
-            below = 2 * self.backbone.logit_scale.exp()  # logits lie within +-scale
-            logits_BC[rows] = (answers - below * foreign_C).float()
-        return logits_BC
+        logits_BC = self.backbone.logits(self._routed(batch, route_B), self.backbone.class_features(labels))
+        return routers.own_labels_first(logits_BC, route_B, labels, self.tasks, self.backbone.logit_scale.exp())
 
     def route(self, batch: Batch) -> Tensor:
         with self.experts.blend({}):
-            return routers.route(self.memory, self.embed_image(batch))
+            return routers.route(self.memory, self.embed(batch), routers.name_of(batch))
 
     def answers_from(self, task: Task, protocol: str) -> tuple[object, ...] | None:
         """The experts blended, each final once its task has ended."""

@@ -17,6 +17,7 @@ Deviations from the paper and its releases:
 - z is the class token's feature, not the mean of the prompt tokens: the class token is what CLIP's texts align with.
 - q is CLIP's projected image feature, not the class token before the projection: it is what a tower returns.
 - prompts stand behind the class token of the first block; a tower that averages its patch tokens averages them as well.
+- where text is an input it goes through the frozen text tower: prompts are the image's.
 - every image chooses for itself, always. LAMDA-PILOT gives the whole batch the prompts that most of it chose, at test
   time too, so that an answer depends on the other images (``select_prompts(..., batchwise=True)`` is that choice).
 
@@ -77,6 +78,8 @@ class L2P(IncrementalMethod):
         init: prompts and keys start uniform in +-init.
     """
 
+    kinds = ("classification", "fusion", "retrieval")
+
     prompts: nn.Parameter
     keys: nn.Parameter
 
@@ -88,8 +91,7 @@ class L2P(IncrementalMethod):
 
     def begin_task(self, task: Task) -> None:
         if not self.tasks:
-            embedding = self.backbone.class_features(task.labels).shape[1]
-            for name, shape in (("prompts", (self.length, self.backbone.width)), ("keys", (embedding,))):
+            for name, shape in (("prompts", (self.length, self.backbone.width)), ("keys", (self.backbone.embedding,))):
                 values = torch.empty(self.pool, *shape, device=self.device).uniform_(-self.init, self.init)
                 self.register_parameter(name, nn.Parameter(values))
         super().begin_task(task)
@@ -111,8 +113,11 @@ class L2P(IncrementalMethod):
         return self.backbone.image(images_BCHW, edit_tokens=insert), similarity_BM.gather(1, indices_Bk)
 
     def loss(self, batch: Batch) -> Tensor:
+        if "image" not in batch:
+            return super().loss(batch)
         image_BE, cosine_Bk = self.prompted(self.views(batch["image"], self.training))
-        return self.local_cross_entropy(image_BE, batch) - self.pull * cosine_Bk.sum(dim=1).mean()
+        text_BE = self.embed_text(batch) if "text" in batch else None
+        return self.objective(batch, image_BE, text_BE) - self.pull * cosine_Bk.sum(dim=1).mean()
 
     def embed_image(self, batch: Batch) -> Tensor:
         return self.prompted(self.views(batch["image"], self.training))[0] if self.tasks else super().embed_image(batch)

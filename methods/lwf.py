@@ -51,6 +51,8 @@ class LwF(SequentialLora):
         dropout: of the LoRA's input while training.
     """
 
+    kinds = ("classification",)
+
     def __init__(
         self,
         strength: float = 3.0,
@@ -83,7 +85,7 @@ class LwF(SequentialLora):
         if self._earlier is None:
             return super().loss(batch)
         images_BCHW = self.views(batch["image"], self.training)
-        with torch.no_grad(), self.experts.mix({"teacher": torch.ones((), device=self.device)}):
+        with torch.no_grad(), self.experts.mix({"teacher": 1.0}):
             old_BC = self.backbone.logits(self.backbone.image(images_BCHW), self._earlier)
         image_BE = self.backbone.image(images_BCHW)
         new_BC = self.backbone.logits(image_BE, self._earlier)

@@ -69,7 +69,7 @@ class AdapterExpert(nn.Module):
         return x + y if add_residual else y
 
 
-class Experts(NamedTuple):
+class Stack(NamedTuple):
     """The experts of a block, stacked."""
 
     down_EbD: Tensor
@@ -80,11 +80,11 @@ class Experts(NamedTuple):
     dropout: float = 0.0  # as it acts: 0 at evaluation
 
 
-def stacked(experts: Sequence[AdapterExpert]) -> Experts:
+def stacked(experts: Sequence[AdapterExpert]) -> Stack:
     """Experts of one scale and dropout as one stack; gradients reach them."""
     pairs = [(expert.down_proj, expert.up_proj) for expert in experts]
     first = experts[0]
-    return Experts(
+    return Stack(
         torch.stack([down.weight for down, _ in pairs]),
         torch.stack([down.bias for down, _ in pairs]),
         torch.stack([up.weight for _, up in pairs]),
@@ -96,7 +96,7 @@ def stacked(experts: Sequence[AdapterExpert]) -> Experts:
 
 def moe_block(
     h: Tensor,
-    experts: Experts | Sequence[AdapterExpert],
+    experts: Stack | Sequence[AdapterExpert],
     router: Tensor,
     w_noise: Tensor,
     k: int,
@@ -111,7 +111,7 @@ def moe_block(
 
     Only the k chosen experts of each sample are computed: their weights are gathered, (B, k b, D).
     """
-    stack = experts if isinstance(experts, Experts) else stacked(experts)
+    stack = experts if isinstance(experts, Stack) else stacked(experts)
     c_BD = h[token] if isinstance(token, int) else h[token, torch.arange(h.shape[1], device=h.device)]
     with torch.autocast(h.device.type, enabled=False):
         c_BD = c_BD.to(router.dtype)
@@ -173,7 +173,7 @@ class TowerExperts(nn.Module):
             eps_BE = None
             if self.training:
                 eps_BE = torch.randn(len(h_BND), router_DE.shape[1], device=h_BND.device, dtype=router_DE.dtype)
-            experts = Experts(*layers[layer])._replace(scale=self.scale, dropout=dropout)
+            experts = Stack(*layers[layer])._replace(scale=self.scale, dropout=dropout)
             out, gates, load = moe_block(h_BND.transpose(0, 1), experts, router_DE, noise_DE, k, eps_BE, token)
             if seen is not None:
                 seen.append((gates, load))

@@ -318,16 +318,10 @@ class MoEAdapters(IncrementalMethod):
         route_B = self.route(batch)
         if route_B is None:  # selector=oracle: no answer without the identity
             return torch.full((len(images_BCHW), len(labels)), torch.nan, device=self.device)
-        logits_BC = torch.empty(len(route_B), len(labels), device=self.device)
-        for route in route_B.unique().tolist():
-            rows = (route_B == route).nonzero().squeeze(1)
-            answers_BC = self._answers(images_BCHW[rows], labels, route).float()
-            if route >= 0:  # labels of other tasks stand below all of the route's own
-                own = {label.id for label in self.tasks[route].labels}
-                foreign_C = torch.tensor([label.id not in own for label in labels], device=self.device)
-                answers_BC = answers_BC - 2 * self.backbone.logit_scale.exp() * foreign_C
-            logits_BC[rows] = answers_BC
-        return logits_BC
+        logits_BC = router.by_route(
+            route_B, {"image": images_BCHW}, lambda route, part: self._answers(part["image"], labels, route).float()
+        )
+        return router.own_labels_first(logits_BC, route_B, labels, self.tasks, self.backbone.logit_scale.exp())
 
     def _answers(self, images_BCHW: Tensor, labels: Sequence[Label], route: int) -> Tensor:
         return self.backbone.logits(self._encode_image(images_BCHW, route), self._class_features(labels, route))

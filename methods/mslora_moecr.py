@@ -59,6 +59,8 @@ class MSLoRAMoECR(IndependentLora):
         router: what picks the task when the identity is hidden, ridge, mahalanobis or ncm.
     """
 
+    kinds = ("classification",)
+
     def __init__(
         self,
         rank: int = 8,

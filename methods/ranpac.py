@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from benchmark.stream import Label, Task
 from methods.base import Batch
-from methods.router import ridge_head
+from methods.router import random_features, ridge_head
 from methods.sequential_lora import SequentialLora
 
 PRESETS = {
@@ -40,11 +40,6 @@ PRESETS = {
     "clip": {"method": {"features": 10000, "adapt_first": False}},
 }
 RIDGES = tuple(10.0**power for power in range(-8, 9))
-
-
-def random_features(z: Tensor, W: Tensor) -> Tensor:
-    """(N, M) relu(z W) of features z (N, E) and a projection W (E, M)."""
-    return (z @ W).relu()
 
 
 def choose_ridge(H: Tensor, Y: Tensor, ridges: Sequence[float] = RIDGES) -> float:
@@ -67,6 +62,8 @@ class RanPAC(SequentialLora):
         placement: which linear layers of a block, of q, k, v, out, fc1, fc2.
         dropout: of the LoRA's input while training.
     """
+
+    kinds = ("classification",)
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """The shared router: which expert answers when the task's identity is hidden.
 
-It sees unit features z of the frozen model and decides sample by sample, never from a test batch as a whole. Three
+It sees unit features z of the frozen model and decides sample by sample, never from a test batch as a whole. Samples
+with text have a router for images, one for texts and, in fusion, one for both together: what is there decides. Three
 kinds, all learned task by task from sums, without keeping a sample:
 
 ridge        h = relu(z W), W ~ N(0, 1) once;  G = sum h h^T, Q = sum h e_t^T;  task = argmax of h (G + lambda I)^-1 Q
@@ -13,12 +14,14 @@ Legend: B batch, N samples, K class means kept so far, E embedding, M random fea
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmark.stream import Label, Task
+from methods.base import INPUTS, Batch
 from methods.memory import Memory
 
 KINDS = ("ridge", "mahalanobis", "ncm")
@@ -45,6 +48,11 @@ def random_projection(width: int, features: int) -> Tensor:
     return torch.randn(width, features, generator=torch.Generator().manual_seed(0))
 
 
+def random_features(features_NE: Tensor, projection_EM: Tensor) -> Tensor:
+    """(N, M): h = relu(z W)."""
+    return (features_NE @ projection_EM).relu()
+
+
 def ridge_head(G: Tensor, Q: Tensor, ridge: float) -> Tensor:
     """(C, M) rows of the head: ((G + ridge I)^-1 Q)^T, from G (M, M) and Q (M, C)."""
     return torch.linalg.solve(G + ridge * torch.eye(len(G), dtype=G.dtype, device=G.device), Q).mT
@@ -61,63 +69,119 @@ def checked(kind: str) -> str:
     return kind
 
 
-def learn(memory: Memory, task: int, batches: Iterable[tuple[Tensor, Tensor]], kind: str = "ridge") -> None:
-    """Take in a task, from (frozen features (B, E), labels (B,)) over its training set."""
+def name_of(batch: Batch) -> str:
+    """Which router answers for what a batch holds: ``router`` for images, ``router_text``, ``router_image_text``."""
+    inputs = [name for name in INPUTS if name in batch]
+    return "router" if inputs == ["image"] else "_".join(["router", *inputs])
+
+
+def learn_task(
+    memory: Memory, task: Task, loader: Iterable[Batch], embed: Callable[[Batch], Tensor], kind: str = "ridge"
+) -> None:
+    """Take in a task: a router for images, for texts, and in fusion for both, as far as its batches hold them.
+
+    Args:
+        loader: the training set. embed: the frozen features (B, E) of what a batch holds.
+    """
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for batch in loader:
+        inputs = [name for name in INPUTS if name in batch]
+        parts = [{name: batch[name]} for name in inputs]
+        if task.kind == "fusion" and len(inputs) == 2:
+            parts.append({name: batch[name] for name in inputs})
+        for part in parts:  # retrieval has no classes: the task is one
+            labels = batch["task" if task.kind == "retrieval" else "label"]
+            found.setdefault(name_of(part), []).append((embed(part), labels))
+    for name, features in found.items():
+        learn(memory, task.index, features, kind, name)
+
+
+def learn(
+    memory: Memory, task: int, batches: Iterable[tuple[Tensor, Tensor]], kind: str = "ridge", name: str = "router"
+) -> None:
+    """Take in a task, from (frozen features (B, E), labels (B,)) over its training set, under ``name`` in memory."""
     features, labels = zip(*batches, strict=True)
     unit_NE, labels_N = F.normalize(torch.cat(features).float(), dim=-1), torch.cat(labels)
     if kind == "ridge":
-        _learn_ridge(memory, task, unit_NE)
+        _learn_ridge(memory, task, unit_NE, name)
     elif kind == "mahalanobis":
-        _learn_mahalanobis(memory, task, unit_NE, labels_N)
+        _learn_mahalanobis(memory, task, unit_NE, labels_N, name)
     else:
         means_KE, _ = class_means(unit_NE, labels_N)
-        memory.append("router_means", means_KE)
-        memory.append("router_tasks", torch.full((len(means_KE),), task, device=means_KE.device))
+        memory.append(f"{name}_means", means_KE)
+        memory.append(f"{name}_tasks", torch.full((len(means_KE),), task, device=means_KE.device))
 
 
-def _learn_ridge(memory: Memory, task: int, unit_NE: Tensor) -> None:
+def _learn_ridge(memory: Memory, task: int, unit_NE: Tensor, name: str) -> None:
     width, device = unit_NE.shape[1], unit_NE.device
-    if "router_projection" not in memory:
-        memory["router_projection"] = random_projection(width, RANDOM_FEATURES).to(device)
-        memory["router_gram"] = torch.zeros(RANDOM_FEATURES, RANDOM_FEATURES, device=device)
-        memory["router_sums"] = torch.zeros(0, RANDOM_FEATURES, device=device)
-        memory["router_tasks"] = torch.zeros(0, dtype=torch.long, device=device)
-    hidden_NM = (unit_NE @ memory["router_projection"]).relu()
-    memory["router_gram"] = memory["router_gram"] + hidden_NM.mT @ hidden_NM
-    memory.append("router_sums", hidden_NM.sum(dim=0, keepdim=True))
-    memory.append("router_tasks", torch.full((1,), task, device=device))
-    head_TM = ridge_head(memory["router_gram"].double(), memory["router_sums"].mT.double(), RIDGE)
-    memory["router_weights"], memory["router_bias"] = head_TM.float(), torch.zeros(len(head_TM), device=device)
+    if f"{name}_projection" not in memory:
+        memory[f"{name}_projection"] = random_projection(width, RANDOM_FEATURES).to(device)
+        memory[f"{name}_gram"] = torch.zeros(RANDOM_FEATURES, RANDOM_FEATURES, device=device)
+        memory[f"{name}_sums"] = torch.zeros(0, RANDOM_FEATURES, device=device)
+        memory[f"{name}_tasks"] = torch.zeros(0, dtype=torch.long, device=device)
+    hidden_NM = random_features(unit_NE, memory[f"{name}_projection"])
+    memory[f"{name}_gram"] = memory[f"{name}_gram"] + hidden_NM.mT @ hidden_NM
+    memory.append(f"{name}_sums", hidden_NM.sum(dim=0, keepdim=True))
+    memory.append(f"{name}_tasks", torch.full((1,), task, device=device))
+    head_TM = ridge_head(memory[f"{name}_gram"].double(), memory[f"{name}_sums"].mT.double(), RIDGE)
+    memory[f"{name}_weights"], memory[f"{name}_bias"] = head_TM.float(), torch.zeros(len(head_TM), device=device)
 
 
-def _learn_mahalanobis(memory: Memory, task: int, unit_NE: Tensor, labels_N: Tensor) -> None:
+def _learn_mahalanobis(memory: Memory, task: int, unit_NE: Tensor, labels_N: Tensor, name: str) -> None:
     sums_KE, ids_K, position_N = _class_sums(unit_NE, labels_N)
     means_KE = sums_KE / torch.bincount(position_N)[:, None]
     centred_NE = (unit_NE - means_KE[position_N]).double()
     scatter_EE = centred_NE.mT @ centred_NE
     count = torch.tensor(float(len(unit_NE)), device=unit_NE.device)
-    memory["router_scatter"] = scatter_EE + memory.get("router_scatter", torch.zeros_like(scatter_EE))
-    memory["router_count"] = count + memory.get("router_count", torch.zeros_like(count))
-    memory.append("router_means", means_KE)
-    memory.append("router_tasks", torch.full((len(ids_K),), task, device=means_KE.device))
-    covariance_EE = memory["router_scatter"].double() / memory["router_count"]
+    memory[f"{name}_scatter"] = scatter_EE + memory.get(f"{name}_scatter", torch.zeros_like(scatter_EE))
+    memory[f"{name}_count"] = count + memory.get(f"{name}_count", torch.zeros_like(count))
+    memory.append(f"{name}_means", means_KE)
+    memory.append(f"{name}_tasks", torch.full((len(ids_K),), task, device=means_KE.device))
+    covariance_EE = memory[f"{name}_scatter"].double() / memory[f"{name}_count"]
     identity_EE = covariance_EE.diagonal().mean().clamp_min(1e-12) * torch.eye(len(covariance_EE)).to(covariance_EE)
     covariance_EE = (1 - SHRINKAGE) * covariance_EE + SHRINKAGE * identity_EE
     # -1/2 (z - mu)^T S^-1 (z - mu) up to a term that all classes share
-    weights_KE = torch.linalg.solve(covariance_EE, memory["router_means"].double().mT).mT
-    memory["router_bias"] = (-0.5 * (weights_KE * memory["router_means"]).sum(dim=1)).float()
-    memory["router_weights"] = weights_KE.float()
+    weights_KE = torch.linalg.solve(covariance_EE, memory[f"{name}_means"].double().mT).mT
+    memory[f"{name}_bias"] = (-0.5 * (weights_KE * memory[f"{name}_means"]).sum(dim=1)).float()
+    memory[f"{name}_weights"] = weights_KE.float()
 
 
-def route(memory: Memory, features_BE: Tensor) -> Tensor:
+def route(memory: Memory, features_BE: Tensor, name: str = "router") -> Tensor:
     """(B,) the task of each sample's frozen feature."""
     with torch.autocast(features_BE.device.type, enabled=False):
         unit_BE = F.normalize(features_BE.float(), dim=-1)
-        if "router_projection" in memory:
-            unit_BE = (unit_BE @ memory["router_projection"]).relu()
-        weights, bias = memory.get("router_weights"), memory.get("router_bias")
+        if f"{name}_projection" in memory:
+            unit_BE = random_features(unit_BE, memory[f"{name}_projection"])
+        weights, bias = memory.get(f"{name}_weights"), memory.get(f"{name}_bias")
         if weights is None or bias is None:
-            scores = unit_BE @ memory["router_means"].mT
+            scores = unit_BE @ memory[f"{name}_means"].mT
         else:
             scores = unit_BE @ weights.mT + bias
-        return memory["router_tasks"][scores.argmax(dim=-1)]
+        return memory[f"{name}_tasks"][scores.argmax(dim=-1)]
+
+
+def by_route(route_B: Tensor, batch: Batch, answer: Callable[[int, Batch], Tensor]) -> Tensor:
+    """(B, ...) each sample answered by the task that it is routed to.
+
+    Args:
+        answer: ``fn(task index, part of the batch) -> (rows, ...)``.
+    """
+    rows, answers = [], []
+    for index in route_B.unique().tolist():
+        rows.append((route_B == index).nonzero().squeeze(1))
+        answers.append(answer(index, {name: values[rows[-1]] for name, values in batch.items()}))
+    return torch.cat(answers)[torch.cat(rows).argsort()]
+
+
+def own_labels_first(
+    logits_BC: Tensor, route_B: Tensor, labels: Sequence[Label], tasks: Sequence[Task], scale: Tensor
+) -> Tensor:
+    """(B, C) the logits with labels of other tasks than the routed one below all of that one's; route -1 as it is.
+
+    Args:
+        logits_BC: within +-``scale``, over ``labels``. tasks: those learned, by index.
+    """
+    own = [{label.id for label in task.labels} for task in tasks]
+    foreign = [[label.id not in ids for label in labels] for ids in own] + [[False] * len(labels)]  # [-1] is the last
+    foreign_TC = torch.tensor(foreign, device=logits_BC.device)
+    return (logits_BC - 2 * scale * foreign_TC[route_B]).float()

@@ -11,12 +11,11 @@ L = cross-entropy over the current task's labels; optimiser and schedule new for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from torch import Tensor, nn
 
-from benchmark.stream import Budget, Label, Task
+from benchmark.stream import Budget, Task
 from methods.backbones import Backbone
 from methods.base import Batch, IncrementalMethod
 from methods.experts import Experts
@@ -33,7 +32,7 @@ PRESETS = {
 
 
 class SequentialLora(IncrementalMethod):
-    """One LoRA on the image tower that keeps training.
+    """One LoRA that keeps training, on the image tower; on both towers where text is an input.
 
     Args:
         rank: r of every adapted layer.
@@ -41,6 +40,8 @@ class SequentialLora(IncrementalMethod):
         placement: which linear layers of a block, of q, k, v, out, fc1, fc2.
         dropout: of the LoRA's input while training.
     """
+
+    kinds: tuple[str, ...] = ("classification", "fusion", "retrieval")
 
     def __init__(
         self, rank: int = 8, lora_alpha: float = 8.0, placement: str = "q,k,v,out,fc1,fc2", dropout: float = 0.0
@@ -50,7 +51,7 @@ class SequentialLora(IncrementalMethod):
 
     def attach(self, backbone: Backbone, budget: Budget) -> None:
         super().attach(backbone, budget)
-        self.experts = Experts(backbone.image, self.rank, self.lora_alpha, self.placement.split(","), self.dropout)
+        self.experts = Experts(backbone.adapted, self.rank, self.lora_alpha, self.placement.split(","), self.dropout)
 
     def begin_task(self, task: Task) -> None:
         super().begin_task(task)
@@ -63,6 +64,6 @@ class SequentialLora(IncrementalMethod):
     def trainable_parameters(self) -> list[nn.Parameter]:
         return self.experts.parameters("shared") if self.experts.names else []
 
-    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None) -> Tensor:
+    def represent(self, batch: Batch, task: Task | None) -> Tensor:
         with self.experts.blend({"shared": 1.0} if self.tasks else {}):
-            return super().scores(batch, labels, task)
+            return self.embed(batch)

@@ -17,5 +17,7 @@ from methods.base import IncrementalMethod
 class ZeroShot(IncrementalMethod):
     """The frozen CLIP."""
 
+    kinds = ("classification", "fusion", "retrieval")
+
     def answers_from(self, task: Task, protocol: str) -> tuple[object, ...]:
         return ("frozen",)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,19 +15,7 @@ from methods.base import Batch, IncrementalMethod
 from methods.sequential_lora import SequentialLora
 from tests import tiny
 
-GOLDEN = Path(__file__).parent / "golden"
 SEEDS = (1, 2)
-
-
-def golden(name: str) -> dict[str, Tensor]:
-    with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as file:
-        return {key: torch.tensor(file[key]) for key in file.files}
-
-
-def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
-    assert actual.shape == expected.shape
-    assert torch.isfinite(actual).all()
-    assert ((actual - expected).abs() / (1 + expected.abs())).max() <= tolerance
 
 
 def copies(tensors: Sequence[Tensor]) -> list[Tensor]:

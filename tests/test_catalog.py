@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.data import catalog, sources
+from benchmark.data import catalog, phantoms, sources
 from benchmark.errors import UserError
 from benchmark.stream import Label, Stream, Task
 
@@ -31,6 +31,8 @@ TWO = {"name": "two", "version": 3, "tasks": [TASK, AGAIN]}
 SHIPPED = {
     "phantom8": (8, 32), "phantom20": (20, 80), "smoke": (2, 8),
     "medical10": (10, 43), "mbiil_cls": (4, 14), "medmnist12": (12, 80),
+    "smoke_fusion": (2, 8), "phantom_notes6": (6, 24), "mbiil_vqa": (2, 4), "phantom_domain6": (6, 4),
+    "smoke_retrieval": (2, 0), "phantom_retrieval6": (6, 0), "mbiil_reports": (2, 0), "covid_notes3": (3, 0),
 }  # fmt: skip
 
 
@@ -135,7 +137,7 @@ def test_phantom8_is_the_published_pattern_and_shares_inside_a_modality() -> Non
     pattern = ["pathology", "radiology", "dermatology"]
     assert [task.modality for task in recipe.stream] == (pattern * 3)[:8]
     assert [len(task.labels) for task in recipe.stream] == [4] * 8
-    assert sources.PHANTOM_SIZES == {"train": 512, "val": 64, "test": 256}
+    assert phantoms.SIZES == {"train": 512, "val": 64, "test": 256}
     assert not any("sizes" in source.options for source in recipe.sources)
     for modality in {task.modality for task in recipe.stream}:
         bounded = [
@@ -177,22 +179,37 @@ def test_no_python_below_datasets() -> None:
     assert {file.suffix for file in checkout.rglob("*") if file.is_file()} == {".yaml", ".md"}
 
 
-def test_the_stream_written_out_in_the_readme_loads(data: Path, tmp_path: Path) -> None:
+def in_the_readme(kind: type) -> list[Any]:
+    """Its YAML: whole streams and fragments of tasks (dict), lists of tasks (list)."""
     text = (Path(__file__).parents[1] / "datasets" / "README.md").read_text(encoding="utf-8")
+    blocks = [yaml.safe_load(block.split("```")[0]) for block in text.split("```yaml\n")[1:]]
+    return [block for block in blocks if isinstance(block, kind)]
+
+
+def test_the_stream_written_out_in_the_readme_loads(data: Path, tmp_path: Path) -> None:
+    (content,) = [block for block in in_the_readme(dict) if "tasks" in block]
     (data / "lung_tissue.npz").touch()
-    recipe = catalog.load(write(tmp_path, text.split("```yaml\n")[1].split("```")[0]), data)
+    recipe = catalog.load(write(tmp_path, content), data)
     assert [task.name for task in recipe.stream] == ["lung_tissue", "breast", "made_nuclei"]
     assert recipe.orders == ((0, 1, 2), (2, 0, 1))
     assert sources.load(recipe.sources[2], "val").images.shape[0] == 32
 
 
-def test_the_folder_and_the_table_of_the_readme_load(data: Path, tmp_path: Path) -> None:
-    text = (Path(__file__).parents[1] / "datasets" / "README.md").read_text(encoding="utf-8")
-    tasks = [task for block in text.split("```yaml\n")[2:] for task in yaml.safe_load(block.split("```")[0])]
+def test_the_folder_and_the_tables_of_the_readme_load(data: Path, tmp_path: Path) -> None:
     (data / "ham").mkdir()
     (data / "ham" / "metadata.csv").touch()
-    recipe = catalog.load(write(tmp_path, {"name": "two", "tasks": tasks}), data)
-    assert [source.kind for source in recipe.sources] == ["folder", "table"]
+    recipes = [catalog.load(write(tmp_path, {"name": "s", "tasks": tasks}), data) for tasks in in_the_readme(list)]
+    assert [recipe.sources[0].kind for recipe in recipes] == ["folder", "table", "table"]
+    assert [recipe.stream.kind for recipe in recipes] == ["classification", "classification", "retrieval"]
+
+
+def test_the_parts_of_made_tasks_in_the_readme_load(tmp_path: Path) -> None:
+    parts = {kind: part for part in in_the_readme(dict) for kind in ("notes", "captions") if kind in part}
+    made = {"name": "t", "modality": "m", "source": "phantom", "seed": 1, "sizes": {"train": 8, "val": 4, "test": 4}}
+    note = made | parts["notes"] | {"kind": "fusion", "generator": "xray", "classes": list("abcd"), "template": "{}"}
+    for task in (note, made | parts["captions"] | {"generator": "oct"}):
+        (source,) = catalog.load(write(tmp_path, {"name": "s", "tasks": [task]}), tmp_path).sources
+        assert len(sources.load(source, "train").images) == 8
 
 
 # What a file says
@@ -284,7 +301,9 @@ WRONG: list[tuple[str, Any, tuple[str, ...]]] = [
     ("tasks.0.modality", ..., ("tasks[0]", "'modality' is missing")),
     ("tasks.0.modality", 3, ("tasks[0].modality", "expected text, got 3")),
     ("tasks.0.kind", "clasification", ("tasks[0]", "unknown kind", "did you mean 'classification'?")),
-    ("tasks.0.kind", "retrieval", ("tasks[0].kind", "classification tasks only")),
+    ("tasks.0.kind", "retrieval", ("tasks[0].classes", "a retrieval task has none")),
+    ("tasks.0.source", "npz:", ("tasks[0]", "unknown source 'npz:'", "did you mean 'npz'?")),
+    ("tasks.0.source", "my.module:load", ("tasks[0]", "unknown key 'generator'")),
     ("tasks.0.source", ..., ("tasks[0]", "'source' is missing", "npz", "phantom")),
     ("tasks.0.source", "phantoms", ("tasks[0]", "unknown source", "did you mean 'phantom'?")),
     ("tasks.0.source", ["npz"], ("tasks[0]", "unknown source")),
@@ -346,7 +365,7 @@ def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
 def test_an_unknown_stream_is_told_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"unknown stream 'phantm8' \(did you mean 'phantom8'\?\)"):
         catalog.load("phantm8", tmp_path)
-    with pytest.raises(UserError, match=r"unknown stream 'zzz' \(valid: mbiil_cls, medical10, "):
+    with pytest.raises(UserError, match=r"unknown stream 'zzz' \(valid: covid_notes3, mbiil_cls, "):
         catalog.load("zzz", tmp_path)
 
 

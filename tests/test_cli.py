@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmark import cli, listing, records, registry
+from benchmark import cli, listing, provenance, registry
+from benchmark.data import catalog
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "lightning", "open_clip", "peft", "timm", "torchvision", "torchmetrics")
@@ -125,7 +126,7 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     listed = capsys.readouterr().out.split()
     assert listed == registry.names() and set(METHODS) <= set(listed)
     assert cli.main(["list", "streams", "--names"]) == 0
-    assert capsys.readouterr().out.split() == ["mbiil_cls", "medical10", "medmnist12", "phantom20", "phantom8", "smoke"]
+    assert capsys.readouterr().out.split() == catalog.names("streams")
     assert cli.main(["list"]) == 0
     everything = capsys.readouterr().out
     assert all(word in everything for word in (*METHODS, "phantom8", "ham10000", "ViT-B-16/openai"))
@@ -293,16 +294,14 @@ def test_the_process_itself_exits_with_two_and_one_line() -> None:
 
 
 def test_a_method_whose_newest_record_is_of_other_code_is_named() -> None:
-    ours = records.fingerprint(ROOT, registry.card("ncm").file)
+    ours = provenance.fingerprint(ROOT, registry.card("ncm").file)
 
-    def made(fingerprint: str, started: str, method: str = "ncm") -> dict[str, object]:
-        return {
-            "method": method,
-            "stream": {"folder": "s"},
-            "provenance": {"fingerprint": fingerprint, "started": started},
-        }
+    def made(fingerprint: str, day: int, method: str = "ncm", status: str = "complete") -> dict[str, object]:
+        known = {"fingerprint": fingerprint, "finished": f"2026-01-{day:02}T00:00:00+00:00"}
+        run = {"key": "0" * 12, "seed": 0, "order": 0, "split": "test", "limit": None}
+        return run | {"method": method, "status": status, "provenance": known}
 
-    gone = made("other", "2026-03-01", "no_longer_there")
-    assert listing.made_by_other_code([made("other", "2026-01-01"), made(ours, "2026-02-01"), gone], "s") == []
-    assert listing.made_by_other_code([made(ours, "2026-01-01"), made("other", "2026-02-01")], "s") == ["ncm"]
-    assert listing.made_by_other_code([made("other", "2026-01-01")], "another stream") == []
+    gone = made("other", 3, "no_longer_there")
+    assert listing.made_by_other_code([made("other", 1), made(ours, 2), gone]) == []
+    assert listing.made_by_other_code([made(ours, 1), made("other", 2)]) == ["ncm"]
+    assert listing.made_by_other_code([made(ours, 1), made("other", 2, status="running")]) == []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import lightning as L
 import numpy as np
 import pytest
@@ -17,14 +15,7 @@ from torch.utils.data import DataLoader
 from benchmark.stream import Budget
 from methods.cllora import CLLora, block_orthogonality, orthonormal, row_weights
 from tests import tiny
-
-GOLDEN = Path(__file__).parent / "golden"
-
-
-def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
-    assert actual.shape == expected.shape
-    assert ((actual - expected).abs() / (1 + expected.abs())).max() <= tolerance
-
+from tests.golden_files import GOLDEN, close
 
 # ---- pure functions -----------------------------------------------------------------------------------------------
 

@@ -12,13 +12,12 @@ from methods import ewc
 from methods.ewc import EWC, fisher_diagonal, quadratic_penalty
 from methods.sequential_lora import SequentialLora
 from tests import tiny
+from tests.golden_files import close, golden
 from tests.lessons import (
     batch,
-    close,
     copies,
     flat,
     forgetting,
-    golden,
     learn,
     learner,
     own_cross_entropy,

@@ -125,11 +125,12 @@ def test_images_of_all_sizes_are_decoded_and_cached_once(chest: Path, cache: Pat
     assert loaded.labels.tolist() == [0] * 4 + [1] * 4 and loaded.labels.dtype == np.int64
     first = module.cached(source, told, 8)
     expected = [module.resized(np.asarray(image)[None], 8)[0] for image in loaded.images]
-    assert np.array_equal(first["train"][0], np.stack(expected))
+    assert np.array_equal(first["train"].images, np.stack(expected))
     task = Task(0, "t", "x-ray", "classification", tuple(Label(i + 5, c, (c,)) for i, c in enumerate(CLASSES)), 1)
     shutil.rmtree(chest)  # from here on the cache answers
     data = module.task_data(task, source, told, 8, None, torch.device("cpu"))
-    assert data.splits["test"][0].shape == (4, 3, 8, 8) and data.splits["test"][1].tolist() == [5, 5, 6, 6]
+    test = data.splits["test"]
+    assert test.images is not None and test.images.shape == (4, 3, 8, 8) and test.labels.tolist() == [5, 5, 6, 6]
 
 
 @pytest.mark.parametrize("missing", [("val",), ("test",), ("val", "test")])
@@ -395,7 +396,7 @@ def test_values_stand_for_classes_and_images_lie_in_several_folders(tmp_path: Pa
     assert {name: label for split in listed.values() for name, label in split} == {
         f"ISIC_{i}.jpg": 1 - i // 2 % 2 for i in range(40)
     }
-    assert module.cached(source, sources.identity(source), 8)["train"][0].shape == (28, 3, 8, 8)
+    assert module.cached(source, sources.identity(source), 8)["train"].images.shape == (28, 3, 8, 8)
 
 
 @given(
@@ -643,8 +644,9 @@ def test_medmnist12_reads_the_official_layout(tmp_path: Path) -> None:
         shape = (28, 28, 3) if medmnist._info(source)["n_channels"] == 3 else (28, 28)
         small(tmp_path / f"{flag}.npz", len(source.classes), shape, 14 if flag == "chestmnist" else 0)
     for source in catalog.load("medmnist12", tmp_path).sources:
-        images, labels = module.cached(source, sources.identity(source), 8)["train"]
-        assert images.shape == (2 * len(source.classes), 3, 8, 8) and set(labels) == set(range(len(source.classes)))
+        made = module.cached(source, sources.identity(source), 8)["train"]
+        assert made.images.shape == (2 * len(source.classes), 3, 8, 8)
+        assert set(made.labels) == set(range(len(source.classes)))
 
 
 class H5:
@@ -712,9 +714,9 @@ def test_mbiil_cls_reads_the_layouts_of_its_cards(mbiil: Path) -> None:
     counts = {}
     for task, source in zip(recipe.stream, recipe.sources, strict=True):
         cached = module.cached(source, sources.identity(source), 16)
-        counts[task.name] = [len(cached[split][1]) for split in files.SPLITS]
-        assert all(images.shape[1:] == (3, 16, 16) for images, _ in cached.values())
-        assert all(set(cached[split][1]) == set(range(len(task.labels))) for split in ("train", "test"))
+        counts[task.name] = [len(cached[split].labels) for split in files.SPLITS]
+        assert all(made.images.shape[1:] == (3, 16, 16) for made in cached.values())
+        assert all(set(cached[split].labels) == set(range(len(task.labels))) for split in ("train", "test"))
     assert counts == {
         "fitzpatrick17k": [21, 3, 6],
         "pcam": [6, 6, 6],

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,20 +14,10 @@ from methods.backbones import Block, Tower
 from methods.experts import Experts
 from methods.inflora import DualGPM, InfLoRA, design_reduction, released_schedule, threshold
 from tests import tiny
+from tests.golden_files import GOLDEN, close, golden
 
-GOLDEN = Path(__file__).parent / "golden"
 MEMORIES = sorted(f.stem for f in GOLDEN.glob("inflora_dualgpm_*.npz") if "first" not in f.stem)
 SEQUENCES = sorted(f.stem for f in GOLDEN.glob("inflora_seq_*.npz"))
-
-
-def golden(name: str) -> dict[str, Tensor]:
-    with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as file:
-        return {key: torch.tensor(file[key]) for key in file.files if file[key].dtype.kind not in "US"}
-
-
-def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
-    assert actual.shape == expected.shape
-    assert ((actual - expected).abs() / (1 + expected.abs())).max() <= tolerance if actual.numel() else True
 
 
 def stored(gpm: DualGPM) -> Tensor:

@@ -8,16 +8,30 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LIGHT = ("stream", "errors", "metrics", "records", "leaderboard", "config", "registry", "run", "plan", "listing", "cli")
+LIGHT = (
+    "stream",
+    "errors",
+    "metrics",
+    "records",
+    "provenance",
+    "leaderboard",
+    "tables",
+    "config",
+    "registry",
+    "run",
+    "plan",
+    "listing",
+    "cli",
+)
 HEAVY = {"torch", "lightning", "peft", "open_clip", "torchmetrics", "timm", "transformers"}
 
 # Who may be imported by whom, lowest layer first: a module imports from its own layer or below.
 LAYERS = (
     {"benchmark.errors", "benchmark.stream"},
     {"benchmark.metrics", "benchmark.data", "methods", "benchmark.registry", "benchmark.progress"},
-    {"benchmark.config", "benchmark.records", "benchmark.evaluate", "benchmark.pretrain"},
+    {"benchmark.config", "benchmark.records", "benchmark.provenance", "benchmark.evaluate", "benchmark.pretrain"},
     {"benchmark.runner", "benchmark.leaderboard"},
-    {"benchmark.run", "benchmark.listing", "benchmark.arguments"},
+    {"benchmark.run", "benchmark.listing", "benchmark.arguments", "benchmark.tables"},
     {"benchmark.plan", "benchmark.testing"},
     {"benchmark.cli"},
     {"benchmark.__main__"},
@@ -66,7 +80,7 @@ def test_methods_import_the_stream_and_nothing_else_of_the_benchmark(name: str) 
     assert all(imported.startswith("benchmark.stream") for imported in used), used
 
 
-@pytest.mark.parametrize("name", ["records", "leaderboard", "metrics"])
+@pytest.mark.parametrize("name", ["records", "leaderboard", "tables", "metrics"])
 def test_records_and_leaderboards_know_no_torch_and_no_methods(name: str) -> None:
     used = {imported.split(".")[0] for imported in imports(ROOT / "benchmark" / f"{name}.py")}
     assert not used & (HEAVY | {"methods"})

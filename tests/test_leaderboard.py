@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmark import leaderboard, records
+from benchmark import leaderboard, records, tables
 from benchmark.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -296,16 +296,16 @@ def test_tables_fit_in_100_columns(tmp_path: Path) -> None:
     )
     one = made(tasks=tasks, settings="rank=[0, 1]")
     save(tmp_path, one, *(made(method, seed=seed, tasks=tasks) for method in ("lwf", "er") for seed in (0, 1)))
-    given, hidden = (printed(leaderboard.matrix_table(one, protocol)) for protocol in ("given", "hidden"))
-    board, transfer = printed(leaderboard.table(tmp_path, "three")), printed(leaderboard.transfer_table(one))
+    given, hidden = (printed(tables.matrix_table(one, protocol)) for protocol in ("given", "hidden"))
+    board, transfer = printed(tables.table(tmp_path, "three")), printed(tables.transfer_table(one))
     for text in (given, hidden, board, transfer):
         assert max(map(len, text.splitlines())) <= 100
     assert f"{100 * one['scores']['accuracy']['given'][8][7]:.1f}" in given
     assert "rank=[0," in board and "±" in board
     assert "chest-xray" in transfer and "a_b_c" not in transfer
     single = made(tasks=("lung",), given=[[0.5], [0.9]])
-    assert "90.0" in printed(leaderboard.matrix_table(single, "hidden"))
-    assert "-" in printed(leaderboard.transfer_table(single))
+    assert "90.0" in printed(tables.matrix_table(single, "hidden"))
+    assert "-" in printed(tables.transfer_table(single))
 
 
 def test_no_torch() -> None:

@@ -11,13 +11,12 @@ from torch import Tensor
 from methods.lwf import LwF, distillation
 from methods.sequential_lora import SequentialLora
 from tests import tiny
+from tests.golden_files import close, golden
 from tests.lessons import (
     batch,
-    close,
     copies,
     flat,
     forgetting,
-    golden,
     learn,
     learner,
     logits,

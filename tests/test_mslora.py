@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,32 +16,11 @@ from benchmark.stream import Budget, Label, Task
 from methods import backbones
 from methods.experts import lora_forward
 from methods.mslora_cr import MSLoRACR, contrastive_penalty, lora_similarity, orthogonality_penalty
+from tests.golden_files import GOLDEN, close, files, golden, leaf
 
-GOLDEN = Path(__file__).parent / "golden"
 KINDS = ("exp_fro", "exp_rel", "cos_delta", "margin")
 seeds = st.integers(0, 2**31 - 1)
 shapes = st.lists(st.tuples(*[st.integers(1, 5)] * 3), min_size=1, max_size=4)  # (rank, D_in, D_out) per layer
-
-
-def files(pattern: str) -> list[Path]:
-    found = sorted(GOLDEN.glob(pattern))
-    assert found, f"no golden file {pattern}"
-    return found
-
-
-def golden(file: Path) -> dict[str, Tensor]:
-    with np.load(file, allow_pickle=False) as arrays:
-        return {k: torch.from_numpy(arrays[k]) for k in arrays.files if arrays[k].dtype.kind in "fbi"}
-
-
-def close(a: Tensor, b: Tensor, tolerance: float) -> None:
-    assert a.shape == b.shape
-    assert torch.isfinite(a).all()
-    assert ((a - b).abs() / (1 + b.abs())).max() <= tolerance
-
-
-def leaf(tensor: Tensor) -> Tensor:
-    return tensor.clone().requires_grad_(True)
 
 
 # ---- golden numbers -----------------------------------------------------------------------------------------------

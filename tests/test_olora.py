@@ -13,13 +13,12 @@ from methods.experts import lora_forward
 from methods.olora import OLora, overlap_penalty
 from methods.sequential_lora import SequentialLora
 from tests import tiny
+from tests.golden_files import close, golden
 from tests.lessons import (
     batch,
-    close,
     copies,
     flat,
     forgetting,
-    golden,
     learn,
     learner,
     logits,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import timm
 import tiny
@@ -21,8 +19,8 @@ from methods.base import Batch, IncrementalMethod
 from methods.coda_prompt import CodaPrompt, attend, gram_schmidt, orthogonality
 from methods.dualprompt import DualPrompt, prefix
 from methods.l2p import L2P, select_prompts
+from tests.golden_files import close, golden, leaf
 
-GOLDEN = Path(__file__).parent / "golden"
 seeds = st.integers(0, 2**31 - 1)
 sizes = st.integers(1, 5)
 METHODS = {
@@ -30,21 +28,6 @@ METHODS = {
     "dualprompt": lambda: DualPrompt(g_layers="0", e_layers="1,2"),
     "coda_prompt": lambda: CodaPrompt(pool=9, length=4),
 }
-
-
-def golden(name: str) -> dict[str, Tensor]:
-    with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as arrays:
-        return {k: torch.from_numpy(arrays[k]) for k in arrays.files if arrays[k].dtype.kind in "fbi"}
-
-
-def close(a: Tensor, b: Tensor, tolerance: float) -> None:
-    assert a.shape == b.shape
-    assert torch.isfinite(a).all()
-    assert ((a - b).abs() / (1 + b.abs())).max() <= tolerance
-
-
-def leaf(tensor: Tensor) -> Tensor:
-    return tensor.clone().requires_grad_(True)
 
 
 def draw(seed: int, *shapes: tuple[int, ...]) -> list[Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -15,12 +13,7 @@ from torch import Tensor
 from benchmark.stream import Budget
 from methods.ranpac import RIDGES, RanPAC, choose_ridge, random_features, ridge_head
 from tests import tiny
-
-GOLDEN = Path(__file__).parent / "golden"
-
-
-def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
-    assert ((actual - expected).abs() / (1 + expected.abs())).max() <= tolerance
+from tests.golden_files import GOLDEN, close
 
 
 def test_heads_of_a_stream() -> None:

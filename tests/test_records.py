@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmark import records
+from benchmark import provenance, records
 from benchmark.errors import UserError
 
 NAN = float("nan")
@@ -273,10 +273,10 @@ def checkout(tmp_path: Path) -> Path:
     ],
 )
 def test_fingerprint_covers_the_code_behind_a_score(checkout: Path, name: str, counts: bool) -> None:
-    before = records.fingerprint(checkout, checkout / "methods" / "mine.py")
+    before = provenance.fingerprint(checkout, checkout / "methods" / "mine.py")
     with (checkout / name).open("a") as file:
         file.write("x = 1\n")
-    assert (records.fingerprint(checkout, checkout / "methods" / "mine.py") != before) == counts
+    assert (provenance.fingerprint(checkout, checkout / "methods" / "mine.py") != before) == counts
 
 
 def test_fingerprint_ignores_place_and_line_ends(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -285,19 +285,19 @@ def test_fingerprint_ignores_place_and_line_ends(checkout: Path, tmp_path_factor
         target = moved / path.relative_to(checkout)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-    first = records.fingerprint(checkout, checkout / "methods" / "mine.py")
-    assert records.fingerprint(moved, moved / "methods" / "mine.py") == first and len(first) == 16
+    first = provenance.fingerprint(checkout, checkout / "methods" / "mine.py")
+    assert provenance.fingerprint(moved, moved / "methods" / "mine.py") == first and len(first) == 16
 
 
 def test_fingerprint_of_a_plug_in(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     plug_in = tmp_path_factory.mktemp("plug_in") / "mine.py"
     plug_in.write_text("from .near import thing\nfrom methods.router import Router\n")
-    before = records.fingerprint(checkout, plug_in)
+    before = provenance.fingerprint(checkout, plug_in)
     (checkout / "methods" / "base.py").write_text("import numpy\n")
-    assert records.fingerprint(checkout, plug_in) != before
+    assert provenance.fingerprint(checkout, plug_in) != before
     plug_in.write_text("def broken(:\n")
     with pytest.raises(UserError, match=r"mine\.py: cannot be read as Python"):
-        records.fingerprint(checkout, plug_in)
+        provenance.fingerprint(checkout, plug_in)
 
 
 def test_provenance_without_git(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +305,7 @@ def test_provenance_without_git(checkout: Path, monkeypatch: pytest.MonkeyPatch)
         raise FileNotFoundError("git")
 
     monkeypatch.setattr(subprocess, "run", no_git)
-    found = records.provenance(checkout, checkout / "methods" / "mine.py", "cpu", {"lung": "ab"}, records.now())
+    found = provenance.collect(checkout, checkout / "methods" / "mine.py", "cpu", {"lung": "ab"}, records.now())
     assert found["git_sha"] is None and found["git_dirty"] is None and found["finished"] is None
     assert found["packages"]["numpy"] == np.__version__ and found["data"] == {"lung": "ab"}
     assert found["started"].endswith("+00:00")
@@ -321,10 +321,10 @@ def test_provenance_asks_git(checkout: Path, monkeypatch: pytest.MonkeyPatch, ch
 
     monkeypatch.setattr(subprocess, "run", git)
     arguments = (checkout, checkout / "methods" / "mine.py", "cpu", {}, records.now())
-    found = records.provenance(*arguments)
+    found = provenance.collect(*arguments)
     assert (found["git_sha"], found["git_dirty"]) == ("c0ffee", dirty)
     top[0] = checkout.parent  # installed inside another project: its commit says nothing about this code
-    assert records.provenance(*arguments)["git_sha"] is None
+    assert provenance.collect(*arguments)["git_sha"] is None
 
 
 def test_import_is_light() -> None:

@@ -17,12 +17,11 @@ from methods.er import ER, recall, remember, reservoir_slots
 from methods.memory import Memory
 from methods.sequential_lora import SequentialLora
 from tests import tiny
+from tests.golden_files import close, golden
 from tests.lessons import (
     batch,
-    close,
     flat,
     forgetting,
-    golden,
     learn,
     learner,
     logits,

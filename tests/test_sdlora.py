@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -15,14 +13,9 @@ from benchmark.stream import Budget
 from methods.experts import lora_forward
 from methods.sdlora import SDLora, decomposed, parse_schedule
 from tests import tiny
+from tests.golden_files import GOLDEN, close
 
-GOLDEN = Path(__file__).parent / "golden"
 seeds = st.integers(0, 10**6)
-
-
-def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
-    assert actual.shape == expected.shape
-    assert ((actual - expected).abs() / (1 + expected.abs())).max() <= tolerance
 
 
 # ---- the layer ----------------------------------------------------------------------------------------------------
@@ -37,10 +30,10 @@ def test_the_layer_is_the_official_one() -> None:
     q = decomposed(x, W_q, b_q, A_q, B_q, oldA_q, oldB_q, s_cur, s_prev)
     v = decomposed(x, W_v, b_v, A_v, B_v, g["oldA_v"], g["oldB_v"], s_cur, s_prev)
     y = torch.cat([q, x @ W_k.mT + b_k, v], dim=-1)
-    close(y, g["y"])
+    close(y, g["y"], 1e-10)
     (g["G"] * y).sum().backward()
     for leaf, name in ((A_q, "dA_q"), (B_q, "dB_q"), (B_v, "dB_v"), (s_cur, "ds_cur"), (s_prev, "ds_prev"), (x, "dx")):
-        close(leaf.grad, g[name])
+        close(leaf.grad, g[name], 1e-10)
     assert float((oldA_q.grad * oldA_q).sum()) == pytest.approx(0, abs=1e-10)  # the length of a direction is nothing
 
 
@@ -60,7 +53,7 @@ def test_only_directions_of_earlier_tasks_count(seed: int, earlier: int, length:
     for a, b, s in zip(old_A, old_B, s_prev, strict=True):
         delta = delta + s * np.linalg.norm(a.numpy()) ** -1 * np.linalg.norm(b.numpy()) ** -1 * b @ a
     close(y, x @ delta.mT, 1e-9)
-    close(decomposed(x, W, None, A, B, [], [], 1.0, []), lora_forward(x, W, None, [A], [B], 1.0, [True]))
+    close(decomposed(x, W, None, A, B, [], [], 1.0, []), lora_forward(x, W, None, [A], [B], 1.0, [True]), 1e-10)
 
 
 def test_a_direction_that_was_never_trained_adds_nothing() -> None:

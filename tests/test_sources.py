@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmark.data import catalog, identity, module, sources
+from benchmark.data import catalog, identity, module, phantoms, sources
 from benchmark.data.catalog import Source
 from benchmark.errors import UserError
 from benchmark.stream import Label, Task
@@ -225,17 +225,19 @@ def test_the_second_call_reads_the_cache(tmp_path: Path, cache: Path) -> None:
     second = module.cached(source, told, 8)
     assert [path.name for path in cache.iterdir()] == [folder.name]
     for split in COUNTS:
-        assert np.array_equal(first[split][0], module.resized(content[f"{split}_images"], 8))
-        assert all(np.array_equal(a, b) for a, b in zip(first[split], second[split], strict=True))
-        assert isinstance(second[split][0], np.memmap) and not second[split][0].flags.writeable
+        assert np.array_equal(first[split].images, module.resized(content[f"{split}_images"], 8))
+        assert np.array_equal(first[split].images, second[split].images)
+        assert np.array_equal(first[split].labels, second[split].labels) and second[split].pairs is None
+        assert isinstance(second[split].images, np.memmap) and not second[split].images.flags.writeable
 
 
 def test_the_cache_tells_sizes_and_contents_apart(tmp_path: Path, cache: Path) -> None:
     one, other = arrays(), arrays() | {"val_images": np.zeros((3, 9, 11), np.uint8)}
     for name, content, size in (("one", one, 8), ("one", one, 16), ("other", other, 8)):
         source = npz_source(saved(tmp_path, content, f"{name}.npz"))
-        images, labels = module.cached(source, sources.identity(source), size)["val"]
-        assert np.array_equal(images, module.resized(content["val_images"], size)) and labels.tolist() == [0, 1, 2]
+        made = module.cached(source, sources.identity(source), size)["val"]
+        assert np.array_equal(made.images, module.resized(content["val_images"], size))
+        assert made.labels.tolist() == [0, 1, 2]
     assert len(list(cache.iterdir())) == 3
 
 
@@ -267,7 +269,8 @@ def test_task_data_has_global_ids_and_obeys_the_limit(limit: int | None, tmp_pat
     source = npz_source(saved(tmp_path, content))
     data = module.task_data(task(4, [10, 11, 12]), source, sources.identity(source), 8, limit, CPU)
     for split, n in COUNTS.items():
-        images, labels = data.splits[split]
+        images, labels = data.splits[split].images, data.splits[split].labels
+        assert images is not None
         expected = module.resized(content[f"{split}_images"], 8)[: limit or n]
         assert np.array_equal(images.numpy(), expected) and images.dtype == torch.uint8
         assert labels.tolist() == [10 + i % 3 for i in range(limit or n)]
@@ -280,7 +283,9 @@ def parts(*counts: int) -> list[module.TaskData]:
     made = []
     for index, count in enumerate(counts):
         images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2).contiguous()
-        made.append(module.TaskData(task(index, [0]), {"train": (images, torch.arange(count) + 100 * index)}))
+        made.append(
+            module.TaskData(task(index, [0]), {"train": module.Samples(images, torch.arange(count) + 100 * index)})
+        )
     return made
 
 
@@ -293,7 +298,7 @@ def epoch(batches: module.Batches) -> dict[str, torch.Tensor]:
 @given(st.integers(1, 40), st.integers(1, 9))
 def test_stored_order_has_every_sample_once(count: int, size: int) -> None:
     (data,) = parts(count)
-    seen = epoch(module.Batches([(*data.splits["train"], 0)], size, CPU))
+    seen = epoch(module.Batches([(data.splits["train"], 0)], size, CPU))
     assert seen["index"].tolist() == seen["label"].tolist() == list(range(count))
     assert {key: value.dtype for key, value in seen.items()} == {
         "image": torch.uint8, "label": torch.int64, "task": torch.int64, "index": torch.int64,
@@ -390,7 +395,7 @@ def test_the_hash_stays_with_descriptions_paths_and_orders(change: dict[str, Any
 def test_the_hash_depends_on_the_generators_version_and_defaults(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = hashed(folder)
     assert hashed(folder, train="8, val: 64, test: 256") == before  # the defaults written out
-    monkeypatch.setattr(sources.phantom, "VERSION", sources.phantom.VERSION + 1)
+    monkeypatch.setattr(phantoms.phantom, "VERSION", phantoms.phantom.VERSION + 1)
     assert hashed(folder) != before
 
 

@@ -21,10 +21,13 @@ SOURCE_KEYS: dict[str, tuple[str, ...]] = {
     "npz": ("path",),
     "medmnist": ("flag", "size", "multi_label"),
     "folder": ("path", "folders", "splits", "fractions", "seed"),
-    "table": ("path", "images", "suffix", "columns", "values", "splits", "fractions", "seed"),
-    "phantom": ("generator", "regions", "seed", "sizes"),
+    "table": ("path", "images", "suffix", "columns", "values", "rows", "splits", "fractions", "seed"),
+    "phantom": ("generator", "regions", "seed", "sizes", "notes", "captions", "wording", "region", "shift"),
+    "function": ("arguments",),  # written as package.module:function
 }
+WITH_TEXTS = ("table", "phantom", "function")  # may be tasks of every kind, the others are of classification
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def root() -> Path:
@@ -42,6 +45,7 @@ class Source:
     kind: str
     classes: tuple[str, ...]
     options: Mapping[str, Any] = field(hash=False)
+    task_kind: str = "classification"
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,8 @@ def _stream(
     kinds = {entry["kind"] for entry, _, _ in entries}
     if len(kinds) > 1:
         raise UserError(f"{path}: tasks: a stream has tasks of one kind, found {', '.join(sorted(kinds))}")
+    if space == "shared" and "retrieval" in kinds:
+        raise UserError(f"{path}: label_space: shared, but retrieval tasks have no labels")
     classes = [source.classes for _, source, _ in entries]
     if space == "shared" and len(set(classes)) > 1:
         raise UserError(f"{path}: label_space: shared, but the tasks' classes differ")
@@ -137,21 +143,49 @@ def _task(item: Any, where: str, data: Path | None, folder: Path) -> tuple[dict[
         if not card_path.is_file():
             raise unknown("card", item["card"], names("cards"), where)
         item = _read(card_path) | item
-    kind_of_source = item.get("source")
-    if kind_of_source is None:
-        raise UserError(f"{where}: the key 'source' is missing (one of {', '.join(SOURCE_KEYS)})")
-    if kind_of_source not in tuple(SOURCE_KEYS):
-        raise unknown("source", kind_of_source, SOURCE_KEYS, where)
+    kind_of_source, function = _kind_of_source(item, where)
     own = SOURCE_KEYS[kind_of_source]
     _check_keys(item, (*TASK_KEYS, *CARD_KEYS, *own), where)
     entry = {"name": _text(item, "name", where), "modality": _text(item, "modality", where)}
     if not NAME.fullmatch(entry["name"]):
         raise UserError(f"{where}.name: {entry['name']!r} must be of letters, digits, '_', '-' and '.'")
-    entry["kind"] = item.get("kind", "classification")
-    if entry["kind"] not in KINDS:
-        raise unknown("kind", entry["kind"], KINDS, where)
-    if entry["kind"] != "classification":
+    entry["kind"] = kind = item.get("kind", "classification")
+    if kind not in KINDS:
+        raise unknown("kind", kind, KINDS, where)
+    if kind != "classification" and kind_of_source not in WITH_TEXTS:
         raise UserError(f"{where}.kind: source {kind_of_source!r} gives classification tasks only")
+    classes, templates = _classes(item, kind, where)
+    options = {key: item[key] for key in own if key in item}
+    if "path" in own:
+        wanted = "folder" if kind_of_source == "folder" else "file"
+        options["path"] = _find(_text(item, "path", where), f"{where}.path", data, folder, wanted)
+    if kind_of_source == "medmnist":
+        options["places"] = () if data is None else (data, folder)
+    if function:
+        options["function"] = function
+    return entry, Source(where, kind_of_source, tuple(classes), options, kind), templates
+
+
+def _kind_of_source(item: Mapping[str, Any], where: str) -> tuple[str, str]:
+    """The kind of source, and for ``package.module:function`` that text."""
+    given = item.get("source")
+    kinds = (*(kind for kind in SOURCE_KEYS if kind != "function"), "package.module:function")
+    if given is None:
+        raise UserError(f"{where}: the key 'source' is missing (one of {', '.join(kinds)})")
+    if isinstance(given, str) and FUNCTION.fullmatch(given):
+        return "function", given
+    if given not in kinds[:-1]:
+        raise unknown("source", given, kinds, where)
+    return given, ""
+
+
+def _classes(item: Mapping[str, Any], kind: str, where: str) -> tuple[list[str], list[str]]:
+    """The names of the classes and the templates of their prompts; retrieval has neither."""
+    if kind == "retrieval":
+        for key in ("classes", "template"):
+            if key in item:
+                raise UserError(f"{where}.{key}: a retrieval task has none")
+        return [], []
     classes = _texts(item, "classes", where)
     if len(classes) < 2 or len(set(classes)) < len(classes):
         raise UserError(f"{where}.classes: expected at least two different names")
@@ -161,13 +195,7 @@ def _task(item: Any, where: str, data: Path | None, folder: Path) -> tuple[dict[
             raise UserError(
                 f"{where}.template: {template!r} must contain {{}} once, for the class's name, and no other braces"
             )
-    options = {key: item[key] for key in own if key in item}
-    if "path" in own:
-        wanted = "folder" if kind_of_source == "folder" else "file"
-        options["path"] = _find(_text(item, "path", where), f"{where}.path", data, folder, wanted)
-    if kind_of_source == "medmnist":
-        options["places"] = () if data is None else (data, folder)
-    return entry, Source(where, kind_of_source, tuple(classes), options), templates
+    return classes, templates
 
 
 def _find(given: str, where: str, data: Path | None, folder: Path, wanted: str) -> Path:

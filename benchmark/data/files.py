@@ -1,4 +1,4 @@
-"""Images that lie in files: a folder of class folders, or a table with a row for each image.
+"""Images that lie in files: a folder of class folders, or a table with a row for each image or each image and text.
 
 What is listed is a path and a label for each sample of each split; images are decoded one at a time, when the cache is
 made, so memory holds one of them. The identity of the samples is that of their contents and labels, in order: the
@@ -17,21 +17,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.data import tables
 from benchmark.data.catalog import Source
+from benchmark.data.pairs import components, numbered
+from benchmark.data.tables import told
 from benchmark.errors import UserError, unknown
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SPLITS = ("train", "val", "test")
 FRACTIONS = {"val": 0.1, "test": 0.2}  # of the images of each class, where a split is drawn
 COLUMNS = ("image", "label", "split", "group", "text")
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+NEEDED = {"classification": ("image", "label"), "fusion": ("image", "label", "text"), "retrieval": ("image", "text")}
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Sample:
     path: Path
     label: int
     group: str
+    text: str = ""
 
 
 class Images:
@@ -93,12 +94,29 @@ def listed(source: Source) -> dict[str, list[Sample]]:
     return splits
 
 
+def paired(samples: Sequence[Sample], kind: str) -> tuple[list[Path], list[int], tuple[str, ...], NDArray[np.int64]]:
+    """(paths, labels, texts, pairs): every file and every text once, and (P, 2) which of them each sample names."""
+    image_places, image_P = numbered([sample.path for sample in samples])
+    text_places, text_P = numbered([sample.text for sample in samples])
+    labels = components(image_P, text_P).tolist() if kind == "retrieval" else [sample.label for sample in samples]
+    texts = tuple(samples[place].text for place in text_places)
+    return [samples[place].path for place in image_places], labels, texts, np.stack([image_P, text_P], axis=1)
+
+
 def identity(source: Source) -> str:
-    """sha256 over the content and label of every sample of every split, in order."""
+    """sha256 over the content and label of every sample of every split, in order; texts and pairs where they are."""
     splits = listed(source)
+    if source.task_kind != "classification":
+        parts = {split: paired(splits[split], source.task_kind) for split in SPLITS}
+        contents = iter(digests(source.options["path"], [path for split in SPLITS for path in parts[split][0]]))
+        content = {
+            split: [[next(contents) for _ in paths], labels, texts, pairs.tolist()]
+            for split, (paths, labels, texts, pairs) in parts.items()
+        }
+        return hashlib.sha256(json.dumps([source.task_kind, content]).encode()).hexdigest()
     paths = [sample.path for split in SPLITS for sample in splits[split]]
-    told = iter(digests(source.options["path"], paths))
-    described = {split: [(next(told), sample.label) for sample in splits[split]] for split in SPLITS}
+    contents = iter(digests(source.options["path"], paths))
+    described = {split: [(next(contents), sample.label) for sample in splits[split]] for split in SPLITS}
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
 
@@ -147,74 +165,72 @@ def _in_class_folders(source: Source, top: Path, root: Path, names: list[str], e
 
 
 def _table(source: Source) -> dict[str, list[Sample]]:
-    """A row for each image: its file, its label, and if there are such columns its split and its group."""
+    """A sample for each row: its file, its label, its text, and if there are such columns its split and its group."""
     where, path = source.where, Path(source.options["path"])
     columns = _mapping(source, "columns", COLUMNS)
-    for needed in ("image", "label"):
+    for needed in NEEDED[source.task_kind]:
         if needed not in columns:
             raise UserError(f"{where}.columns: the column of {needed!r} is missing: {needed}: name in the table")
-    table = _read(path)
-    for key, column in columns.items():
-        if column not in table.columns:
-            raise unknown("column", column, table.columns, f"{path}: {where}.columns.{key}")
-    table = table.astype(object).where(table.notna(), None)
-    told = {key: [_told(value) for value in table[column].tolist()] for key, column in columns.items()}
-    rows = range(len(table))
-    values = [_told(value) for value in _one_for_each_class(source, "values") or source.classes]
-    numbered = {} if "values" in source.options else {str(i): i for i in range(len(values))}
-    labels = numbered | {value: i for i, value in enumerate(values)}
-    for row in rows:
-        if told["label"][row] not in labels:
-            raise unknown("label", told["label"][row], labels, f"{path}: row {row + 1}: column {columns['label']!r}")
-    paths = _found(source, path, told["image"])
-    groups = told.get("group", [""] * len(table))
-    names = [f"group:{groups[row]}" if groups[row] else f"image:{told['image'][row]}" for row in rows]
-    samples = [Sample(paths[row], labels[told["label"][row]], names[row]) for row in rows]
+    for unused in ("label",) if source.task_kind == "retrieval" else ():
+        if unused in columns:
+            raise UserError(f"{where}.columns.{unused}: a retrieval task has none")
+    numbers, cells = tables.cells(path, columns, source.options.get("rows", {}), where)
+    labels = _labels(source, path, columns, numbers, cells)
+    paths = _found(source, path, numbers, cells["image"])
+    texts = [""] * len(numbers) if source.task_kind == "classification" else cells["text"]
+    for number, text in zip(numbers, texts, strict=True):
+        if source.task_kind != "classification" and not text:
+            raise UserError(f"{path}: row {number}: column {columns['text']!r}: the text is empty")
+    groups = [
+        f"group:{group}" if group else f"image:{image}"
+        for image, group in zip(cells["image"], cells.get("group", [""] * len(numbers)), strict=True)
+    ]
+    if source.task_kind == "retrieval":
+        groups = _joined(groups, cells["image"], texts)
+    samples = [Sample(*row) for row in zip(paths, labels, groups, texts, strict=True)]
     given = _mapping(source, "splits", SPLITS)
     if "split" not in columns:
         if given:
             raise UserError(f"{where}.splits: there is no columns.split that these values could stand in")
         return _drawn(source, samples, SPLITS)
-    split_of = {_told(value): split for split, value in (given or {split: split for split in SPLITS}).items()}
+    split_of = {told(value): split for split, value in (given or {split: split for split in SPLITS}).items()}
     splits: dict[str, list[Sample]] = {}
-    for row in rows:
-        if told["split"][row] not in split_of:
-            raise unknown("split", told["split"][row], split_of, f"{path}: row {row + 1}: column {columns['split']!r}")
-        splits.setdefault(split_of[told["split"][row]], []).append(samples[row])
+    for number, split, sample in zip(numbers, cells["split"], samples, strict=True):
+        if split not in split_of:
+            raise unknown("split", split, split_of, f"{path}: row {number}: column {columns['split']!r}")
+        splits.setdefault(split_of[split], []).append(sample)
     if "train" not in splits:
         raise UserError(f"{path}: train: no images in this split")
     return splits | _drawn(source, splits["train"], [split for split in SPLITS if split not in splits])
 
 
-def _read(path: Path) -> pd.DataFrame:
-    """A table; what stands in a CSV is text as written."""
-    import pandas as pd
-
-    kind = path.suffix.lower()
-    if kind not in TABLES:
-        raise unknown("kind of table", kind, TABLES, str(path))
-    try:
-        if kind == ".parquet":
-            return pd.read_parquet(path)
-        if kind in (".jsonl", ".ndjson"):
-            return pd.read_json(path, lines=True, dtype=False, convert_dates=False)
-        return pd.read_csv(path, sep="\t" if kind == ".tsv" else ",", dtype=str, keep_default_na=False)
-    except ImportError:
-        raise UserError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow (or save it as CSV)") from None
-    except Exception as error:  # pandas' and pyarrow's own errors, and those of the file
-        raise UserError(f"{path}: not readable as a table: {' '.join(str(error).split())}") from None
+def _labels(
+    source: Source, path: Path, columns: Mapping[str, str], numbers: list[int], cells: Mapping[str, list[str]]
+) -> list[int]:
+    """The class of every row; of retrieval 0, for splits are then drawn from all rows alike."""
+    if source.task_kind == "retrieval":
+        if "values" in source.options:
+            raise UserError(f"{source.where}.values: a retrieval task has no classes")
+        return [0] * len(numbers)
+    values = [told(value) for value in _one_for_each_class(source, "values") or source.classes]
+    numbered = {} if "values" in source.options else {str(i): i for i in range(len(values))}
+    labels = numbered | {value: i for i, value in enumerate(values)}
+    for number, label in zip(numbers, cells["label"], strict=True):
+        if label not in labels:
+            raise unknown("label", label, labels, f"{path}: row {number}: column {columns['label']!r}")
+    return [labels[label] for label in cells["label"]]
 
 
-def _told(value: Any) -> str:
-    """A cell as text, the same from every kind of table: a missing one is empty, 3.0 is 3."""
-    if value is None:
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
+def _joined(groups: list[str], images: list[str], texts: list[str]) -> list[str]:
+    """What shares a group, an image or a text is one group, with the first of their names."""
+    numbers = components(groups, images, texts).tolist()
+    first: dict[int, str] = {}
+    for group, number in zip(groups, numbers, strict=True):
+        first[number] = min(group, first.get(number, group))
+    return [first[number] for number in numbers]
 
 
-def _found(source: Source, table: Path, names: list[str]) -> list[Path]:
+def _found(source: Source, table: Path, numbers: list[int], names: list[str]) -> list[Path]:
     """The files of a table's images, looked for in ``images`` (one folder or several) beside the table."""
     given = source.options.get("images", ".")
     given = given if isinstance(given, list) else [given]
@@ -226,7 +242,7 @@ def _found(source: Source, table: Path, names: list[str]) -> list[Path]:
     folders = [table.parent / folder for folder in given]
     paths: list[Path] = []
     missing: list[tuple[int, Path]] = []
-    for row, name in enumerate(names):
+    for row, name in zip(numbers, names, strict=True):
         candidates = [folder / (name + suffix) for folder in folders]
         path = next((path for path in candidates if name and path.is_file()), None)
         if path is None:
@@ -236,7 +252,7 @@ def _found(source: Source, table: Path, names: list[str]) -> list[Path]:
     if missing:
         row, path = missing[0]
         more = f" ({len(missing)} of {len(names)} images are missing)" if len(missing) > 1 else ""
-        raise UserError(f"{table}: row {row + 1}: image not found: {path}{more}")
+        raise UserError(f"{table}: row {row}: image not found: {path}{more}")
     return paths
 
 
@@ -290,7 +306,7 @@ def _mapping(source: Source, key: str, valid: Sequence[str]) -> dict[str, Any]:
         if inner not in valid:
             raise unknown("key", inner, valid, f"{source.where}.{key}")
     if key != "fractions":
-        texts = [_told(text) for text in value.values() if isinstance(text, (str, int)) and not isinstance(text, bool)]
+        texts = [told(text) for text in value.values() if isinstance(text, (str, int)) and not isinstance(text, bool)]
         if len(set(texts)) < len(value):
             raise UserError(f"{source.where}.{key}: expected different names, got {dict(value)!r}")
     return dict(value)
@@ -300,7 +316,7 @@ def _one_for_each_class(source: Source, key: str) -> list[Any]:
     """An optional list in the order of the classes."""
     value = source.options.get(key, [])
     right = isinstance(value, list) and all(isinstance(x, (str, int)) and not isinstance(x, bool) for x in value)
-    if key in source.options and (not right or not len({_told(x) for x in value}) == len(value) == len(source.classes)):
+    if key in source.options and (not right or not len({told(x) for x in value}) == len(value) == len(source.classes)):
         raise UserError(f"{source.where}.{key}: expected {len(source.classes)} different names, one for each class")
     return value
 

@@ -3,16 +3,17 @@
 Nothing is decoded per epoch and no worker process is started: what fits is put on the device once and a batch is an
 index selection there; what does not fit is read from the memory-mapped cache. Both give the same batch.
 
-Legend: N samples, B batch, H, W pixels.
+Legend: P samples, N images, M texts, B batch, H, W pixels, L tokens of a text.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from torch import Tensor
 from benchmark.data import sources
 from benchmark.data.catalog import Source
 from benchmark.data.files import Images, cache_folder
+from benchmark.data.sources import Split
 from benchmark.stream import Task
 
 CACHE_VERSION = 1
@@ -60,8 +62,8 @@ def limited(labels: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
     return np.sort(np.lexsort((labels, turn))[:limit])
 
 
-def cached(source: Source, identity: str, size: int) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]:
-    """Every split's (images (N, 3, size, size) memory-mapped, labels (N,)), made on first use."""
+def cached(source: Source, identity: str, size: int) -> dict[str, Split]:
+    """Every split with its images as (N, 3, size, size), memory-mapped, made on first use."""
     folder = cache_folder() / f"{identity[:24]}-{size}-v{CACHE_VERSION}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -72,49 +74,118 @@ def cached(source: Source, identity: str, size: int) -> dict[str, tuple[NDArray[
                 shape = (len(loaded.images), 3, size, size)
                 resized(loaded.images, size, open_memmap(building / f"{split}_images.npy", "w+", np.uint8, shape))
                 np.save(building / f"{split}_labels.npy", loaded.labels)
+                if loaded.pairs is not None:
+                    np.save(building / f"{split}_pairs.npy", loaded.pairs)
+                    (building / f"{split}_texts.json").write_text(json.dumps(loaded.texts), encoding="utf-8")
             with suppress(OSError):  # another process was faster
                 building.rename(folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)
     splits = {}
     for split in sources.SPLITS:
+        images = np.load(folder / f"{split}_images.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(folder / f"{split}_labels.npy", allow_pickle=False)
-        sources.check_labels(source, split, labels)
-        splits[split] = np.load(folder / f"{split}_images.npy", mmap_mode="r", allow_pickle=False), labels
+        if source.task_kind != "retrieval":
+            sources.check_labels(source, split, labels)
+        if source.task_kind == "classification":
+            splits[split] = Split(images, labels)
+        else:
+            texts = json.loads((folder / f"{split}_texts.json").read_text(encoding="utf-8"))
+            splits[split] = Split(images, labels, texts, np.load(folder / f"{split}_pairs.npy", allow_pickle=False))
     return splits
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One split as tensors: ``labels`` (P,) global ids of the samples.
+
+    ``images`` uint8 (N, 3, H, W) and ``texts`` int64 tokens (M, L) are None where a task has none or they are withheld;
+    ``pairs`` (P, 2) are the image and the text of every sample, None where sample i is image i.
+    """
+
+    images: Tensor | None
+    labels: Tensor
+    texts: Tensor | None = None
+    pairs: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def only(self, inputs: str) -> Samples:
+        """Without the texts (``image``) or without the images (``text``); ``both`` as it is."""
+        images = None if inputs == "text" else self.images
+        return replace(self, images=images, texts=None if inputs == "image" else self.texts)
+
+    def rows(self, inputs: str) -> Tensor:
+        """(P,) the row of every sample's image or text."""
+        return torch.arange(len(self)) if self.pairs is None else self.pairs[:, int(inputs == "text")]
+
+    def items(self, inputs: str) -> Samples:
+        """The images alone, each once, or the texts: ``label`` is then its row."""
+        alone = self.only(inputs)
+        rows = self.images if inputs == "image" else self.texts
+        assert rows is not None
+        column = torch.arange(len(rows))
+        return replace(alone, labels=column, pairs=torch.stack([column, column], dim=1))
+
+
+def joined(parts: Sequence[Samples]) -> Samples:
+    """The samples of several tasks, of one kind and with the same inputs."""
+    if len(parts) == 1:
+        return parts[0]
+    first, pairs = torch.zeros(2, dtype=torch.long), []
+    for part in parts:
+        if part.pairs is not None:
+            pairs.append(part.pairs + first)
+            first = first + torch.tensor([0 if x is None else len(x) for x in (part.images, part.texts)])
+    images = [part.images for part in parts if part.images is not None]
+    texts = [part.texts for part in parts if part.texts is not None]
+    labels = torch.cat([part.labels for part in parts])
+    return Samples(
+        torch.cat(images) if images else None,
+        labels,
+        torch.cat(texts) if texts else None,
+        torch.cat(pairs) if pairs else None,
+    )
 
 
 class Batches:
     """A data set as dicts of tensors, an index selection each.
 
     Args:
-        parts: (images (N, 3, H, W) uint8, labels (N,), task index) of every task in it, one but for joint training.
+        parts: the samples of every task in it and the task's index; one but for joint training.
         order: None for the stored order, else a function that gives this epoch's sample indices.
     """
 
     def __init__(
         self,
-        parts: Sequence[tuple[Tensor, Tensor, int]],
+        parts: Sequence[tuple[Samples, int]],
         batch_size: int,
         device: torch.device,
         order: Callable[[], Tensor] | None = None,
         length: int | None = None,
     ) -> None:
-        self.images = parts[0][0] if len(parts) == 1 else torch.cat([images for images, _, _ in parts])
-        self.labels = torch.cat([labels for _, labels, _ in parts]).to(device)
-        self.tasks = torch.cat([torch.full_like(labels, task) for _, labels, task in parts]).to(device)
+        self.data = joined([samples for samples, _ in parts])
+        self.labels = self.data.labels.to(device)
+        self.tasks = torch.cat([torch.full((len(samples),), task) for samples, task in parts]).to(device)
         self.batch_size, self.device, self.order = batch_size, device, order
-        self.samples = len(self.labels) if length is None else length
+        self.samples = len(self.data) if length is None else length
 
     def __len__(self) -> int:
         return -(-self.samples // self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         order = torch.arange(self.samples) if self.order is None else self.order()
+        rows = {"image": self.data.rows("image"), "text": self.data.rows("text")}
+        inputs = {"image": self.data.images, "text": self.data.texts}
         for chosen in order.split(self.batch_size):
+            batch = {}
+            for name, values in inputs.items():
+                if values is not None:
+                    selected = values[rows[name][chosen].to(values.device)]
+                    batch[name] = selected.to(self.device, non_blocking=True)
             here = chosen.to(self.device)
-            images = self.images[chosen.to(self.images.device)].to(self.device, non_blocking=True)
-            yield {"image": images, "label": self.labels[here], "task": self.tasks[here], "index": here}
+            yield batch | {"label": self.labels[here], "task": self.tasks[here], "index": here}
 
 
 def fits(images: int, device: torch.device) -> bool:
@@ -127,20 +198,23 @@ class TaskData:
     """One task's splits as tensors, labels as global ids."""
 
     task: Task
-    splits: dict[str, tuple[Tensor, Tensor]]
+    splits: dict[str, Samples]
 
-    def batches(self, split: str, device: torch.device) -> Batches:
-        """The split un-augmented in stored order."""
-        images, labels = self.splits[split]
-        return Batches([(images, labels, self.task.index)], PASS_BATCH, device)
+    def batches(self, split: str, device: torch.device, inputs: str = "both") -> Batches:
+        """The split un-augmented in stored order; ``inputs`` image or text withholds the other one."""
+        return Batches([(self.splits[split].only(inputs), self.task.index)], PASS_BATCH, device)
+
+    def items(self, split: str, device: torch.device, inputs: str) -> Batches:
+        """The split's images alone, each once, or its texts: what retrieval asks with and looks for."""
+        return Batches([(self.splits[split].items(inputs), self.task.index)], PASS_BATCH, device)
 
 
 def training_batches(
     tasks: Sequence[TaskData], batch_size: int, device: torch.device, seed: Callable[[], int], balanced: bool = False
 ) -> Batches:
     """The training sets of some tasks shuffled together; ``seed`` gives the epoch's seed when an epoch begins."""
-    parts = [(*data.splits["train"], data.task.index) for data in tasks]
-    counts = [len(labels) for _, labels, _ in parts]
+    parts = [(data.splits["train"], data.task.index) for data in tasks]
+    counts = [len(samples) for samples, _ in parts]
 
     def order() -> Tensor:
         generator = torch.Generator().manual_seed(seed())
@@ -158,17 +232,34 @@ def training_batches(
 
 
 def task_data(
-    task: Task, source: Source, identity: str, size: int, limit: int | None, device: torch.device
+    task: Task,
+    source: Source,
+    identity: str,
+    size: int,
+    limit: int | None,
+    device: torch.device,
+    tokenize: Callable[[Sequence[str]], Tensor] | None = None,
+    inputs: str = "both",
 ) -> TaskData:
-    """Read a task's samples (through the cache), ready for a backbone of this image size."""
+    """Read a task's samples (through the cache), ready for a backbone of this image size and tokenizer."""
     ids = np.array([label.id for label in task.labels])
     splits = {}
-    for split, (images, labels) in cached(source, identity, size).items():
-        keep = limited(labels, limit)
-        pixels = torch.from_numpy(np.array(images[keep])) if limit is not None else _mapped(images)
+    for split, found in cached(source, identity, size).items():
+        keep = limited(found.labels, limit)
+        pairs, rows, texts = None, keep, None
+        if found.pairs is not None:
+            assert tokenize is not None, "a task with texts needs the backbone's tokenizer"
+            rows, image_P = np.unique(found.pairs[keep, 0], return_inverse=True)
+            text_rows, text_P = np.unique(found.pairs[keep, 1], return_inverse=True)
+            texts = tokenize([found.texts[row] for row in text_rows]).to(device)
+            pairs = torch.from_numpy(np.stack([image_P, text_P], axis=1))
+        images = found.images
+        assert isinstance(images, np.ndarray)
+        pixels = _mapped(images) if len(rows) == len(images) else torch.from_numpy(np.array(images[rows]))
         if fits(pixels.numel(), device):
             pixels = pixels.to(device)
-        splits[split] = pixels, torch.from_numpy(ids[labels[keep]])
+        labels = found.labels[keep] if task.kind == "retrieval" else ids[found.labels[keep]]
+        splits[split] = Samples(pixels, torch.from_numpy(labels), texts, pairs).only(inputs)
     return TaskData(task, splits)
 
 

@@ -7,7 +7,6 @@ A source function takes a :class:`~benchmark.data.catalog.Source` and a split an
 from __future__ import annotations
 
 import hashlib
-import json
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -18,20 +17,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.data import files, medmnist, phantom
+from benchmark.data import files, function, medmnist, phantoms
 from benchmark.data.catalog import Source
-from benchmark.data.files import SPLITS, Images
+from benchmark.data.files import Images
 from benchmark.errors import UserError, unknown
 
-PHANTOM_SIZES = {"train": 512, "val": 64, "test": 256}
+SPLITS = files.SPLITS
 
 
 @dataclass(frozen=True)
 class Split:
-    """``images`` uint8 (N, H, W) grey or (N, H, W, 3), or N in files; ``labels`` int64 (N,) in 0..classes-1."""
+    """The samples of one split.
+
+    Args:
+        images: uint8 (N, H, W) grey or (N, H, W, 3), or N in files.
+        labels: int64, one for each sample, in 0..classes-1; of retrieval the number of what belongs together.
+        texts: M different texts, none in classification.
+        pairs: (P, 2) image row and text row of every sample; None: sample i is image i.
+    """
 
     images: NDArray[np.uint8] | Images
     labels: NDArray[np.int64]
+    texts: tuple[str, ...] = ()
+    pairs: NDArray[np.int64] | None = None
 
 
 def npz(source: Source, split: str) -> Split:
@@ -51,6 +59,9 @@ def a_medmnist(source: Source, split: str) -> Split:
 def in_files(source: Source, split: str) -> Split:
     """Images in class folders or named by a table, decoded when they are asked for."""
     samples = files.listed(source)[split]
+    if source.task_kind != "classification":
+        paths, labels, texts, pairs = files.paired(samples, source.task_kind)
+        return Split(Images(paths), np.array(labels, np.int64), texts, pairs)
     return Split(Images([sample.path for sample in samples]), np.array([sample.label for sample in samples], np.int64))
 
 
@@ -86,6 +97,8 @@ def _arrays(source: Source, path: Path, split: str) -> Split:
 
 def check_labels(source: Source, split: str, labels: NDArray[Any]) -> None:
     """Refuse labels outside the classes: asked of cached samples too, for a cache may be older than the stream file."""
+    if source.task_kind == "retrieval":  # its labels number what belongs together
+        return
     if labels.min() < 0 or labels.max() >= len(source.classes):
         raise UserError(
             f"{source.options.get('path', source.where)}: {split}_labels: labels {labels.min()}..{labels.max()} but "
@@ -94,46 +107,18 @@ def check_labels(source: Source, split: str, labels: NDArray[Any]) -> None:
 
 
 def made(source: Source, split: str) -> Split:
-    """A phantom task: the classes are regions of a generator's factors (``seed`` and split make the draw)."""
-    options = _phantom_options(source)
-    seed = (phantom.VERSION, options["seed"], SPLITS.index(split))
-    return Split(*phantom.render_split(options["generator"], options["regions"], options["sizes"][split], seed))
+    """A phantom task: images drawn from regions of a generator's factors, with notes or captions where it asks."""
+    return Split(*phantoms.samples(source, split))
 
 
-def _phantom_options(source: Source) -> dict[str, Any]:
-    where, options = source.where, dict(source.options)
-    if options.get("generator") not in phantom.GENERATORS:
-        raise unknown("generator", options.get("generator"), phantom.GENERATORS, where)
-    seed = options.get("seed")
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise UserError(f"{where}.seed: expected a whole number from 0, got {seed!r}")
-    regions = options.get("regions")
-    if not isinstance(regions, list) or len(regions) != len(source.classes):
-        raise UserError(f"{where}.regions: expected one region for each of the {len(source.classes)} classes")
-    factors = phantom.generator(options["generator"]).FACTORS
-    for i, region in enumerate(regions):
-        if not isinstance(region, dict):
-            raise UserError(f"{where}.regions[{i}]: expected factor: [low, high], got {region!r}")
-        for factor, bounds in region.items():
-            if factor not in factors:
-                raise unknown("factor", factor, factors, f"{where}.regions[{i}]")
-            numbers = isinstance(bounds, list) and [x for x in bounds if isinstance(x, (int, float))]
-            if not numbers or len(numbers) != 2 or len(bounds) != 2 or not 0 <= numbers[0] < numbers[1] <= 1:
-                raise UserError(f"{where}.regions[{i}].{factor}: expected [low, high] within [0, 1], got {bounds!r}")
-    sizes = options.get("sizes", {})
-    if not isinstance(sizes, dict):
-        raise UserError(f"{where}.sizes: expected split: number of images, got {sizes!r}")
-    sizes = PHANTOM_SIZES | sizes
-    for split, size in sizes.items():
-        if split not in SPLITS:
-            raise unknown("split", split, SPLITS, f"{where}.sizes")
-        if not isinstance(size, int) or isinstance(size, bool) or size < len(regions):
-            raise UserError(f"{where}.sizes.{split}: expected a whole number of at least {len(regions)}, got {size!r}")
-    return options | {"sizes": sizes}
+def from_function(source: Source, split: str) -> Split:
+    """What a function of the user's own returns."""
+    return Split(*function.samples(source, split))
 
 
 KINDS: dict[str, Callable[[Source, str], Split]] = {
     "npz": npz, "medmnist": a_medmnist, "folder": in_files, "table": in_files, "phantom": made,
+    "function": from_function,
 }  # fmt: skip
 
 
@@ -142,13 +127,14 @@ def load(source: Source, split: str) -> Split:
 
 
 def identity(source: Source) -> str:
-    """sha256 of what the samples are: the content of files, or a phantom's version, parameters and seed."""
+    """sha256 of what the samples are: the content of files or arrays, or a phantom's version, parameters and seed."""
     if source.kind == "medmnist":
         return medmnist.identity(source)
     if source.kind in files.LISTERS:
         return files.identity(source)
     if source.kind == "phantom":
-        described = json.dumps([phantom.VERSION, phantom.SIZE, _phantom_options(source)], sort_keys=True)
-        return hashlib.sha256(described.encode()).hexdigest()
+        return phantoms.identity(source)
+    if source.kind == "function":
+        return function.identity(source)
     with open(source.options["path"], "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -32,6 +32,11 @@ def draw_factors(region: Region, names: Sequence[str], rng: np.random.Generator)
     return {name: low + (high - low) * u for name, (low, high), u in zip(names, bounds, drawn.tolist(), strict=True)}
 
 
+def factors_of(name: str, region: Region, seed: Sequence[int]) -> dict[str, float]:
+    """What the image of this seed is drawn from, without drawing it."""
+    return draw_factors(region, sorted(generator(name).FACTORS), np.random.default_rng([*seed]))
+
+
 def inside(factors: Mapping[str, float], region: Region) -> bool:
     """Whether these factors lie in a region."""
     return all(low <= factors[name] <= high for name, (low, high) in region.items())

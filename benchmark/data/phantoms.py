@@ -1,0 +1,151 @@
+"""Made samples: phantoms by a task's options, with notes (fusion) or captions (retrieval), under a shift or plain.
+
+Everything is a pure function of (seed, split, number of the sample), so the options are what the samples are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.data import phantom
+from benchmark.data.catalog import Source
+from benchmark.data.files import SPLITS
+from benchmark.data.pairs import components, numbered
+from benchmark.data.phantom import captions, notes, shifts
+from benchmark.errors import UserError, unknown
+
+SIZES = {"train": 512, "val": 64, "test": 256}
+OWN = {"classification": ("regions",), "fusion": ("regions", "notes"), "retrieval": ("captions", "wording", "region")}
+
+Samples = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...], NDArray[np.int64] | None]
+
+
+def samples(source: Source, split: str) -> Samples:
+    """(images, labels, texts, pairs) of a split, as a :class:`~benchmark.data.sources.Split` has them."""
+    told = options(source)
+    name, seed, count = told["generator"], (phantom.VERSION, told["seed"], SPLITS.index(split)), told["sizes"][split]
+    regions = told["regions"] if "regions" in told else [told.get("region", {})]
+    images, labels = phantom.render_split(name, regions, count, seed)
+    if "shift" in told:
+        images = np.stack([shifts.shifted(image, told["shift"], [*seed, i]) for i, image in enumerate(images)])
+    if source.task_kind == "classification":
+        return images, labels, (), None
+    if source.task_kind == "fusion":
+        written = [notes.note(told["notes"][label], [*seed, i]) for i, label in enumerate(labels.tolist())]
+        image_P = np.arange(count)
+    else:
+        factors = [phantom.factors_of(name, regions[0], [*seed, i]) for i in range(count)]
+        drawn = [
+            captions.captions(name, of, [*seed, i], told["captions"], told.get("wording", captions.USUAL))
+            for i, of in enumerate(factors)
+        ]
+        written = [text for texts in drawn for text in texts]
+        image_P = np.arange(count).repeat(told["captions"])
+    places, text_P = numbered(written)
+    labels = components(image_P, text_P) if source.task_kind == "retrieval" else labels
+    return images, labels, tuple(written[place] for place in places), np.stack([image_P, text_P], axis=1)
+
+
+def identity(source: Source) -> str:
+    """sha256 of the versions of what draws and writes, and of the options."""
+    told = options(source)
+    versions = [phantom.VERSION, phantom.SIZE]
+    versions += [shifts.VERSION] if "shift" in told else []
+    versions += {"fusion": [notes.VERSION], "retrieval": [captions.VERSION]}.get(source.task_kind, [])
+    described = json.dumps([*versions, told], sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()
+
+
+def options(source: Source) -> dict[str, Any]:
+    """The options of a made task, checked, with all its sizes.
+
+    Raises:
+        UserError: an option is missing, wrong, or of another kind of task.
+    """
+    where, given, kind = source.where, dict(source.options), source.task_kind
+    if given.get("generator") not in phantom.GENERATORS:
+        raise unknown("generator", given.get("generator"), phantom.GENERATORS, where)
+    for other, own in OWN.items():
+        for key in own:
+            if key in given and key not in OWN[kind]:
+                raise UserError(f"{where}.{key}: an option of {other} tasks, this one is a {kind} task")
+    if not _whole(given.get("seed"), 0):
+        raise UserError(f"{where}.seed: expected a whole number from 0, got {given.get('seed')!r}")
+    classes = len(source.classes)
+    if kind == "retrieval":
+        _check_captions(given, where)
+    else:
+        regions = given.get("regions")
+        if not isinstance(regions, list) or len(regions) != classes:
+            raise UserError(f"{where}.regions: expected one region for each of the {classes} classes")
+        for i, region in enumerate(regions):
+            _check_region(given["generator"], region, f"{where}.regions[{i}]")
+    if kind == "fusion":
+        _check_notes(given.get("notes"), classes, where)
+    if "shift" in given:
+        _check_shift(given["shift"], where)
+    sizes = given.get("sizes", {})
+    if not isinstance(sizes, dict):
+        raise UserError(f"{where}.sizes: expected split: number of images, got {sizes!r}")
+    sizes, least = SIZES | sizes, max(classes, 1)
+    for split, size in sizes.items():
+        if split not in SPLITS:
+            raise unknown("split", split, SPLITS, f"{where}.sizes")
+        if not _whole(size, least):
+            raise UserError(f"{where}.sizes.{split}: expected a whole number of at least {least}, got {size!r}")
+    return given | {"sizes": sizes}
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _check_region(generator: str, region: Any, where: str) -> None:
+    factors = phantom.generator(generator).FACTORS
+    if not isinstance(region, dict):
+        raise UserError(f"{where}: expected factor: [low, high], got {region!r}")
+    for factor, bounds in region.items():
+        if factor not in factors:
+            raise unknown("factor", factor, factors, where)
+        numbers = isinstance(bounds, list) and [x for x in bounds if isinstance(x, (int, float))]
+        if not numbers or len(numbers) != 2 or len(bounds) != 2 or not 0 <= numbers[0] < numbers[1] <= 1:
+            raise UserError(f"{where}.{factor}: expected [low, high] within [0, 1], got {bounds!r}")
+
+
+def _check_notes(given: Any, classes: int, where: str) -> None:
+    if not isinstance(given, list) or len(given) != classes:
+        raise UserError(f"{where}.notes: expected a list of sentences for each of the {classes} classes")
+    for i, sentences in enumerate(given):
+        right = isinstance(sentences, list) and sentences
+        if not right or not all(isinstance(text, str) and text.strip() for text in sentences):
+            raise UserError(f"{where}.notes[{i}]: expected a list of sentences, got {sentences!r}")
+        for text in sentences:
+            if len(text.split()) > notes.LONGEST:
+                raise UserError(f"{where}.notes[{i}]: {text!r} has more than {notes.LONGEST} words")
+
+
+def _check_captions(given: dict[str, Any], where: str) -> None:
+    count: Any = given.get("captions")
+    if not _whole(count, 1) or count > captions.MOST:
+        raise UserError(
+            f"{where}.captions: expected how many captions an image has, 1 to {captions.MOST}, got {count!r}"
+        )
+    if given.get("wording", captions.USUAL) not in captions.WORDINGS:
+        raise unknown("wording", given["wording"], captions.WORDINGS, where)
+    _check_region(given["generator"], given.get("region", {}), f"{where}.region")
+
+
+def _check_shift(given: Any, where: str) -> None:
+    if not isinstance(given, dict) or not given:
+        raise UserError(f"{where}.shift: expected kind: strength, got {given!r}")
+    for kind, strength in given.items():
+        if kind not in shifts.KINDS:
+            raise unknown("shift", kind, shifts.KINDS, f"{where}.shift")
+        number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
+        if not number or not 0 <= strength <= 1:
+            raise UserError(f"{where}.shift.{kind}: expected a strength in [0, 1], got {strength!r}")

@@ -1,0 +1,85 @@
+"""Tables of CSV, TSV, JSONL or Parquet: their cells as text, and the rows of them that a task is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmark.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+
+
+def cells(path: Path, columns: Mapping[str, str], rows: Any, where: str) -> tuple[list[int], dict[str, list[str]]]:
+    """The numbers (from 1) of the rows that are kept, and for every key of ``columns`` their cells as text.
+
+    Args:
+        path: the table.
+        columns: key -> the name of a column.
+        rows: column -> value or values: rows with another cell there are passed over; empty keeps all.
+        where: what a message about the options begins with.
+
+    Raises:
+        UserError: the table cannot be read, a column is not there, no row is left.
+    """
+    wanted = _wanted(rows, where)
+    table = read(path)
+    named = {f"columns.{key}": column for key, column in columns.items()} | {f"rows.{name}": name for name in wanted}
+    for key, column in named.items():
+        if column not in table.columns:
+            raise unknown("column", column, table.columns, f"{path}: {where}.{key}")
+    table = table.astype(object).where(table.notna(), None)
+    kept = list(range(len(table)))
+    for column, values in wanted.items():
+        entries = [told(value) for value in table[column].tolist()]
+        left = [row for row in kept if entries[row] in values]
+        if kept and not left:
+            raise unknown("value", values[0], {entries[row] for row in kept}, f"{path}: {where}.rows.{column}")
+        kept = left
+    texts = {key: [told(value) for value in table[column].tolist()] for key, column in columns.items()}
+    return [row + 1 for row in kept], {key: [entries[row] for row in kept] for key, entries in texts.items()}
+
+
+def _wanted(rows: Any, where: str) -> dict[str, list[str]]:
+    if not isinstance(rows, Mapping):
+        raise UserError(f"{where}.rows: expected column: value or list of values, got {rows!r}")
+    wanted = {}
+    for column, given in rows.items():
+        values = given if isinstance(given, list) else [given]
+        right = all(isinstance(value, (str, int, float)) and not isinstance(value, bool) for value in values)
+        if not values or not right:
+            raise UserError(f"{where}.rows.{column}: expected text or numbers (yes and no in quotes), got {given!r}")
+        wanted[str(column)] = [told(value) for value in values]
+    return wanted
+
+
+def read(path: Path) -> pd.DataFrame:
+    """A table; what stands in a CSV is text as written."""
+    import pandas as pd
+
+    kind = path.suffix.lower()
+    if kind not in TABLES:
+        raise unknown("kind of table", kind, TABLES, str(path))
+    try:
+        if kind == ".parquet":
+            return pd.read_parquet(path)
+        if kind in (".jsonl", ".ndjson"):
+            return pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+        return pd.read_csv(path, sep="\t" if kind == ".tsv" else ",", dtype=str, keep_default_na=False)
+    except ImportError:
+        raise UserError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow (or save it as CSV)") from None
+    except Exception as error:  # pandas' and pyarrow's own errors, and those of the file
+        raise UserError(f"{path}: not readable as a table: {' '.join(str(error).split())}") from None
+
+
+def told(value: Any) -> str:
+    """A cell as text, the same from every kind of table: a missing one is empty, 3.0 is 3."""
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
