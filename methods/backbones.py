@@ -192,6 +192,14 @@ class TextTower(Tower):
     def mask(self, tokens: int) -> Tensor | None:
         return None if self.causal is None else self.causal[:tokens, :tokens]
 
+    def ends(self, tokens_BN: Tensor) -> Tensor:
+        """(B,) the position that is pooled: in a causal tower the one that has seen the whole text."""
+        if self.pool_type == "argmax":
+            return tokens_BN.argmax(dim=1)
+        if self.pool_type == "eos":
+            return tokens_BN.eq(self.eos_id).int().argmax(dim=1)  # type: ignore[arg-type]
+        return torch.full_like(tokens_BN[:, 0], tokens_BN.shape[1] - 1)
+
     def pool(self, x_BND: Tensor, inputs: Tensor) -> Tensor:
         pooled = open_clip.transformer.text_global_pool(self.ln_final(x_BND), inputs, self.pool_type, self.eos_id)
         if self.text_projection is None:

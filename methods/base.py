@@ -1,10 +1,12 @@
 """The contract of a method: what the harness calls, in the order it calls it.
 
 For each task: ``begin_task`` (grow), ``prepare_task`` (look at the data), training steps on ``loss`` inside
-``learning``, ``end_task`` (consolidate); then ``scores`` (of retrieval ``represent``) on every task's test set, identity
-given and hidden. A batch is a dict of tensors: ``image`` uint8 (B, 3, H, W), ``text`` int64 tokens (B, L), ``label``
-(global ids; of retrieval: what has the same label belongs together), ``task`` and ``index`` int64 (B,). Classification
-has no ``text``; while answering, fusion may lack the image or the text, and retrieval never has both.
+``learning``, ``end_task`` (consolidate); then ``scores`` (of retrieval ``represent``) on every task's test set, its
+identity given and hidden.
+
+A batch is a dict of tensors: ``image`` uint8 (B, 3, H, W), ``text`` int64 tokens (B, L), ``label`` (global ids; of
+retrieval: what has the same label belongs together), ``task`` and ``index`` int64 (B,). Classification has no ``text``;
+while answering, fusion may lack the image or the text, and retrieval never has both.
 
 Legend: B batch, C classes, H, W pixels, L tokens of a text, E embedding.
 """

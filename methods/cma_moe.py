@@ -1,0 +1,377 @@
+"""CMA-MoE: mixtures of cross-modality adapters that join both towers, with relations between samples preserved.
+
+Evelyn Chee, Wynne Hsu and Mong Li Lee, ECAI 2025 (pp. 1083-1090), arXiv 2511.06723. Frozen encoders of two modalities
+are joined by adapters with a mixture-of-experts structure; experts that a task relied on are frozen when it ends; the
+loss has classification, distillation, alignment of the modalities and preservation of the relations between samples.
+
+THIS IS OUR READING, NOT OFFICIAL: there is no public code and we had the abstract only. Where adapters sit, what an
+expert and its router are, how influence is measured, what is aligned and preserved and by which weights are this
+suite's choices, and its numbers say nothing about the paper's.
+
+Block l of modality m (o: the other one), hidden X_m after attention, r the bottleneck, expert e of E:
+Z_me = X_m Wdn_me + bdn_me
+C_me = softmax(Z_me Z_oe^T / sqrt r) Z_oe                          fusion only
+O_me = s (ReLU(Z_me + C_me) Wup_me + bup_me)                       s = 0.1, Wup = 0 at first
+w    = softmax over the k largest of [c_image ; c_text] R + eps    one gate for both modalities; R = 0 at first
+X_m <- X_m + MLP(LN X_m) + sum_e w_e O_me
+
+z_m      unit feature of modality m, of the fused sample the mean; classes by cosine with their frozen texts
+R^mn_ij  = softmax_j(<z_mi, z_nj> / tau_r), j != i when m = n      all pairs m <= n
+L_pres   = mean over m <= n and i of KL(R_old^mn_i || R_new^mn_i)
+L_dist   = T^2 mean_i KL(softmax(o_old / T) || softmax(o_new / T)) over the labels of earlier tasks
+L_align  = mean over m != n and i of -1/|P_i| sum over p in P_i of log softmax_j(<z_mi, z_nj> / tau)[p], same class
+L        = objective + d L_dist + a L_align + p L_pres            old: adapters and router as before the task
+
+Kinds of task. Fusion: as above; if a sample's image or text is missing there is no C and its part of the gate is that
+of a zero vector. Retrieval: no C, each tower gates by itself, or an embedding would depend on what it is paired with;
+the objective aligns already, so L_align is left out, and L_pres holds the similarities of images with texts, so L_dist
+is too. Classification: the image tower alone; L_align is with the texts of the classes, L_pres within images.
+
+Choices. c is the class token, of a text its end token: the start token of a causal tower is the same for all texts.
+Towers of unlike depth are paired from the last block backwards, the blocks before have no C. Image tokens attend to a
+text up to its end. Noise eps ~ N(0, noise^2) while training, in live experts only: without it a zero router never tries
+other experts than the first. One router for all tasks; ``routers=per_task`` has one each, chosen by the suite's router
+if the identity is hidden, and then the old model answers with the router of the task before. Influence is the gate mass
+over the training set when a task ends (un-augmented, without noise) and not during its last epoch, which a method is
+not told; halves of an expert freeze each by its own tower's mass, which in fusion is the same. k experts of every block
+always stay free: in a long stream those go on learning, unprotected but by L_dist and L_pres. Nothing is replayed. A
+text encoder without blocks to hang adapters on (BERT) is refused.
+
+Legend: M modalities, B batch, C classes, E embedding (of gates: experts), L blocks.
+
+    make bench METHOD=cma_moe STREAM=phantom_notes6
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmark.stream import Budget, Label, Task
+from methods import router as selectors
+from methods.backbones import Backbone, TextTower, Tower
+from methods.base import Batch, IncrementalMethod, fused
+from methods.cross_modal import Factors, Mixing, TowerAdapters, cross_adapter, freeze, in_step, put_back_after
+
+__all__ = ["CMAMoE", "align", "cross_adapter", "distil", "preserve", "relations"]
+
+PRESETS = {
+    "large": {  # our reading for a tower of width 768
+        "epochs": 20,
+        "batch_size": 64,
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "weight_decay": 0.0,
+        "schedule": "cosine",
+        "warmup": 0.1,
+        "method": {"experts": 22, "top_k": 2, "bottleneck": 64, "scale": 0.1, "normed": False},
+    }
+}
+CHOICES = {"influence": ("mass", "counts"), "routers": ("shared", "per_task")}
+
+
+def align(features: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """L_align, a scalar: supervised contrast between modalities.
+
+    Args:
+        features: (M, B, E) unit features, M >= 2. labels: (B,).
+    """
+    log_MMBB = (torch.einsum("mie,nje->mnij", features, features) / temperature).log_softmax(dim=-1)
+    positives_BB = (labels[:, None] == labels).to(features.dtype)
+    loss_MMB = -(log_MMBB * positives_BB).sum(dim=-1) / positives_BB.sum(dim=-1)
+    modalities = len(features)
+    others_MM = 1 - torch.eye(modalities, dtype=features.dtype, device=features.device)
+    return (loss_MMB.mean(dim=-1) * others_MM).sum() / (modalities * (modalities - 1))
+
+
+def relations(features: Tensor, temperature: float) -> Tensor:
+    """(M (M + 1) / 2, B, B) relations R^mn, rows sum to 1; pairs (0, 0), (0, 1), ..., (1, 1), ...; no sample to itself.
+
+    Args:
+        features: (M, B, E) unit features.
+    """
+    first_P, second_P = torch.triu_indices(len(features), len(features), device=features.device)
+    logits_PBB = features[first_P] @ features[second_P].mT / temperature
+    itself_BB = torch.eye(features.shape[1], dtype=torch.bool, device=features.device)
+    itself_PBB = (first_P == second_P)[:, None, None] & itself_BB
+    # the lowest number, not -inf: a batch of one sample has no other
+    return logits_PBB.masked_fill(itself_PBB, torch.finfo(logits_PBB.dtype).min).softmax(-1).masked_fill(itself_PBB, 0)
+
+
+def preserve(old: Tensor, new: Tensor) -> Tensor:
+    """L_pres, a scalar: the mean KL(old || new) over the rows of two :func:`relations`; old is a constant."""
+    old, tiny = old.detach(), torch.finfo(new.dtype).tiny
+    return (old * (old.clamp_min(tiny).log() - new.clamp_min(tiny).log())).sum(dim=-1).mean()
+
+
+def distil(new: Tensor, old: Tensor, temperature: float) -> Tensor:
+    """L_dist, a scalar: T^2 mean KL of softmax(old / T) to softmax(new / T) over the first classes of new.
+
+    Args:
+        new: (B, C) logits, C >= C_old. old: (B, C_old).
+    """
+    log_new, log_old = ((x / temperature).log_softmax(dim=-1) for x in (new[:, : old.shape[1]], old.detach()))
+    return temperature**2 * F.kl_div(log_new, log_old, reduction="batchmean", log_target=True)
+
+
+class CMAMoE(IncrementalMethod):
+    """Cross-modality adapter experts in both towers, alignment, relation preservation, distillation.
+
+    Args:
+        experts: E of every block.
+        top_k: k, how many experts a sample gets.
+        bottleneck: r of an expert.
+        scale: s of an expert's output.
+        normed: experts and router read LN X_m, as the MLP does; False: X_m itself.
+        noise: deviation of the router's noise while training.
+        freeze_top: how many experts of a block are frozen after a task, the most influential; 0: none.
+        influence: mass of the gates, or counts of the samples that chose an expert.
+        routers: shared by all tasks, or per_task.
+        router: of routers=per_task, what picks the task when the identity is hidden: ridge, mahalanobis or ncm.
+        cross_attention: False leaves C out: experts as those of MoE-Adapters.
+        distil_weight: d. align_weight: a. preserve_weight: p.
+        distil_temperature: T. align_temperature: tau. relation_temperature: tau_r.
+    """
+
+    kinds = ("classification", "fusion", "retrieval")
+
+    def __init__(
+        self,
+        experts: int = 16,
+        top_k: int = 2,
+        bottleneck: int = 64,
+        scale: float = 1.0,
+        normed: bool = True,
+        noise: float = 0.7,
+        freeze_top: int = 2,
+        influence: str = "mass",
+        routers: str = "shared",
+        router: str = "ridge",
+        cross_attention: bool = True,
+        distil_weight: float = 1.0,
+        align_weight: float = 0.5,
+        preserve_weight: float = 1.0,
+        distil_temperature: float = 2.0,
+        align_temperature: float = 0.07,
+        relation_temperature: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if not 1 <= top_k <= experts or bottleneck < 1 or freeze_top < 0:
+            raise ValueError(
+                f"top_k {top_k}, experts {experts}, bottleneck {bottleneck}, freeze_top {freeze_top}: "
+                "need 1 <= top_k <= experts, bottleneck >= 1, freeze_top >= 0"
+            )
+        for name, value in {"influence": influence, "routers": routers}.items():
+            if value not in CHOICES[name]:
+                raise ValueError(f"{name} {value!r}: choose from {', '.join(CHOICES[name])}")
+        weights = {"distil_weight": distil_weight, "align_weight": align_weight, "preserve_weight": preserve_weight}
+        for name, weight in (weights | {"noise": noise}).items():
+            if weight < 0:
+                raise ValueError(f"{name} {weight}: need at least 0")
+        temperatures = {"distil": distil_temperature, "align": align_temperature, "relation": relation_temperature}
+        for name, temperature in temperatures.items():
+            if temperature <= 0:
+                raise ValueError(f"{name}_temperature {temperature}: must be above 0")
+        self.experts, self.top_k, self.bottleneck = experts, top_k, bottleneck
+        self.scale, self.normed, self.noise = scale, normed, noise
+        self.freeze_top, self.influence = freeze_top, influence
+        self.routers, self.router = routers, selectors.checked(router)
+        self.cross_attention = cross_attention
+        self.distil_weight, self.align_weight, self.preserve_weight = distil_weight, align_weight, preserve_weight
+        self.distil_temperature, self.align_temperature = distil_temperature, align_temperature
+        self.relation_temperature = relation_temperature
+        self.adapters = nn.ModuleDict()
+        self._earlier: Tensor | None = None
+
+    @property
+    def shared(self) -> bool:
+        """Whether one router serves all tasks."""
+        return self.routers == "shared"
+
+    # ---- growing and learning -------------------------------------------------------------------------------------
+
+    def attach(self, backbone: Backbone, budget: Budget) -> None:
+        if not isinstance(backbone.text, TextTower):
+            raise ValueError(
+                f"cma_moe adapts the blocks of both towers, and the text encoder of backbone {backbone.name!r} "
+                f"({type(backbone.text).__name__}) is no CLIP text transformer: choose another backbone"
+            )
+        super().attach(backbone, budget)
+
+    def begin_task(self, task: Task) -> None:
+        super().begin_task(task)
+        for name in ("image",) if task.kind == "classification" else ("image", "text"):
+            if name not in self.adapters:
+                tower = TowerAdapters(self._tower(name), self.experts, self.bottleneck).to(self.device)
+                self.adapters[name] = tower
+                none_LE = torch.zeros(len(tower.down), self.experts, dtype=torch.bool, device=self.device)
+                self.memory[f"frozen_{name}"] = none_LE
+            if not self.shared or len(self.tasks) == 1:
+                self._adapters(name).add_router()
+
+    def learning(self) -> AbstractContextManager[None]:
+        known = {label.id: label for task in self.tasks[:-1] for label in task.labels}
+        self._earlier = self.backbone.class_features([known[id] for id in sorted(known)]) if known else None
+        return super().learning()
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """All experts (the gradient of a frozen one is zero) and the current router."""
+        towers = [self._adapters(name) for name in self.adapters]
+        return [parameter for tower in towers for parameter in (*tower.stacks(), tower.routers[-1])]
+
+    def configure_optimizers(self) -> Any:
+        configured = super().configure_optimizers()
+        if self.budget.weight_decay and self.freeze_top:
+            optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
+            frozen = [(s, self.memory[f"frozen_{n}"]) for n in self.adapters for s in self._adapters(n).stacks()]
+            put_back_after(optimizer, frozen)
+        return configured
+
+    def loss(self, batch: Batch) -> Tensor:
+        inputs = self._inputs(batch, self.training)
+        new = self._encode(inputs, len(self.tasks) - 1)
+        loss = self.objective(batch, new.get("image"), new.get("text"))
+        unit_MBE = _unit(new)
+        if self.align_weight and self.tasks[-1].kind != "retrieval":
+            pair_MBE = unit_MBE
+            if len(self.adapters) == 1:
+                table = self._table()
+                text_BE = table["text_CE"][table["column_L"][batch["label"]]]
+                pair_MBE = torch.stack([unit_MBE[0], text_BE.float()])
+            if len(pair_MBE) == 2:
+                loss = loss + self.align_weight * _exactly(align, pair_MBE, batch["label"], self.align_temperature)
+        if len(self.tasks) == 1 or not (self.distil_weight or self.preserve_weight):
+            return loss
+        with torch.no_grad():
+            old = self._encode(inputs, len(self.tasks) - 2, teacher=True)
+        if self.preserve_weight:
+            tau = self.relation_temperature
+            rows = [_exactly(relations, features, tau) for features in (_unit(old), unit_MBE)]
+            loss = loss + self.preserve_weight * preserve(*rows)
+        if self.distil_weight and self._earlier is not None:
+            logits = [self.backbone.logits(fused(z.get("image"), z.get("text")), self._earlier) for z in (new, old)]
+            loss = loss + self.distil_weight * distil(logits[0].float(), logits[1].float(), self.distil_temperature)
+        return loss
+
+    @torch.no_grad()
+    def end_task(self, task: Task, loader: Iterable[Batch]) -> None:
+        """Freeze the most influential experts, keep the adapters as the next task's teacher, teach the selector."""
+        influence = {
+            name: torch.zeros(self.memory[f"frozen_{name}"].shape, device=self.device) for name in self.adapters
+        }
+        for batch in loader:
+            seen: dict[str, list[Tensor]] = {name: [] for name in self.adapters}
+            self._encode(self._inputs(batch, False), len(self.tasks) - 1, seen=seen)
+            for name, gates in seen.items():
+                if gates:
+                    gates_LBE = torch.stack(gates)
+                    influence[name] += (gates_LBE if self.influence == "mass" else gates_LBE > 0).sum(dim=1)
+        for name, influence_LE in influence.items():
+            frozen_LE = self.memory[f"frozen_{name}"]
+            self.memory[f"frozen_{name}"] = freeze(influence_LE, frozen_LE, self.freeze_top, keep=self.top_k)
+            for part, stack in self._adapters(name).factors(-1, frozen_LE)._asdict().items():
+                self.memory[f"teacher_{name}_{part}"] = stack
+        if not self.shared:
+            selectors.learn_task(self.memory, task, loader, self._frozen_features, self.router)
+
+    # ---- the towers under a router --------------------------------------------------------------------------------
+
+    def _tower(self, name: str) -> Tower:
+        return cast(Tower, self.backbone.image if name == "image" else self.backbone.text)
+
+    def _adapters(self, name: str) -> TowerAdapters:
+        return cast(TowerAdapters, self.adapters[name])
+
+    def _inputs(self, batch: Batch, train: bool) -> dict[str, Tensor]:
+        """Of what the batch holds and the task has towers for: normalised images, augmented in training; tokens."""
+        inputs = {"image": self.views(batch["image"], train)} if "image" in batch else {}
+        return inputs | ({"text": batch["text"]} if "text" in batch else {})
+
+    def _encode(
+        self,
+        inputs: Mapping[str, Tensor],
+        index: int,
+        teacher: bool = False,
+        seen: Mapping[str, list[Tensor]] | None = None,
+    ) -> dict[str, Tensor]:
+        """Features (B, E) of each input under the router of task ``index``; -1: the frozen model's.
+
+        Image and text run in lock step in fusion and apart in retrieval.
+        """
+        if index < 0:
+            return {name: self._tower(name)(given) for name, given in inputs.items()}
+        groups = [list(inputs)] if self.tasks[-1].kind == "fusion" else [[name] for name in inputs]
+        noise = self.noise if self.training and not teacher else 0.0
+        mixing = Mixing(self.top_k, self.scale, self.cross_attention, self.normed, noise)
+        features: dict[str, Tensor] = {}
+        for names in groups:
+            factors = [self._teacher(name) if teacher else self._live(name, index) for name in names]
+            towers, given = [self._tower(name) for name in names], [inputs[name] for name in names]
+            gates = None if seen is None else [seen[name] for name in names]
+            features |= zip(names, in_step(towers, given, factors, mixing, gates), strict=True)
+        return features
+
+    def _live(self, name: str, index: int) -> Factors:
+        return self._adapters(name).factors(0 if self.shared else index, self.memory[f"frozen_{name}"])
+
+    def _teacher(self, name: str) -> Factors:
+        return Factors(*(self.memory[f"teacher_{name}_{part}"] for part in Factors._fields))
+
+    def _frozen_features(self, batch: Batch) -> Tensor:
+        features = self._encode(self._inputs(batch, False), -1)
+        return fused(features.get("image"), features.get("text"))
+
+    # ---- answering ------------------------------------------------------------------------------------------------
+
+    def embed(self, batch: Batch) -> Tensor:
+        return self._embed(batch, len(self.tasks) - 1)
+
+    def embed_image(self, batch: Batch) -> Tensor:
+        return self._embed({"image": batch["image"]}, len(self.tasks) - 1)
+
+    def embed_text(self, batch: Batch) -> Tensor:
+        return self._embed({"text": batch["text"]}, len(self.tasks) - 1)
+
+    def _embed(self, batch: Batch, index: int) -> Tensor:
+        features = self._encode(self._inputs(batch, self.training), index)
+        return fused(features.get("image"), features.get("text"))
+
+    def represent(self, batch: Batch, task: Task | None) -> Tensor:
+        """Of a shared router the same for every task; of one each, a task not learned is the frozen model's."""
+        if self.shared or not self.tasks:
+            return self.embed(batch)
+        if task is not None:
+            return self._embed(batch, task.index if task.index < len(self.tasks) else -1)
+        return self._routed(batch, cast(Tensor, self.route(batch)))
+
+    def _routed(self, batch: Batch, route_B: Tensor) -> Tensor:
+        return selectors.by_route(route_B, batch, lambda index, part: self._embed(part, index))
+
+    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None) -> Tensor:
+        """With routers=per_task and the identity hidden, labels of other tasks stand below the routed one's."""
+        route_B = self.route(batch) if task is None else None
+        if route_B is None:
+            return super().scores(batch, labels, task)
+        logits_BC = self.backbone.logits(self._routed(batch, route_B), self.backbone.class_features(labels))
+        return selectors.own_labels_first(logits_BC, route_B, labels, self.tasks, self.backbone.logit_scale.exp())
+
+    def route(self, batch: Batch) -> Tensor | None:
+        if self.shared or not self.tasks:
+            return None
+        return selectors.route(self.memory, self._frozen_features(batch), selectors.name_of(batch))
+
+
+def _unit(features: Mapping[str, Tensor]) -> Tensor:
+    """(M, B, E) unit features in full precision."""
+    return torch.stack([F.normalize(feature.float(), dim=-1) for feature in features.values()])
+
+
+def _exactly(function: Any, features: Tensor, *arguments: Any) -> Tensor:
+    """The function outside autocast."""
+    with torch.autocast(features.device.type, enabled=False):
+        return function(features, *arguments)
