@@ -18,7 +18,7 @@ def describe(config: RunConfig, card: MethodCard) -> Iterator[str]:
     cuda = config.device == "cuda" or (config.device == "auto" and shutil.which("nvidia-smi") is not None)
     plan = resolve(config, card, cuda)
     stream = plan.recipe.stream.reordered(plan.permutation)
-    size = f"{len(stream)} tasks, {len(stream.labels())} classes"
+    size = f"{len(stream)} tasks" + (f", {len(stream.labels())} classes" if stream.labels() else "")
     yield f"{card.name} on {plan.stream_folder}: {size}, order {list(plan.permutation)}"
     yield f"settings: {config.settings(card) or 'the defaults'}; group: {card.group}; precision {plan.precision}"
     yield f"record: {plan.folder}"
