@@ -48,10 +48,9 @@ class Result:
 
 
 @lru_cache(maxsize=len(STREAMS))
-def _stream(kind: str) -> tuple[Stream, tuple[TaskData, ...]]:
-    recipe, backbone = catalog.load(STREAMS[kind], Path()), backbones.load("phantom-clip")
+def _stream(kind: str, size: int) -> tuple[Stream, tuple[TaskData, ...]]:
+    recipe, tokens = catalog.load(STREAMS[kind], Path()), backbones.load("phantom-clip").tokenizer
     parts = zip(recipe.stream, recipe.sources, identity.identities(recipe), strict=True)
-    size, tokens = backbone.image_size, backbone.tokenizer
     return recipe.stream, tuple(task_data(task, source, sha, size, None, CPU, tokens) for task, source, sha in parts)
 
 
@@ -74,7 +73,7 @@ class Bench:
 
     def __init__(self, cls: type[IncrementalMethod], folder: Path, kind: str = "classification") -> None:
         self.cls, self.folder, self.kind, self.runs = cls, folder, kind, 0
-        self.stream, self.data = _stream(kind)
+        self.stream, self.data = _stream(kind, backbones.load("phantom-clip").image_size)
 
     def method(self) -> IncrementalMethod:
         backbone = backbones.load("phantom-clip")

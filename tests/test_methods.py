@@ -9,6 +9,7 @@ from benchmark import registry
 from benchmark.testing import CPU, Bench, Loop, check_method, records
 from methods.sequential_lora import SequentialLora
 from methods.stacked_lora import StackedLora
+from methods.zero_shot import ZeroShot
 
 
 @pytest.mark.parametrize("name", registry.names())
@@ -19,12 +20,16 @@ def test_contract(name: str) -> None:
 class Forgetful(SequentialLora):
     """Breaks the contract: says that its answers never change, and keeps an image count in a plain attribute."""
 
+    kinds = ("classification", "retrieval")
+
     def answers_from(self, task, protocol):
         return ("never changes",)
 
 
 class Leaky(StackedLora):
     """Breaks the contract: training moves an earlier expert, evaluation moves the memory."""
+
+    kinds = ("classification",)
 
     def loss(self, batch):
         with torch.no_grad():
@@ -42,12 +47,27 @@ def failures(cls) -> set[str]:
 
 def test_check_method_finds_wrong_reuse() -> None:
     # a resumed run has forgotten what it reused, so it too comes to another matrix
-    assert failures(Forgetful) == {"reuse equals full evaluation", "stopped and resumed equals straight"}
+    broken = {"reuse equals full evaluation", "stopped and resumed equals straight"}
+    assert failures(Forgetful) == broken | {f"{name} (retrieval)" for name in broken}
 
 
 def test_check_method_finds_leaks() -> None:
     found = failures(Leaky)
     assert {"only trainable parameters change", "evaluation changes nothing"} <= found
+
+
+class Peeking(ZeroShot):
+    """Breaks the contract: lets an image see the text that it is paired with."""
+
+    kinds = ("retrieval",)
+
+    def embed_image(self, batch):
+        image = super().embed_image(batch)
+        return image + self.embed_text(batch) if "text" in batch else image
+
+
+def test_check_method_finds_an_image_that_sees_its_text() -> None:
+    assert failures(Peeking) == {"an image and its text do not see each other (retrieval)"}
 
 
 def run(cls, folder: Path, **arguments) -> records.Record:
