@@ -55,7 +55,8 @@ def table(results: Path, stream: str) -> Table:
     known_stream(Path(results), stream)
     every = rows(read_all(Path(results), stream))
     hidden = {(row["method"], row["key"]): row for row in every if row["protocol"] == "hidden"}
-    result = _table(f"{stream}: per cent, mean ± standard deviation over runs")
+    measure = spoken(every[0]["primary"]) if every else "accuracy"
+    result = _table(f"{stream}: {measure} in per cent, mean ± standard deviation over runs")
     result.add_column("#", justify="right", no_wrap=True)
     result.add_column("method", no_wrap=True, max_width=18)
     result.add_column("settings", overflow="fold")
