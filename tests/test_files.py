@@ -28,6 +28,7 @@ from benchmark.data import catalog, files, medmnist, module, sources
 from benchmark.data.catalog import Source
 from benchmark.errors import UserError
 from benchmark.stream import Label, Task
+from tests.table_files import written
 
 WHERE = "s.yaml: tasks[0]"
 CLASSES = ("normal lungs", "pneumonia")
@@ -327,24 +328,13 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "t"
 
 
-def written(where: Path, kind: str, rows: Any = ROWS) -> Path:
-    path, frame = where / f"table.{kind}", pd.DataFrame(rows)
-    if kind == "jsonl":
-        frame.to_json(path, orient="records", lines=True)
-    elif kind == "parquet":
-        frame.to_parquet(path)
-    else:
-        frame.to_csv(path, index=False, sep="\t" if kind == "tsv" else ",")
-    return path
-
-
 KINDS = ["csv", "tsv", "jsonl", "parquet"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_table_lists_its_rows_in_order(kind: str, images: Path) -> None:
     columns = {"image": "file", "label": "finding", "split": "split", "group": "patient", "text": "report"}
-    listed = names(table(written(images, kind), columns=columns))
+    listed = names(table(written(images, ROWS, kind), columns=columns))
     assert listed == {
         split: [(row["file"], row["number"]) for row in ROWS if row["split"] == split] for split in files.SPLITS
     }
@@ -353,10 +343,12 @@ def test_a_table_lists_its_rows_in_order(kind: str, images: Path) -> None:
 def test_every_kind_of_table_has_the_same_identity_and_integers_do_for_classes(images: Path, tmp_path: Path) -> None:
     columns = {"image": "file", "label": "finding", "group": "patient"}
     numbers = columns | {"label": "number"}
-    told = {sources.identity(table(written(images, kind), columns=c)) for kind in KINDS for c in (columns, numbers)}
+    told = {
+        sources.identity(table(written(images, ROWS, kind), columns=c)) for kind in KINDS for c in (columns, numbers)
+    }
     turned = [row | {"number": 1 - row["number"]} for row in ROWS]
-    told.add(sources.identity(table(written(images, "csv", turned), columns=numbers, values=[1, 0])))
-    written(images, "csv")
+    told.add(sources.identity(table(written(images, turned, "csv"), columns=numbers, values=[1, 0])))
+    written(images, ROWS, "csv")
     shutil.copytree(images, tmp_path / "moved")
     told.add(sources.identity(table(tmp_path / "moved" / "table.csv", columns=columns)))
     assert len(told) == 1
@@ -371,14 +363,14 @@ def test_a_table_and_a_folder_with_the_same_samples_are_the_same(chest: Path) ->
         for sample in samples
     ]
     columns = {"image": "file", "label": "finding", "split": "split"}
-    assert sources.identity(table(written(chest, "csv", rows), columns=columns)) == sources.identity(folder(chest))
+    assert sources.identity(table(written(chest, rows, "csv"), columns=columns)) == sources.identity(folder(chest))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_missing_group_is_a_group_of_its_own(kind: str, images: Path) -> None:
     rows = pd.DataFrame(ROWS).assign(patient=pd.array([i // 3 if i % 3 else None for i in range(24)], "Int64"))
     columns = {"image": "file", "label": "finding", "group": "patient"}
-    path = written(images, kind, rows)
+    path = written(images, rows, kind)
     groups = {s.path.name: s.group for part in files.listed(table(path, columns=columns)).values() for s in part}
     assert groups == {f"{i}.png": f"group:{i // 3}" if i % 3 else f"image:{i}.png" for i in range(24)}
 
@@ -390,7 +382,7 @@ def test_values_stand_for_classes_and_images_lie_in_several_folders(tmp_path: Pa
         save(tmp_path / f"part_{i % 2 + 1}" / f"ISIC_{i}.jpg", pixels(i))
     columns = {"image": "image_id", "label": "dx", "group": "lesion_id"}
     options = {"columns": columns, "values": ["mel", "nv"], "suffix": ".jpg", "images": ["part_1", "part_2"]}
-    source = table(written(tmp_path, "csv", rows), **options)
+    source = table(written(tmp_path, rows, "csv"), **options)
     listed = names(source)
     assert {split: len(listed[split]) for split in listed} == {"train": 28, "val": 4, "test": 8}
     assert {name: label for split in listed.values() for name, label in split} == {
@@ -452,7 +444,7 @@ def test_adding_a_class_does_not_move_the_images_of_another(images: Path) -> Non
     ],
 )
 def test_wrong_options_of_a_table(options: dict[str, Any], says: tuple[str, ...], images: Path) -> None:
-    message = refused(table(written(images, "csv"), **options))
+    message = refused(table(written(images, ROWS, "csv"), **options))
     assert all(part in message for part in says), message
 
 
@@ -460,15 +452,15 @@ def test_a_table_names_its_splits_and_one_may_be_missing(images: Path) -> None:
     columns = {"image": "file", "label": "finding", "split": "split", "group": "patient"}
     fold = {"train": 1, "val": 2, "test": 3}
     rows = [row | {"split": fold[row["split"]]} for row in ROWS]
-    expected = names(table(written(images, "csv"), columns=columns))
+    expected = names(table(written(images, ROWS, "csv"), columns=columns))
     for kind in KINDS:
-        assert names(table(written(images, kind, rows), columns=columns, splits=fold)) == expected
+        assert names(table(written(images, rows, kind), columns=columns, splits=fold)) == expected
     without = [row | {"split": "train" if row["split"] == "val" else row["split"]} for row in ROWS]
-    source = table(written(images, "csv", without), columns=columns)
+    source = table(written(images, without, "csv"), columns=columns)
     drawn = files.listed(source)
     assert [s.path.name for s in drawn["test"]] == [name for name, _ in expected["test"]]
     assert drawn["val"] and not {s.group for s in drawn["val"]} & {s.group for s in drawn["train"]}
-    message = refused(table(written(images, "csv", rows), columns=columns, splits={"train": 1, "test": 3}))
+    message = refused(table(written(images, rows, "csv"), columns=columns, splits={"train": 1, "test": 3}))
     assert "row 3: column 'split': unknown split '2'" in message
 
 
@@ -492,7 +484,7 @@ def test_what_is_no_table_is_refused(name: str, content: bytes, says: str, tmp_p
 
 
 def test_parquet_without_pyarrow_says_what_to_install(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = written(images, "parquet")
+    path = written(images, ROWS, "parquet")
 
     def missing(*args: Any, **kwargs: Any) -> Any:
         raise ImportError("Unable to find a usable engine;\ntried using: 'pyarrow', 'fastparquet'.")

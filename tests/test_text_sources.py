@@ -19,6 +19,7 @@ from PIL import Image
 from benchmark.data import catalog, files, module, pairs, sources
 from benchmark.data.catalog import Source
 from benchmark.errors import UserError
+from tests.table_files import written
 
 WHERE = "s.yaml: tasks[0]"
 CLASSES = ("no", "yes")
@@ -46,17 +47,6 @@ def folder(tmp_path: Path) -> Path:
 def picture(path: Path, seed: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (9, 8, 3), np.uint8)).save(path)
-
-
-def written(where: Path, rows: list[dict[str, Any]], kind: str = "csv") -> Path:
-    path, frame = where / f"table.{kind}", pd.DataFrame(rows)
-    if kind == "jsonl":
-        frame.to_json(path, orient="records", lines=True)
-    elif kind == "parquet":
-        frame.to_parquet(path)
-    else:
-        frame.to_csv(path, index=False, sep="\t" if kind == "tsv" else ",")
-    return path
 
 
 def fusion(path: Path, **options: Any) -> Source:
