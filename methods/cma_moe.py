@@ -60,7 +60,8 @@ from benchmark.stream import Budget, Label, Task
 from methods import router as selectors
 from methods.backbones import Backbone, TextTower, Tower
 from methods.base import Batch, IncrementalMethod, fused
-from methods.cross_modal import Factors, Mixing, TowerAdapters, cross_adapter, freeze, in_step, put_back_after
+from methods.cross_modal import Factors, Mixing, TowerAdapters, cross_adapter, freeze, in_step
+from methods.mixture import put_back_after
 
 __all__ = ["CMAMoE", "align", "cross_adapter", "distil", "preserve", "relations"]
 

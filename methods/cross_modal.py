@@ -191,15 +191,3 @@ def freeze(influence_LE: Tensor, frozen_LE: Tensor, top: int, keep: int) -> Tens
     room_L1 = order_LE.shape[1] - keep - frozen_LE.sum(dim=-1, keepdim=True)
     wanted_LE = wanted_LE & (wanted_LE.cumsum(dim=-1) <= room_L1)
     return frozen_LE | torch.zeros_like(frozen_LE).scatter(-1, order_LE, wanted_LE)
-
-
-def put_back_after(optimizer: torch.optim.Optimizer, stacks: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
-    """Against weight decay: after every step the frozen experts, (stack, frozen (L, E)), are what they were."""
-    kept = [(stack, like(frozen_LE, stack), stack.detach().clone()) for stack, frozen_LE in stacks]
-
-    @torch.no_grad()
-    def put_back(*_: object) -> None:
-        for stack, mask, before in kept:
-            stack.copy_(torch.where(mask, before, stack))
-
-    optimizer.register_step_post_hook(put_back)

@@ -193,3 +193,15 @@ def _masked(stack_LE: Tensor, frozen_LE: Tensor) -> Tensor:
 def like(mask_LE: Tensor, stack_LE: Tensor) -> Tensor:
     """The mask with as many dimensions as the stack."""
     return mask_LE.view(*mask_LE.shape, *[1] * (stack_LE.dim() - 2))
+
+
+def put_back_after(optimizer: torch.optim.Optimizer, stacks: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
+    """Against weight decay: after every step the frozen experts, (stack, frozen (L, E)), are what they were."""
+    kept = [(stack, like(frozen_LE, stack), stack.detach().clone()) for stack, frozen_LE in stacks]
+
+    @torch.no_grad()
+    def put_back(*_: object) -> None:
+        for stack, mask, before in kept:
+            stack.copy_(torch.where(mask, before, stack))
+
+    optimizer.register_step_post_hook(put_back)

@@ -51,7 +51,16 @@ from methods import ddas, router
 from methods.backbones import BesideMLP, TextTower
 from methods.base import Batch, IncrementalMethod
 from methods.ddas import select_route
-from methods.mixture import AdapterExpert, Seen, TowerExperts, balance_loss, favourites, like, moe_block, noisy_top_k
+from methods.mixture import (
+    AdapterExpert,
+    Seen,
+    TowerExperts,
+    balance_loss,
+    favourites,
+    moe_block,
+    noisy_top_k,
+    put_back_after,
+)
 
 __all__ = ["AdapterExpert", "MoEAdapters", "balance_loss", "moe_block", "noisy_top_k", "select_route"]
 
@@ -183,19 +192,11 @@ class MoEAdapters(IncrementalMethod):
         """The budget's; with weight decay, frozen experts are put back after each step."""
         configured = super().configure_optimizers()
         if self.budget.weight_decay and self.freeze_top:
-            frozen = [
-                (stack, like(self.memory[f"frozen_{name}"], stack), stack.detach().clone())
-                for name, tower in self._towers()
-                for stack in tower.stacks()
-            ]
-
-            @torch.no_grad()
-            def put_back(*_: object) -> None:
-                for stack, mask, before in frozen:
-                    stack.copy_(torch.where(mask, before, stack))
-
             optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
-            optimizer.register_step_post_hook(put_back)
+            frozen = [
+                (stack, self.memory[f"frozen_{name}"]) for name, tower in self._towers() for stack in tower.stacks()
+            ]
+            put_back_after(optimizer, frozen)
         return configured
 
     def loss(self, batch: Batch) -> Tensor:
