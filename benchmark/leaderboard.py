@@ -26,7 +26,7 @@ from benchmark.records import (
     read_all,
     run_files,
     write_text,
-)  # fmt: skip
+)
 
 COLUMNS = (
     "rank", "method", "backbone", "key", "settings", "group", "protocol", "primary", "n_runs", "seeds", "orders",

@@ -161,9 +161,9 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
     for task, listed in zip(stream, plan.permutation, strict=True):
         console.print(f"reading {task.name}", end="\r") if console.is_terminal and not config.quiet else None
         source = plan.recipe.sources[listed]
-        size, tokens = backbone.image_size, backbone.tokenizer
-        read = (task, source, plan.samples[listed], size, config.limit, device, tokens, config.inputs)
-        data.append(task_data(*read))
+        size, tokenize = backbone.image_size, backbone.tokenizer
+        identity = plan.samples[listed]
+        data.append(task_data(task, source, identity, size, config.limit, device, tokenize, config.inputs))
     if config.force or complete or known is None:
         shutil.rmtree(folder, ignore_errors=True)
         known = None
