@@ -62,16 +62,19 @@ def _parse(parser: Any, argv: Sequence[str]) -> Any:
 
 def run(argv: Sequence[str]) -> int:
     """Run (or continue) one method on one stream."""
-    from benchmark import arguments, leaderboard, records, tables
+    from benchmark import arguments, leaderboard, processes, records, tables
     from benchmark.data import catalog
-    from benchmark.run import check_kind, execute
+    from benchmark.run import check_kind, execute, rank_here
 
+    processes.follow_parent()
     config, card, _ = arguments.parse("run", argv, with_class=False)
     check_kind(config, card, catalog.load(config.stream, Path(config.data)).stream.kind)  # said before torch is loaded
     config, card, cls = arguments.parse("run", argv, with_class=True)
 
     console = _console()
     folder = execute(config, card, cls, console)
+    if rank_here():
+        return 0
     record = records.read_record(folder)
     ranked = record["limit"] is None and record["split"] == "test"
     if ranked:

@@ -25,9 +25,13 @@ CHOICES = {
     "inputs": ("both", "image", "text"),
     "gallery": ("seen", "task", "all"),
     "precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true"),
+    "strategy": ("auto", "ddp", "ddp_find_unused_parameters_true"),
+    "logger": (None, "csv", "tensorboard", "wandb", "mlflow"),
 }
 ADDED = ("inputs", "gallery")  # later than the first records: at their defaults they leave a run's key as it was
-WHERE_AND_HOW = ("seed", "order", "data", "results", "device", "force", "full_evaluation", "quiet")
+WHERE_AND_HOW = (
+    "seed", "order", "data", "results", "device", "devices", "strategy", "logger", "force", "full_evaluation", "quiet",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,9 @@ class RunConfig(Budget):
         data: folder in which relative paths of cards are looked up.
         results: folder of runs/ and leaderboards/.
         device: auto, cpu or cuda.
+        devices: how many of them learn together, each a part of every batch.
+        strategy: Lightning's name of how they do: ddp.
+        logger: csv, tensorboard, wandb or mlflow (Lightning's names): losses and scores, besides the record.
         force: start anew even if the run is complete.
         full_evaluation: compute every cell of the matrix, also those whose answers cannot have changed.
         quiet: print one line, no progress and no tables.
@@ -78,6 +85,9 @@ class RunConfig(Budget):
     data: str = "data"
     results: str = "results"
     device: str = "auto"
+    devices: int = 1
+    strategy: str = "auto"
+    logger: str | None = None
     force: bool = False
     full_evaluation: bool = False
     quiet: bool = False
@@ -87,7 +97,7 @@ class RunConfig(Budget):
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise unknown(f"--{name}", getattr(self, name), choices)
-        for name, low in {"epochs": 1, "batch_size": 1, "seed": 0, "order": 0}.items():
+        for name, low in {"epochs": 1, "batch_size": 1, "seed": 0, "order": 0, "devices": 1}.items():
             if getattr(self, name) < low:
                 raise UserError(f"--{name}: expected a whole number of at least {low}, got {getattr(self, name)}")
         if self.limit is not None and self.limit < 1:

@@ -72,11 +72,16 @@ class Cell:
 
     Classes: ``logits`` float16 (N, C) with the identity given, else ``answer`` int64 (N,) global label ids, -1 without
     an answer. Retrieval: ``i2t_rank``, ``t2i_rank`` float32, of every query's best match.
+
+    ``hits`` bool: whether each sample is answered rightly, of retrieval whether each image, then each text, finds its
+    match first; None without an answer. ``routed``: how many samples the router sends to each task.
     """
 
     metrics: Mapping[str, float]
     arrays: Mapping[str, NDArray[Any]]
+    hits: NDArray[np.bool_] | None
     router_accuracy: float | None = None
+    routed: tuple[int, ...] | None = None
 
 
 class Evaluator:
@@ -108,9 +113,10 @@ class Evaluator:
         """The row after the last task of a fusion stream, with the image or the text alone."""
         with self._answering():
             last = len(self.stream)
-            asked = [(protocol, task) for protocol in PROTOCOLS for task in self.stream]
-            cells = [self._withheld(last, task, protocol, inputs) for protocol, task in asked]
-            return {protocol: cells[i * last : (i + 1) * last] for i, protocol in enumerate(PROTOCOLS)}
+            return {
+                protocol: [self._withheld(last, task, protocol, inputs) for task in self.stream]
+                for protocol in PROTOCOLS
+            }
 
     def _withheld(self, stage: int, task: Task, protocol: str, inputs: str) -> Cell | None:
         if protocol == "hidden" and self.method.requires_task_id:
@@ -168,19 +174,29 @@ class Evaluator:
             unlabelled = _unlabelled(batch, hidden)
             logits.append(self.method.scores(unlabelled, candidates, None if hidden else task).float().cpu())
             labels.append(batch["label"].cpu())
-            routed.append(self._routed(unlabelled, task, hidden))
+            routed.append(self._routed(unlabelled, hidden))
         logits_NC, labels_N = torch.cat(logits), torch.cat(labels)
         ids_C = torch.tensor([label.id for label in candidates])
         target_N = torch.searchsorted(ids_C, labels_N)
         own_K = torch.tensor([i for i, label in enumerate(candidates) if label in task.labels])
         answers_N = torch.where(logits_NC.isnan().any(1), -1, ids_C[logits_NC.nan_to_num().argmax(1)])
         predicted = {"answer": answers_N.numpy()} if hidden else {"logits": logits_NC.numpy().astype(np.float16)}
-        return Cell(sample_metrics(logits_NC, target_N, own_K), predicted, _share(routed))
+        hits = None if (answers_N < 0).any() else (answers_N == labels_N).numpy()
+        return Cell(sample_metrics(logits_NC, target_N, own_K), predicted, hits, *self._routes(routed, task))
 
-    def _routed(self, unlabelled: dict[str, Tensor], task: Task, hidden: bool) -> Tensor | None:
-        """(B,) whether a router sends these samples to their task."""
+    def _routed(self, unlabelled: dict[str, Tensor], hidden: bool) -> Tensor | None:
+        """(B,) the task that a router sends each sample to."""
         route_B = self.method.route(unlabelled) if hidden else None
-        return None if route_B is None else (route_B == task.index).float().cpu()
+        return None if route_B is None else route_B.cpu()
+
+    def _routes(self, routed: Sequence[Tensor | None], task: Task) -> tuple[float | None, tuple[int, ...] | None]:
+        """The share of a task's samples that are routed to it, and how many are routed to each task."""
+        known = [route_B for route_B in routed if route_B is not None]
+        if not known:
+            return None, None
+        route_N = torch.cat(known)
+        counts = torch.bincount(route_N[route_N >= 0], minlength=len(self.stream))  # -1: plain CLIP
+        return (route_N == task.index).float().mean().item(), tuple(counts.tolist())
 
     # ---- image <-> text -------------------------------------------------------------------------------------------
 
@@ -203,7 +219,9 @@ class Evaluator:
             similarity_QG = own.features[asking] @ gallery_GE.T
             ranks[way] = best_ranks(similarity_QG.numpy(), positive_QG.numpy())
         arrays = {f"{way}_rank": rank.astype(np.float32) for way, rank in ranks.items()}
-        return Cell(match_metrics(ranks), arrays, own.router_accuracy)
+        rank_Q = np.concatenate([ranks[way] for way in DIRECTIONS])
+        hits = None if np.isnan(rank_Q).any() else rank_Q == 1
+        return Cell(match_metrics(ranks), arrays, hits, *self._routes(own.routed, task))
 
     def _embedded(self, task: Task, protocol: str) -> Items:
         """A task's test items as unit features, once in a row; images and texts never meet in a batch."""
@@ -216,21 +234,21 @@ class Evaluator:
                     unlabelled = _unlabelled(batch, hidden)
                     features_BE = self.method.represent(unlabelled, None if hidden else task)
                     found.append(F.normalize(features_BE.float(), dim=-1).cpu())
-                    routed.append(self._routed(unlabelled, task, hidden))
+                    routed.append(self._routed(unlabelled, hidden))
                 features[inputs] = torch.cat(found)
             pairs = self.data[task.index].splits[self.split].pairs
             assert pairs is not None
-            known = self._items[task.index, protocol] = Items(features, pairs, _share(routed))
+            known = self._items[task.index, protocol] = Items(features, pairs, routed)
         return known
 
 
 @dataclass(frozen=True)
 class Items:
-    """The images and the texts of a retrieval task: unit features (N, E) by input, and which belong together."""
+    """Images and texts of a retrieval task: unit features (N, E) by input, which belong together, where they go."""
 
     features: Mapping[str, Tensor]
     pairs: Tensor  # (P, 2) image row, text row
-    router_accuracy: float | None
+    routed: Sequence[Tensor | None]
 
     def positives(self, asking: str) -> Tensor:
         """(Q, G) bool, of the images as queries or of the texts."""
@@ -242,8 +260,3 @@ class Items:
 def _unlabelled(batch: dict[str, Tensor], hidden: bool) -> dict[str, Tensor]:
     """What a method may see of a batch when it answers."""
     return {name: values for name, values in batch.items() if name != "label" and not (hidden and name == "task")}
-
-
-def _share(routed: Sequence[Tensor | None]) -> float | None:
-    known = [right_B for right_B in routed if right_B is not None]
-    return torch.cat(known).mean().item() if known else None

@@ -1,44 +1,48 @@
-"""The one display of a run: a live bar in a terminal, plain lines elsewhere."""
+"""The one display of a run: a live bar and the growing matrix in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from benchmark import tables
+from benchmark.records import Record
 
 EVERY = 10.0  # seconds between plain lines
 
 
 class Display:
-    """Task, epoch, loss, images per second and time left.
+    """Task, epoch, step, loss, images per second, time left, and the matrix as far as it is known.
 
     Args:
-        console: where to print. quiet: print nothing.
-        steps: all training steps of the run; ``done`` of them an earlier process has made.
+        console: where to print. quiet: print nothing. steps: all training steps of the run.
     """
 
-    def __init__(self, console: Console, steps: int, done: int = 0, quiet: bool = False) -> None:
+    def __init__(self, console: Console, steps: int, quiet: bool = False) -> None:
         self.console, self.steps, self.quiet = console, steps, quiet
-        self.done = self.first = done
-        self.started = self.last_line = time.perf_counter()
-        self.bar: Progress | None = None
+        self.first: tuple[int, float] | None = None  # the first step of this process, and when it was made
+        self.last_line = time.perf_counter()
+        self.live: Live | None = None
         if console.is_terminal and not quiet:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-            self.bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
-            self.line = self.bar.add_task("loading", total=max(1, steps), completed=done)
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+            self.bar = Progress(*columns, TimeRemainingColumn(), console=console)
+            self.line = self.bar.add_task("loading", total=max(1, steps))
+            self.live = Live(Group(self.bar), console=console, transient=True, refresh_per_second=4)
 
     def __enter__(self) -> Display:
-        if self.bar:
-            self.bar.start()
+        if self.live:
+            self.live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.bar:
-            self.bar.stop()
+        if self.live:
+            self.live.stop()
 
     def say(self, text: str) -> None:
         if not self.quiet:
@@ -46,24 +50,34 @@ class Display:
 
     def phase(self, text: str) -> None:
         """What is being done now, where that is no training step."""
-        if self.bar:
+        if self.live:
             self.bar.update(self.line, description=text)
 
-    def step(self, where: str, loss: float | None, images_per_second: float) -> None:
-        """One training step; ``loss`` only now and then, for reading it waits for the device."""
-        self.done += 1
-        if self.bar:
-            if loss is not None:
-                text = f"{where}  loss {loss:.3f}  {images_per_second:,.0f} images/s"
-                self.bar.update(self.line, completed=self.done, description=text)
-            else:
-                self.bar.update(self.line, completed=self.done)
-        elif loss is not None and time.perf_counter() - self.last_line > EVERY:
+    def step(self, where: str, step: int, loss: float | None, images_per_second: float) -> None:
+        """The run's ``step``-th training step; ``loss`` only now and then, for reading it waits for the device."""
+        if self.first is None:
+            self.first = step, time.perf_counter()
+            if self.live:  # what an earlier process did says nothing about the speed of this one
+                self.bar.reset(self.line, total=max(1, self.steps), completed=step)
+        speed = "" if loss is None else f"{where}  loss {loss:.3f}  {images_per_second:,.0f} images/s"
+        if self.live:
+            self.bar.update(self.line, completed=step, description=speed or None)
+        elif speed and time.perf_counter() - self.last_line > EVERY:
             self.last_line = time.perf_counter()
-            self.say(f"  {where}  loss {loss:.3f}  {images_per_second:,.0f} images/s  {self.left()} left")
+            self.say(f"  {speed}  step {step}/{self.steps}  {self.left(step)} left")
 
-    def left(self) -> str:
-        """Time left of the training, from the steps made so far."""
-        made = self.done - self.first
-        seconds = (time.perf_counter() - self.started) / max(1, made) * max(0, self.steps - self.done)
+    def left(self, step: int) -> str:
+        """Time left of the training, from the steps made so far, as ``minutes:seconds``."""
+        first, started = self.first or (step, time.perf_counter())
+        seconds = (time.perf_counter() - started) / max(1, step - first) * max(0, self.steps - step)
         return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+
+    def matrix(self, record: Record) -> None:
+        """A row more of the matrix is known: the table grows in a terminal, elsewhere the row is a line."""
+        if self.live:
+            self.live.update(Group(tables.matrix_table(record, "given"), self.bar))
+        elif not self.quiet:
+            stage = record["stages"] - 1
+            row = record["scores"][record["primary"]]["given"][stage]
+            self.say(f"  after {stage}/{len(row)}: {tables.spoken(record['primary'])} given " +
+                     "  ".join(map(tables.percent, row)))  # fmt: skip

@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmark.errors import UserError, unknown
 
-FLAGS = {"requires_task_id": False, "keeps_images": False, "needs_length": False, "joint": False}
+FLAGS = {"requires_task_id": False, "keeps_images": False, "needs_length": False, "joint": False, "ddp": True}
 KINDS = ("classification",)  # of tasks that a method learns, unless it names others
 ROOT = "IncrementalMethod"
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark import provenance, records, registry
+from benchmark import processes, provenance, records, registry
 from benchmark.config import RunConfig, run_key, weights_identity
 from benchmark.data import catalog
 from benchmark.errors import UserError
@@ -17,6 +18,8 @@ from benchmark.registry import MethodCard
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from benchmark.runner import Hardware
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -75,6 +78,12 @@ def check_kind(config: RunConfig, card: MethodCard, kind: str) -> None:
         raise UserError(f"--inputs {config.inputs}: only fusion can do without an input, not {stream}")
     if config.gallery != "seen" and kind != "retrieval":
         raise UserError(f"--gallery {config.gallery}: only retrieval has a gallery, not {stream}")
+    if config.devices > 1 and not card.flags["ddp"]:
+        raise UserError(f"--devices {config.devices}: {card.name} needs whole batches and learns on one device")
+    if config.devices > 1 and kind == "retrieval":
+        raise UserError(f"--devices {config.devices}: retrieval contrasts the samples of a whole batch: one device")
+    if config.devices > config.batch_size:
+        raise UserError(f"--devices {config.devices}: more than the {config.batch_size} samples of a batch")
 
 
 def stream_folder(results: Path, name: str, hashed: str) -> str:
@@ -130,22 +139,50 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
     quiet()
     import torch
 
+    from benchmark.runner import Hardware
+
+    torch.set_float32_matmul_precision("high")
+    cuda = config.device != "cpu" and torch.cuda.is_available()
+    there = torch.cuda.device_count() if cuda else os.cpu_count() or 1
+    if config.device == "cuda" and not cuda:
+        raise UserError("--device cuda: no CUDA device is available")
+    if config.devices > there:
+        raise UserError(f"--devices {config.devices}: there are {there} {'CUDA devices' if cuda else 'CPU cores'}")
+    rank = rank_here()
+    device = torch.device("cuda", rank) if cuda else torch.device("cpu")
+    strategy = "ddp" if config.devices > 1 and config.strategy == "auto" else config.strategy
+    plan = resolve(config, card, cuda)
+    hardware = Hardware(device, config.devices, strategy, rank)
+    if rank:
+        return _run(plan, cls, console, hardware)
+    if config.devices > 1:
+        os.environ[processes.PARENT] = str(os.getpid())  # the processes that Lightning starts end with this one
+    with processes.alone(plan.folder):
+        return _run(plan, cls, console, hardware)
+
+
+def rank_here() -> int:
+    """Which of the processes that learn together this is; Lightning starts those above 0 with the same command."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def _run(plan: Plan, cls: Any, console: Console, hardware: Hardware) -> Path:
+    """``execute``, in each of the processes that learn together."""
+    from benchmark import loggers
     from benchmark.data.module import task_data
     from benchmark.progress import Display
     from benchmark.runner import Loop, seeded
     from methods import backbones
 
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: no CUDA device is available")
-    device = torch.device("cuda", 0) if config.device != "cpu" and torch.cuda.is_available() else torch.device("cpu")
-    torch.set_float32_matmul_precision("high")
-    plan = resolve(config, card, device.type == "cuda")
-    folder, state = plan.folder, plan.folder / "state"
+    config, card, folder, device = plan.config, plan.card, plan.folder, hardware.device
     known = records.read_record(folder) if (folder / "run.json").is_file() else None
     complete = known is not None and known["status"] == "complete"
     if complete and is_whole(folder) and not config.force:
         console.print(f"already complete: {folder} (FORCE=1 or --force starts anew)", highlight=False)
         return folder
+    quiet = config.quiet or hardware.rank > 0
+    title = f"{plan.stream_folder} {card.name} {plan.key} seed{config.seed}-order{config.order}"
+    logger = loggers.made(config.logger, folder, title) if hardware.rank == 0 else None
     try:
         with seeded(config.seed, "method"):
             method = cls(**config.method_args)
@@ -159,33 +196,36 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
     stream = plan.recipe.stream.reordered(plan.permutation)
     data = []
     for task, listed in zip(stream, plan.permutation, strict=True):
-        console.print(f"reading {task.name}", end="\r") if console.is_terminal and not config.quiet else None
+        console.print(f"reading {task.name}", end="\r") if console.is_terminal and not quiet else None
         source = plan.recipe.sources[listed]
         size, tokenize = backbone.image_size, backbone.tokenizer
         identity = plan.samples[listed]
         data.append(task_data(task, source, identity, size, config.limit, device, tokenize, config.inputs))
-    if config.force or complete or known is None:
+    if (config.force or complete or known is None) and hardware.rank == 0:
         shutil.rmtree(folder, ignore_errors=True)
         known = None
-    record = known or new_record(plan, _device_name(device))
+    record = known or new_record(plan, _device_name(hardware))
     steps = [-(-len(d.splits["train"]) // config.batch_size) * config.epochs for d in data]
-    with Display(console, sum(steps), quiet=config.quiet) as display:
+    with Display(console, sum(steps), quiet=quiet) as display:
         display.say(
             f"{card.name} on {plan.stream_folder}, seed {config.seed}, order {config.order}, "
             f"{record['provenance']['device']}"
         )
-        if known is not None and state.is_dir():
+        if known is not None and (folder / "state").is_dir():
             display.say(f"continuing after {known['stages'] - 1} of {len(stream)} tasks")
-        Loop(method, stream, data, record, folder, device, display, config.full_evaluation).run()
+        Loop(method, stream, data, record, folder, hardware, display, config.full_evaluation, logger).run()
+    if logger is not None:
+        logger.finalize("success")
     return folder
 
 
-def _device_name(device: Any) -> str:
+def _device_name(hardware: Hardware) -> str:
     import torch
 
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu ({torch.get_num_threads()} threads)"
+    several = f"{hardware.devices} x " if hardware.devices > 1 else ""
+    if hardware.device.type == "cuda":
+        return several + torch.cuda.get_device_name(hardware.device)
+    return f"{several}cpu ({torch.get_num_threads()} threads)"
 
 
 def quiet() -> None:

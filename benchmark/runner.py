@@ -7,6 +7,7 @@ purpose): an epoch is a pure function of the state it starts from, and no state 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import resource
 import shutil
@@ -14,18 +15,21 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.loggers import Logger
+from safetensors.torch import save_file
 
 from benchmark import records
 from benchmark.data.module import TaskData, training_batches
 from benchmark.evaluate import PROTOCOLS, Cell, Evaluator
 from benchmark.progress import Display
-from benchmark.stream import Stream, Task
+from benchmark.stream import Share, Stream, Task
 from methods.base import IncrementalMethod
 
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -55,28 +59,70 @@ def full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-class EpochEnd(L.Callback):
-    """Seeds each epoch, shows each step, and puts the state on disk after each epoch."""
+def packed(cell: Cell | None) -> dict[str, Any] | None:
+    """A cell's hits for JSON: ``n`` samples as base64 of ``numpy.packbits``; None without an answer."""
+    if cell is None or cell.hits is None:
+        return None
+    return {"n": len(cell.hits), "bits": base64.b64encode(np.packbits(cell.hits).tobytes()).decode()}
 
-    def __init__(self, path: Path, where: str, display: Display, purpose: tuple[object, ...]) -> None:
-        self.path, self.where, self.display, self.purpose = path, where, display, purpose
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where a run computes: ``device`` is this process's, one of ``devices`` of its kind that learn together.
+
+    ``strategy`` is Lightning's; the process of rank 0 alone evaluates and writes.
+    """
+
+    device: torch.device
+    devices: int = 1
+    strategy: str = "auto"
+    rank: int = 0
+
+
+class EpochEnd(L.Callback):
+    """Seeds each epoch, shows and logs steps, and puts the state on disk after each epoch.
+
+    Args:
+        path: of the checkpoint. where: the task, in words. purpose: of the task's seeds.
+        first: steps of the tasks before this one.
+    """
+
+    def __init__(
+        self, path: Path, where: str, purpose: tuple[object, ...], first: int, display: Display, logger: Logger | None
+    ) -> None:
+        self.path, self.where, self.purpose, self.first = path, where, purpose, first
+        self.display, self.logger = display, logger
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         torch.manual_seed(derive_seed(*self.purpose, trainer.current_epoch, "steps"))
         self.started, self.seen = time.perf_counter(), 0
 
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        pl_module.share = trainer.train_dataloader.share(batch_idx)  # type: ignore[union-attr]
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.seen += len(batch["label"])
-        loss = outputs["loss"].item() if batch_idx % 10 == 0 or trainer.is_last_batch else None
+        share: Share | None = pl_module.share  # type: ignore[assignment]
+        self.seen += len(batch["label"]) if share is None else share.size
+        step = self.first + trainer.current_epoch * int(trainer.num_training_batches) + batch_idx + 1
         where = f"{self.where}  epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        self.display.step(where, loss, self.seen / max(time.perf_counter() - self.started, 1e-9))
+        loss = None  # reading it waits for the device
+        rate = self.seen / max(time.perf_counter() - self.started, 1e-9)
+        if batch_idx % 10 == 0 or trainer.is_last_batch:
+            loss = outputs["loss"].item()
+            if self.logger is not None:
+                self.logger.log_metrics({"loss": loss, "images_per_second": rate}, step)
+        self.display.step(where, step, loss, rate)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        pl_module.share = None  # type: ignore[assignment]
         temporary = self.path.with_suffix(".tmp")
         trainer.save_checkpoint(temporary)
-        temporary.replace(self.path)
+        if trainer.is_global_zero:
+            temporary.replace(self.path)
 
 
 class Loop:
@@ -87,25 +133,30 @@ class Loop:
         data: the tasks' samples, in the run's order.
         record: what is known of the run so far (``benchmark.records``); its scores are filled here.
         folder: the run's folder.
+        logger: one of Lightning's, for losses and scores besides the record.
     """
 
     def __init__(
         self, method: IncrementalMethod, stream: Stream, data: list[TaskData], record: records.Record, folder: Path,
-        device: torch.device, display: Display, full_evaluation: bool = False,
+        hardware: Hardware, display: Display, full_evaluation: bool = False, logger: Logger | None = None,
     ) -> None:  # fmt: skip
         self.method, self.stream, self.data, self.record = method, stream, data, record
-        self.folder, self.state, self.device, self.display = folder, folder / "state", device, display
+        self.folder, self.state, self.display, self.logger = folder, folder / "state", display, logger
+        self.hardware, self.device, self.leads = hardware, hardware.device, hardware.rank == 0
         config = record["config"]
         self.budget, self.purpose = method.budget, (record["seed"], record["order"])
         self.precision, self.balanced = config["precision"], config["sampling"] == "balanced"
         dtype = AUTOCAST[self.precision]
         gallery = config.get("gallery", "seen")
-        self.evaluator = Evaluator(method, stream, data, record["split"], device, dtype, full_evaluation, gallery)
+        self.evaluator = Evaluator(method, stream, data, record["split"], self.device, dtype, full_evaluation, gallery)
 
     # ---- phases ---------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """All phases that are not finished yet; at the end the record is complete and the state is gone."""
+        """All phases that are not finished yet; at the end the record is complete and the state is gone.
+
+        Processes of other ranks learn along; what they are told on disk is what the first one has written.
+        """
         self.state.mkdir(parents=True, exist_ok=True)
         saved = self._load_state()
         cost = self.record["cost"]
@@ -122,13 +173,15 @@ class Loop:
                 self._restore(saved["method"])
             if not done:
                 self._learn(tasks, prepared=saved is not None and saved["task"] == last)
-                self._save_state(last, "ended")
-                (self.state / f"fit-{last}.ckpt").unlink(missing_ok=True)
+                if self.leads:
+                    self._save_state(last, "ended")
+                    (self.state / f"fit-{last}.ckpt").unlink(missing_ok=True)
             for task in tasks:
                 self._evaluate(task.index + 1)
-        self._withhold()
-        cost["peak_memory_mib"].append(self._peak_memory())
-        self._finish()
+        if self.leads:
+            self._withhold()
+            cost["peak_memory_mib"].append(self._peak_memory())
+            self._finish()
 
     def _learn(self, tasks: list[Task], prepared: bool) -> None:
         """Prepare, fit, end."""
@@ -140,7 +193,8 @@ class Loop:
             if not prepared:
                 for data in chosen:
                     self._look(self.method.prepare_task, data, "prepare", where)
-                self._save_state(index, "begun")
+                if self.leads:
+                    self._save_state(index, "begun")
             fitted = self._fit(chosen, index, where)
             for data in chosen:
                 self._look(self.method.end_task, data, "end", where)
@@ -174,13 +228,18 @@ class Loop:
         def epoch_seed() -> int:
             return derive_seed(*purpose, trainer.current_epoch, "shuffle")
 
-        loader = training_batches(chosen, self.budget.batch_size, self.device, epoch_seed, self.balanced)
+        hardware, budget = self.hardware, self.budget
+        part = hardware.rank, hardware.devices
+        loader = training_batches(chosen, budget.batch_size, self.device, epoch_seed, self.balanced, part)
+        first = sum(self.steps(data) for data in self.data[: chosen[0].task.index])
         trainer = L.Trainer(
             accelerator="gpu" if self.device.type == "cuda" else "cpu",
-            devices=1,
+            devices=hardware.devices,
+            strategy=hardware.strategy,
+            use_distributed_sampler=False,
             precision=self.precision,
-            max_epochs=self.budget.epochs,
-            callbacks=[EpochEnd(checkpoint, where, self.display, purpose)],
+            max_epochs=budget.epochs,
+            callbacks=[EpochEnd(checkpoint, where, purpose, first, self.display, self.logger)],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -193,11 +252,15 @@ class Loop:
         if trainer.interrupted:
             raise KeyboardInterrupt
         self.method.to(self.device)  # the strategy's teardown moves it to the CPU
-        return 0.0 if resumed else loader.samples * self.budget.epochs / (time.perf_counter() - started)
+        return 0.0 if resumed else loader.samples * budget.epochs / (time.perf_counter() - started)
+
+    def steps(self, data: TaskData) -> int:
+        """Training steps of a task."""
+        return -(-len(data.splits["train"]) // self.budget.batch_size) * self.budget.epochs
 
     def _evaluate(self, stage: int) -> None:
         """Fill row ``stage`` of every score matrix, unless an earlier process did."""
-        if self.record["stages"] > stage:
+        if self.record["stages"] > stage or not self.leads:
             return
         self.display.phase(f"evaluating after {stage} of {len(self.stream)} tasks")
         started = time.perf_counter()
@@ -209,10 +272,30 @@ class Loop:
                 values = [None if c is None or np.isnan(c.metrics[metric]) else c.metrics[metric] for c in cells]
                 self.record["scores"][metric][protocol][stage] = values
         self.record["router_accuracy"][stage] = [c.router_accuracy if c else None for c in row["hidden"]]
+        if stage == len(self.stream):
+            routed = [cell.routed if cell else None for cell in row["hidden"]]
+            self.record["router_confusion"] = None if None in routed else routed
+            self.record["hits"] = {
+                protocol: {task.name: packed(cell) for task, cell in zip(self.stream, cells, strict=True)}
+                for protocol, cells in row.items()
+            }
         self._write_predictions(stage, row)
         self.record["cost"]["eval_seconds"].append(time.perf_counter() - started)
         self.record["stages"] = stage + 1
         records.write_record(self.folder, self.record)
+        self.display.matrix(self.record)
+        if self.logger is not None:
+            self.logger.log_metrics(self._row(stage), sum(map(self.steps, self.data[:stage])))
+
+    def _row(self, stage: int) -> dict[str, float]:
+        """The scores after a stage by name: ``accuracy_given/lung_ct``."""
+        return {
+            f"{metric}_{protocol}/{task.name}": value
+            for metric, scores in self.record["scores"].items()
+            for protocol in PROTOCOLS
+            for task, value in zip(self.stream, scores[protocol][stage], strict=True)
+            if value is not None
+        }
 
     def _withhold(self) -> None:
         """Of fusion: what the final model answers without the image, and without the text."""
@@ -268,7 +351,7 @@ class Loop:
         (self.state / "predictions.tmp").replace(self.state / f"predictions-{stage}.npz")
 
     def _finish(self) -> None:
-        """Predictions in one file, experts in PEFT's format, the record complete, the state gone."""
+        """Predictions in one file, the method, its experts in PEFT's format, the record complete, the state gone."""
         arrays: dict[str, np.ndarray] = {}
         for stage in range(len(self.stream) + 1):
             with np.load(self.state / f"predictions-{stage}.npz", allow_pickle=False) as part:
@@ -276,6 +359,9 @@ class Loop:
         with open(self.folder / "predictions.tmp", "wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         (self.folder / "predictions.tmp").replace(self.folder / "predictions.npz")
+        own = {name: tensor.detach().cpu().clone() for name, tensor in self.method.state_dict().items()}
+        save_file({name: tensor.contiguous() for name, tensor in own.items()}, self.folder / "method.tmp")
+        (self.folder / "method.tmp").replace(self.folder / "method.safetensors")
         experts: Any = getattr(self.method, "experts", None)
         for name in getattr(experts, "names", ()):
             experts.save(name, self.folder / "experts" / name)

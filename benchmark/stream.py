@@ -66,6 +66,25 @@ class Stream:
 
 
 @dataclass(frozen=True)
+class Share:
+    """The part of a training batch that one of several processes holds: rows ``start`` to ``stop`` of ``size``.
+
+    ``weight``: what this part's mean counts, so that the mean over processes is the mean over the batch.
+    """
+
+    start: int
+    stop: int
+    size: int
+    weight: float
+
+    @classmethod
+    def of(cls, size: int, rank: int, world: int) -> Share:
+        """The ``rank``-th of ``world`` nearly equal parts; one that would be empty is the first row with weight 0."""
+        start, stop = size * rank // world, size * (rank + 1) // world
+        return cls(start, stop, size, (stop - start) * world / size) if stop > start else cls(0, 1, size, 0.0)
+
+
+@dataclass(frozen=True)
 class Budget:
     """What every method is given alike: how long, how fast and on which views it learns a task."""
 

@@ -24,8 +24,8 @@ from benchmark.data import catalog, identity
 from benchmark.data.module import TaskData, task_data
 from benchmark.progress import Display
 from benchmark.run import quiet
-from benchmark.runner import Loop, seeded
-from benchmark.stream import Budget, Stream
+from benchmark.runner import Hardware, Loop, seeded
+from benchmark.stream import Budget, Share, Stream
 from methods import backbones
 from methods.base import IncrementalMethod
 
@@ -94,7 +94,8 @@ class Bench:
             "config": {"precision": "32-true", "sampling": "proportional"},
             **records.unmeasured(len(self.stream), self.kind),
         }  # fmt: skip
-        return Loop(method, self.stream, list(self.data), record, folder, CPU, Display(Console(), 1, quiet=True), full)
+        display = Display(Console(), 1, quiet=True)
+        return Loop(method, self.stream, list(self.data), record, folder, Hardware(CPU), display, full)
 
     def run(self, full: bool = False) -> Loop:
         """A whole run of a fresh method."""
@@ -316,6 +317,40 @@ def a_missing_input_is_answered(bench: Bench) -> None:
             assert logits.isfinite().all(), f"no answer from the {there} alone"
 
 
+def a_batch_may_be_shared_or_it_is_declared(bench: Bench) -> None:
+    """Processes that each hold a part of a batch learn what one that holds all of it does, or ``ddp`` is False."""
+    if not bench.cls.ddp or bench.kind == "retrieval":
+        return
+    method, tasks = bench.method(), bench.stream.tasks
+    earlier, (task, data) = tasks[:-1], (tasks[-1], bench.data[-1])
+    for task_before, data_before in zip(earlier, bench.data, strict=False):
+        method.begin_task(task_before)
+        with method.learning():
+            method.eval()
+            method.prepare_task(task_before, data_before.batches("train", CPU))
+            method.end_task(task_before, data_before.batches("train", CPU))
+    method.begin_task(task)
+    with method.learning():
+        method.prepare_task(task, data.batches("train", CPU))
+        method.train()
+        parameters = method.trainable_parameters()
+        batch = {name: values[:11] for name, values in next(iter(data.batches("train", CPU))).items()}
+
+        def gradients(share: Share | None) -> list[Tensor]:
+            method.share = share
+            rows = slice(None) if share is None else slice(share.start, share.stop)
+            with seeded(0, "shared"):
+                loss = method.training_step({name: values[rows] for name, values in batch.items()}, 0)
+            return [g for g in torch.autograd.grad(loss, parameters, allow_unused=True) if g is not None]
+
+        if parameters:
+            parts = [gradients(Share.of(11, rank, 2)) for rank in range(2)]
+            for whole, *of in zip(gradients(None), *parts, strict=True):
+                error = (whole - sum(of) / 2).abs().max() / whole.abs().max().clamp_min(1e-6)
+                assert error < 1e-3, f"the gradient of a shared batch is off by {error:.1g}: set ddp = False"
+    method.share = None
+
+
 def training_flags_are_right_in_task_2(bench: Bench) -> None:
     seen = bench.again.flags
     assert all(method and not backbone for _, method, backbone in seen), "method in train mode, backbone in eval mode"
@@ -341,6 +376,7 @@ CHECKS: tuple[Callable[[Bench], None], ...] = (
     hidden_identity_is_answered_or_declared,
     an_image_and_its_text_do_not_see_each_other,
     a_missing_input_is_answered,
+    a_batch_may_be_shared_or_it_is_declared,
     training_flags_are_right_in_task_2,
     nothing_global_changes,
 )

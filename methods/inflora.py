@@ -18,7 +18,7 @@ blocks, plain GPM. Repaired, unless ``faithful``: a first task that needs half o
 complement (the released code mislabels or stops), rows of A_t for which no free direction is left are zero (released:
 they lie in the protected space), and the budget's schedule is used (released: :func:`released_schedule`).
 
-    make bench METHOD=inflora
+    make bench METHOD=inflora                           # last accuracy 53.4 given, 29.1 hidden
 """
 
 from __future__ import annotations

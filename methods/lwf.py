@@ -9,7 +9,7 @@ L  = CE over the task's labels + strength KD
 The published codes warm up a new classifier head first; with CLIP's text features there is none. One more forward pass
 a step.
 
-    make bench METHOD=lwf
+    make bench METHOD=lwf                               # last accuracy 53.8 given, 29.0 hidden
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ tuned per data set (1e-4 to 5e-3), the preset has the commonest.
 Legend: N tokens, B batch, D width, E experts (of features: the embedding), k chosen, b bottleneck, L blocks,
 P prompts, C classes.
 
-    make bench METHOD=moe_adapters
+    make bench METHOD=moe_adapters                      # last accuracy 60.7 given, 42.0 hidden
 """
 
 from __future__ import annotations
@@ -117,6 +117,8 @@ class MoEAdapters(IncrementalMethod):
         threshold: of DDAS: above this error plain CLIP answers; None: never.
         shared_router: one router for all tasks, and no selector.
     """
+
+    ddp = False  # the balance term and the experts' counts are of the whole batch
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ per sample cannot be merged into W: after training, cls_gate answers with its me
 inference costs the frozen backbone with every kind of weight. Its input is the image feature that CLIP compares with
 texts, where the MSLoRA-CR code returns the last layer's class token.
 
-    make bench METHOD=mslora_moecr
+    make bench METHOD=mslora_moecr                      # last accuracy 62.7 given, 43.1 hidden
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Radford et al., *Learning Transferable Visual Models From Natural Language Super
 score(c) = exp(logit_scale) * cos(image, text_c), text_c the normalised mean of the class's normalised prompts.
 The lower bound of every stream: what CLIP knew before. Memory 0, one image pass.
 
-    make bench METHOD=zero_shot
+    make bench METHOD=zero_shot                         # last accuracy 41.5 given, 23.5 hidden
 """
 
 from __future__ import annotations

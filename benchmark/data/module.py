@@ -27,7 +27,7 @@ from benchmark.data import sources
 from benchmark.data.catalog import Source
 from benchmark.data.files import Images, cache_folder
 from benchmark.data.sources import Split
-from benchmark.stream import Task
+from benchmark.stream import Share, Task
 
 CACHE_VERSION = 1
 PASS_BATCH = 256  # samples per batch where nothing is learned
@@ -155,6 +155,8 @@ class Batches:
     Args:
         parts: the samples of every task in it and the task's index; one but for joint training.
         order: None for the stored order, else a function that gives this epoch's sample indices.
+        length: of the order, where it is not every sample once.
+        part: (rank, world): which part of each batch is this process's; all of it by default.
     """
 
     def __init__(
@@ -164,22 +166,29 @@ class Batches:
         device: torch.device,
         order: Callable[[], Tensor] | None = None,
         length: int | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         self.data = joined([samples for samples, _ in parts])
         self.labels = self.data.labels.to(device)
         self.tasks = torch.cat([torch.full((len(samples),), task) for samples, task in parts]).to(device)
-        self.batch_size, self.device, self.order = batch_size, device, order
+        self.batch_size, self.device, self.order, self.part = batch_size, device, order, part
         self.samples = len(self.data) if length is None else length
 
     def __len__(self) -> int:
         return -(-self.samples // self.batch_size)
 
+    def share(self, batch: int) -> Share | None:
+        """What this process holds of a batch, by number; None if it holds all of it."""
+        size = min(self.batch_size, self.samples - batch * self.batch_size)
+        return None if self.part[1] == 1 else Share.of(size, *self.part)
+
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         order = torch.arange(self.samples) if self.order is None else self.order()
         rows = {"image": self.data.rows("image"), "text": self.data.rows("text")}
         inputs = {"image": self.data.images, "text": self.data.texts}
-        for chosen in order.split(self.batch_size):
-            batch = {}
+        for number, chosen in enumerate(order.split(self.batch_size)):
+            share, batch = self.share(number), {}
+            chosen = chosen if share is None else chosen[share.start : share.stop]
             for name, values in inputs.items():
                 if values is not None:
                     selected = values[rows[name][chosen].to(values.device)]
@@ -210,9 +219,13 @@ class TaskData:
 
 
 def training_batches(
-    tasks: Sequence[TaskData], batch_size: int, device: torch.device, seed: Callable[[], int], balanced: bool = False
-) -> Batches:
-    """The training sets of some tasks shuffled together; ``seed`` gives the epoch's seed when an epoch begins."""
+    tasks: Sequence[TaskData], batch_size: int, device: torch.device, seed: Callable[[], int], balanced: bool = False,
+    part: tuple[int, int] = (0, 1),
+) -> Batches:  # fmt: skip
+    """The training sets of some tasks shuffled together; ``seed`` gives the epoch's seed when an epoch begins.
+
+    Processes that learn together shuffle alike and take their ``part`` (rank, world) of every batch.
+    """
     parts = [(data.splits["train"], data.task.index) for data in tasks]
     counts = [len(samples) for samples, _ in parts]
 
@@ -228,7 +241,8 @@ def training_batches(
         mixed = torch.cat(drawn)
         return mixed[torch.randperm(len(mixed), generator=generator)]
 
-    return Batches(parts, batch_size, device, order, max(counts) * len(counts) if balanced else sum(counts))
+    length = max(counts) * len(counts) if balanced else sum(counts)
+    return Batches(parts, batch_size, device, order, length, part)
 
 
 def task_data(
