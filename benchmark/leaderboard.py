@@ -1,4 +1,4 @@
-"""Tables made from the records alone: four CSV files per stream, of fusion a fifth.
+"""Tables made from the records alone: CSV files per stream, and two over all streams.
 
 Only complete records of the test split without a ``limit`` enter. The same records give the same bytes, in whatever
 order and on whatever machine they are read: sums are exact (``fsum``), draws are seeded from the key.
@@ -6,12 +6,12 @@ order and on whatever machine they are read: sums are exact (``fsum``), draws ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
-from benchmark import metrics
+from benchmark import comparisons, metrics
+from benchmark.entries import age, by_key, counts, group_place, newest
 from benchmark.errors import UserError, unknown
 from benchmark.records import (
     DROPS,
@@ -21,12 +21,11 @@ from benchmark.records import (
     Record,
     csv_text,
     decimals,
-    finished,
     missing_rows,
     read_all,
-    run_files,
     write_text,
 )
+from benchmark.stats import average_ranks, deviation, interval, mean, whole
 
 COLUMNS = (
     "rank", "method", "backbone", "key", "settings", "group", "protocol", "primary", "n_runs", "seeds", "orders",
@@ -36,58 +35,11 @@ COLUMNS = (
     "eval_seconds_mean", "peak_memory_mib", "stale",
 )  # fmt: skip
 EXTRA = (*MATCHES, *DROPS)  # behind them, where a stream's runs have these
-DIGITS = {"train_seconds_mean": 2, "eval_seconds_mean": 2, "peak_memory_mib": 1}
-GROUPS = ("plain", "needs identity", "keeps images", "needs length", "joint")
-DRAWS = 2000
+DIGITS = {"rank": 2, "train_seconds_mean": 2, "eval_seconds_mean": 2, "peak_memory_mib": 1}
+ACROSS = "overall"  # the files over all streams
 
 
-# Numbers
-
-
-def _whole(values: Sequence[float | None]) -> list[float]:
-    """The values, or no value if one of them is null."""
-    known = [value for value in values if value is not None]
-    return known if len(known) == len(values) else []
-
-
-def mean(values: Sequence[float | None]) -> float | None:
-    """The mean, None when there is no value or one of them is null."""
-    known = _whole(values)
-    return fmean(known) if known else None
-
-
-def deviation(values: Sequence[float | None]) -> float | None:
-    """The sample standard deviation (ddof 1), None for fewer than two values or with a null."""
-    known = _whole(values)
-    return stdev(known) if len(known) > 1 else None
-
-
-def interval(runs: Sequence[Record], values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """A 95 % percentile interval of the mean from a nested bootstrap: orders are drawn, then seeds within each.
-
-    The runs of one key differ in seed and order, and runs of one order are alike, so both levels are drawn again.
-    None for a single run or with a null. Additions are elementwise, in one order, so that no machine rounds otherwise.
-    """
-    known = _whole(values)
-    if len(known) < 2:
-        return None, None
-    import numpy as np
-
-    orders: dict[int, list[float]] = {}
-    for run, value in zip(runs, known, strict=True):
-        orders.setdefault(run["order"], []).append(value)
-    sizes, widest = np.array([len(each) for each in orders.values()]), max(map(len, orders.values()))
-    table_OS = np.array([each + [0.0] * (widest - len(each)) for each in orders.values()])
-    generator = np.random.Generator(np.random.PCG64(int(runs[0]["key"], 16)))
-    total, count = np.zeros(DRAWS), np.zeros(DRAWS)
-    for _ in range(len(orders)):
-        order_D = (generator.random(DRAWS) * len(orders)).astype(int)
-        for place in range(widest):
-            seed_D = (generator.random(DRAWS) * sizes[order_D]).astype(int)
-            total += np.where(place < sizes[order_D], table_OS[order_D, seed_D], 0.0)
-            count += place < sizes[order_D]
-    low, high = np.percentile(total / count, [2.5, 97.5])
-    return float(low), float(high)
+# Rows
 
 
 def _over_tasks(runs: Sequence[Record], name: str, reduce: Any) -> list[float | None]:
@@ -96,54 +48,50 @@ def _over_tasks(runs: Sequence[Record], name: str, reduce: Any) -> list[float | 
     return [None if None in cost else reduce(cost) for cost in costs]
 
 
-# Rows
-
-
-def counts(record: Record) -> bool:
-    """Whether a record may enter a leaderboard."""
-    return record["status"] == "complete" and record["split"] == "test" and record["limit"] is None
-
-
-def newest(records: Iterable[Record]) -> dict[str, Record]:
-    """The newest record of every method that may enter a leaderboard."""
-    found: dict[str, Record] = {}
-    for record in filter(counts, records):
-        found[record["method"]] = max(found.get(record["method"], record), record, key=_age)
-    return found
-
-
 def rows(records: Iterable[Record]) -> list[dict[str, Any]]:
     """The leaderboard of one stream, one dict of ``COLUMNS`` per (method, key, protocol), in the order of the file.
 
-    ``rank`` is given only to defaults (``settings`` empty) and counts among the same group, protocol and backbone, by
-    the mean last accuracy as printed; equals share the better rank. ``stale`` compares with the newest of ``records``.
+    ``rank`` is given only to defaults (``settings`` empty) and counts among the same group, protocol and backbone:
+    ``cell_ranks`` of the last accuracies as printed. ``stale`` compares with the newest of ``records``.
     """
     entering = [record for record in records if counts(record)]
     result, latest = [], newest(entering)
-    for runs in _by_key(entering):
+    classes: dict[tuple, list[tuple[dict[str, Any], dict[tuple[int, int], float]]]] = {}
+    for runs in by_key(entering):
         current = latest[runs[0]["method"]]["provenance"]["fingerprint"]
-        result += [_row(runs, protocol, current) for protocol in PROTOCOLS]
-    for row in result:
-        rivals = [other for other in result if rank_class(other) == rank_class(row)]
-        if _ranked(row):
-            row["rank"] = 1 + sum(_ranked(other) and _printed(other) > _printed(row) for other in rivals)
+        for protocol in PROTOCOLS:
+            row = _row(runs, protocol, current)
+            result.append(row)
+            if row["settings"] == "" and row["last_acc_mean"] is not None:
+                scores = (decimals(run["summary"][protocol]["last_acc"]) for run in runs)
+                cells = {(run["order"], run["seed"]): float(score) for run, score in zip(runs, scores, strict=True)}
+                classes.setdefault(rank_class(row), []).append((row, cells))
+    for rivals in classes.values():
+        for (row, _), rank in zip(rivals, cell_ranks([cells for _, cells in rivals]), strict=True):
+            row["rank"] = rank
     return sorted(result, key=_place)
 
 
-def _by_key(records: Iterable[Record]) -> list[list[Record]]:
-    """The runs of each (method, key), both sorted."""
-    groups: dict[tuple[str, str], list[Record]] = {}
-    for record in sorted(records, key=lambda record: (record["order"], record["seed"])):
-        groups.setdefault((record["method"], record["key"]), []).append(record)
-    return [groups[name] for name in sorted(groups)]
+def cell_ranks(rivals: Sequence[Mapping[tuple[int, int], float]]) -> list[float | None]:
+    """Of each rival, a score per cell (order, seed): its rank in every reference cell (1 is best, equals share the mean
+    of their ranks), averaged over them.
 
-
-def _age(record: Record) -> tuple:
-    return finished(record), record["key"], record["order"], record["seed"]
+    Reference cells are those that more than half of the rivals have; who lacks one of them has no rank. With fewer
+    than two reference cells, or fewer than two rivals that have them all, nobody has.
+    """
+    known = set().union(*rivals)
+    reference = sorted(cell for cell in known if 2 * sum(cell in each for each in rivals) > len(rivals))
+    placed = [place for place, each in enumerate(rivals) if all(cell in each for cell in reference)]
+    ranks: list[float | None] = [None] * len(rivals)
+    if len(reference) > 1 and len(placed) > 1:
+        table_BM = [[rivals[place][cell] for place in placed] for cell in reference]
+        for place, rank in zip(placed, average_ranks(table_BM), strict=True):
+            ranks[place] = rank
+    return ranks
 
 
 def _row(runs: list[Record], protocol: str, current: str) -> dict[str, Any]:
-    head = max(runs, key=_age)
+    head = max(runs, key=age)
     values = {name: [run["summary"][protocol][name] for run in runs] for name in runs[0]["summary"][protocol]}
     row: dict[str, Any] = {"rank": None, "protocol": protocol, "n_runs": len(runs)}
     row |= {name: head[name] for name in ("method", "backbone", "key", "settings", "group", "primary")}
@@ -157,7 +105,7 @@ def _row(runs: list[Record], protocol: str, current: str) -> dict[str, Any]:
     row["train_seconds_mean"] = mean(_over_tasks(runs, "train_seconds", sum))
     row["eval_seconds_mean"] = mean(_over_tasks(runs, "eval_seconds", sum))
     peaks = _over_tasks(runs, "peak_memory_mib", max)
-    row["peak_memory_mib"] = max(_whole(peaks), default=None)
+    row["peak_memory_mib"] = max(whole(peaks), default=None)
     row["stale"] = any(run["provenance"]["fingerprint"] != current for run in runs)
     return {name: row.get(name) for name in (*COLUMNS, *(f"{name}_mean" for name in EXTRA if name in values))}
 
@@ -166,18 +114,11 @@ def rank_class(row: dict[str, Any]) -> tuple:
     return row["group"], row["protocol"], row["backbone"]
 
 
-def _ranked(row: dict[str, Any]) -> bool:
-    return row["settings"] == "" and row["last_acc_mean"] is not None
-
-
-def _printed(row: dict[str, Any]) -> float:
-    return float(decimals(row["last_acc_mean"]))
-
-
 def _place(row: dict[str, Any]) -> tuple:
-    group = GROUPS.index(row["group"]) if row["group"] in GROUPS else len(GROUPS)
+    """Best average rank first, then without one; equals by mean last accuracy as printed, then by name."""
     rank = float("inf") if row["rank"] is None else row["rank"]
-    return PROTOCOLS.index(row["protocol"]), group, row["group"], rank, row["method"], row["key"]
+    last = -float(decimals(row["last_acc_mean"]) or "-inf")
+    return PROTOCOLS.index(row["protocol"]), *group_place(row["group"]), rank, last, row["method"], row["key"]
 
 
 def _measures(run: Record) -> tuple[str, ...]:
@@ -226,63 +167,69 @@ def _missing_rows(runs: list[Record], protocol: str) -> Iterator[list[object]]:
 
 def build(results: Path, stream: str | None = None) -> list[Path]:
     """Write ``results/leaderboards/<stream>.csv`` and beside it ``.matrix.csv``, ``.forgetting.csv`` and ``.bwt.csv``.
-    A fusion stream has ``.missing.csv`` as well: accuracy where a part of the samples lacks the image or the text.
+    A fusion stream has ``.missing.csv`` as well: accuracy where a part of the samples lacks the image or the text; a
+    stream whose runs kept their hits ``.pairs.csv``. ``overall.csv`` and ``overall.pairs.csv`` are over all streams,
+    whichever was named.
 
     ``matrix.csv`` is the mean matrix of the primary metric over the runs of each key's lowest order only: stages of
     different orders have learned different tasks. The other two are per task name over all runs in which the task was
-    not the last. A stream with no record that counts gets no file; one it has already is left with its header.
+    not the last. A stream with no record that counts gets no file, and without a comparison to show neither do the
+    last three; a file that is there already is left with its header.
 
-    Any number of processes may build at once: each looks again after writing and repeats if a record came meanwhile,
-    so whoever writes last has seen every record.
+    Any number of processes may build at once: each reads again after writing and repeats if the records that count
+    have changed meanwhile, so whoever writes last has seen every record.
 
     Returns:
         The files written.
 
     Raises:
-        UserError: no runs of that stream, or an unreadable record.
+        UserError: no runs of that stream, a stream named ``overall``, or an unreadable record of any stream.
     """
     results = Path(results)
     known_stream(results, stream)
+    entering = list(filter(counts, read_all(results)))
     for _ in range(10):
-        before = _stamps(results, stream)
-        written = _write(results, read_all(results, stream))
-        if _stamps(results, stream) == before:
+        written = _write(results, entering, stream)
+        before, entering = entering, list(filter(counts, read_all(results)))
+        if entering == before:
             break
     return written
 
 
 def known_stream(results: Path, stream: str | None) -> None:
     names = sorted(path.name for path in (results / "runs").glob("*") if path.is_dir())
+    if ACROSS in names:
+        raise UserError(f"{results / 'runs' / ACROSS}: {ACROSS}.csv is the table over all streams; rename this one")
     if stream is not None and stream not in names:
         raise unknown("stream", stream, names, f"{results / 'runs'}") if names else UserError(f"no runs in {results}")
 
 
-def _stamps(results: Path, stream: str | None) -> dict[Path, tuple[int, int]]:
-    stamps = {}
-    for path in run_files(results, stream):
-        try:
-            status = path.stat()
-        except FileNotFoundError:
-            continue
-        stamps[path] = (status.st_mtime_ns, status.st_ino)
-    return stamps
-
-
-def _write(results: Path, records: list[Record]) -> list[Path]:
+def _write(results: Path, entering: list[Record], stream: str | None) -> list[Path]:
+    """The files of one stream or of all, then those over all streams; all texts are made before a file is written."""
+    streams: dict[str, list[Record]] = {path.name: [] for path in (results / "runs").glob("*")}
+    for record in entering:
+        streams.setdefault(record["stream"]["folder"], []).append(record)
+    texts: dict[str, str] = {}
+    for folder in sorted(streams):
+        known = streams[folder] or (results / "leaderboards" / f"{folder}.csv").exists()
+        if known and stream in (None, folder):
+            texts |= {f"{folder}{suffix}": text for suffix, text in _texts(streams[folder]).items()}
+            texts[f"{folder}.pairs.csv"] = _table_text(comparisons.PAIRS, comparisons.pairs(streams[folder]))
+    texts[f"{ACROSS}.csv"] = _table_text(comparisons.OVERALL, comparisons.overall(entering))
+    texts[f"{ACROSS}.pairs.csv"] = _table_text(comparisons.OVERALL_PAIRS, comparisons.overall_pairs(entering))
     written = []
-    for folder in sorted({record["stream"]["folder"] for record in records}):
-        here = [record for record in records if record["stream"]["folder"] == folder]
-        if any(map(counts, here)) or (results / "leaderboards" / f"{folder}.csv").exists():
-            for suffix, text in _texts(here).items():
-                written.append(results / "leaderboards" / f"{folder}{suffix}")
-                write_text(written[-1], text)
+    for name, text in texts.items():
+        path = results / "leaderboards" / name
+        compares = name.endswith(".pairs.csv") or name == f"{ACROSS}.csv"
+        if not compares or text.count("\n") > 1 or path.exists():
+            write_text(path, text)
+            written.append(path)
     return written
 
 
-def _texts(records: list[Record]) -> dict[str, str]:
+def _texts(entering: list[Record]) -> dict[str, str]:
     """The content of a stream's files by suffix."""
-    entering = [record for record in records if counts(record)]
-    keys = [(runs, protocol) for runs in _by_key(entering) for protocol in PROTOCOLS]
+    keys = [(runs, protocol) for runs in by_key(entering) for protocol in PROTOCOLS]
     measures = _measures(entering[0]) if entering else ("accuracy",)
 
     def long(columns: Iterable[str], cells: Any) -> str:
@@ -298,7 +245,7 @@ def _texts(records: list[Record]) -> dict[str, str]:
     every = rows(entering)
     columns = max((tuple(row) for row in every), key=len, default=COLUMNS)
     texts = {
-        ".csv": csv_text(columns, ([_cell(name, row.get(name)) for name in columns] for row in every)),
+        ".csv": _table_text(columns, every),
         ".matrix.csv": long(
             ("stage", "task", *(f"{each}_{kind}" for each in measures for kind in ("mean", "std"))), _matrix_rows
         ),
@@ -309,6 +256,10 @@ def _texts(records: list[Record]) -> dict[str, str]:
     if keys:
         texts[".missing.csv"] = long(("missing", "rate", "accuracy_mean", "accuracy_std"), _missing_rows)
     return texts
+
+
+def _table_text(columns: Sequence[str], found: Iterable[Mapping[str, Any]]) -> str:
+    return csv_text(columns, ([_cell(name, row.get(name)) for name in columns] for row in found))
 
 
 def _cell(name: str, value: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,26 +43,31 @@ def fingerprint(root: Path, method_file: Path) -> str:
 
 def _imported(root: Path, file: Path) -> Iterator[Path]:
     """The files below ``root/methods`` that ``file`` imports, anywhere in it, and the packages around them."""
-    import ast
-
     try:
-        tree = ast.parse(file.read_bytes())
+        package = file.parent.relative_to(root).parts if file.is_relative_to(root) else ()
+        names = _modules(file.read_bytes(), package)
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{file}: cannot be read as Python ({error})") from None
-    package = file.parent.relative_to(root).parts if file.is_relative_to(root) else ()
-    for node in ast.walk(tree):
+    for name in names:
+        if name[:1] == ("methods",):
+            parents = [root.joinpath(*name[:end], "__init__.py") for end in range(1, len(name) + 1)]
+            yield from (path for path in (root.joinpath(*name).with_suffix(".py"), *parents) if path.is_file())
+
+
+@lru_cache(maxsize=256)
+def _modules(source: bytes, package: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """What a file of this content in this package imports, split at the dots; most methods share most files."""
+    import ast
+
+    found: list[tuple[str, ...]] = []
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names = [tuple(alias.name.split(".")) for alias in node.names]
+            found += [tuple(alias.name.split(".")) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             start = package[: len(package) - node.level + 1] if node.level else ()
             base = (*start, *(node.module.split(".") if node.module else ()))
-            names = [base, *((*base, alias.name) for alias in node.names)]
-        else:
-            continue
-        for name in names:
-            if name[:1] == ("methods",):
-                parents = [root.joinpath(*name[:end], "__init__.py") for end in range(1, len(name) + 1)]
-                yield from (path for path in (root.joinpath(*name).with_suffix(".py"), *parents) if path.is_file())
+            found += [base, *((*base, alias.name) for alias in node.names)]
+    return tuple(found)
 
 
 def _git(root: Path, *arguments: str) -> str | None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark import metrics
-from benchmark.leaderboard import known_stream, mean, rank_class, rows
+from benchmark.leaderboard import known_stream, rank_class, rows
 from benchmark.records import PROTOCOLS, Record, decimals, missing_rows, read_all
+from benchmark.stats import mean
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,7 +51,8 @@ def _styled(text: str, style: str = "") -> Text:
 def table(results: Path, stream: str) -> Table:
     """The leaderboard of a stream, one line per (method, key): per cent with the standard deviation over runs.
 
-    Rank, forgetting and BWT are with the identity given; bold is the best default of its group and backbone.
+    Rank, forgetting and BWT are with the identity given; bold is the best default of its group and backbone. ``n=1``
+    stands for the rank of a default that ran once.
     """
     known_stream(Path(results), stream)
     every = rows(read_all(Path(results), stream))
@@ -71,8 +73,13 @@ def table(results: Path, stream: str) -> Table:
             value = mine[f"{name}_mean"]
             first = row["settings"] == "" and value is not None and value == best[name, *rank_class(mine)]
             cells.append(_styled(percent(value, mine[f"{name}_std"]), "bold" if first else ""))
-        result.add_row(_styled("" if row["rank"] is None else str(row["rank"])), *cells)
+        result.add_row(_styled(_rank(row)), *cells)
     return result
+
+
+def _rank(row: dict[str, Any]) -> str:
+    once = row["settings"] == "" and row["n_runs"] == 1
+    return decimals(row["rank"], 2) or ("n=1" if once else "")
 
 
 def _best(every: list[dict[str, Any]]) -> dict[tuple, float]:

@@ -17,48 +17,10 @@ from rich.console import Console
 
 from benchmark import leaderboard, records, tables
 from benchmark.errors import UserError
+from tests.made_records import made, save, with_hits
 
 ROOT = Path(__file__).parents[1]
-TASKS = ("lung_ct", "retina_oct", "skin")
 Rows = list[dict[str, str]]
-
-
-def made(
-    method: str = "ewc", key: str = "0123456789ab", seed: int = 0, order: int = 0, *, quality: float = 0.0,
-    tasks: tuple[str, ...] = TASKS, given: Any = None, **changes: Any,
-) -> records.Record:  # fmt: skip
-    """A complete record, with random scores of its own unless ``given`` says them; order 1 is the reverse."""
-    T = len(tasks)
-    permutation = list(range(T))[:: 1 if order == 0 else -1]
-    generator = np.random.default_rng([seed, order, int(key, 16), *method.encode()])
-    matrix = np.array(given) if given is not None else np.round(generator.random((T + 1, T)) * 0.5 + quality, 4)
-    hidden = matrix.copy()
-    hidden[np.triu_indices_from(hidden)] = np.nan
-    scores = {"accuracy": {"given": matrix.tolist(), "hidden": hidden.tolist()}}
-    scores |= {name: scores["accuracy"] for name in ("balanced_accuracy", "macro_auroc", "macro_f1")}
-    described = [
-        {"name": tasks[place], "modality": tasks[place].split("_")[0], "labels": ["a"]} for place in permutation
-    ]
-    record = {
-        "schema": 1, "key": key, "status": "complete", "method": method, "group": "plain",
-        "stream": {"name": "three", "folder": "three", "version": 1, "hash": "ff", "kind": "classification",
-                   "label_space": "own", "tasks": described},
-        "config": {}, "settings": "", "backbone": "phantom-clip", "seed": seed, "order": order,
-        "permutation": permutation, "limit": None, "split": "test", "primary": "accuracy", "scores": scores,
-        "router_accuracy": None, "summary": records.summarise(scores),
-        "cost": {"trainable_params": [10, 30, 20], "stored_params": [1, 2, 3], "stored_bytes": [100, 200, 300],
-                 "train_seconds": [1.0, 2.0, 3.5 + seed], "eval_seconds": [0.25] * 4, "images_per_second": [1.0] * 3,
-                 "peak_memory_mib": [100.0 + seed]},
-        "provenance": {"fingerprint": "aa", "finished": f"2026-01-01T00:00:{seed:02d}+00:00"},
-    }  # fmt: skip
-    return record | changes
-
-
-def save(results: Path, *many: records.Record) -> Path:
-    for record in many:
-        identity = (record[name] for name in ("method", "key", "seed", "order"))
-        records.write_record(records.run_folder(results, record["stream"]["folder"], *identity), record)
-    return results
 
 
 def read(results: Path, suffix: str = ".csv") -> Rows:
@@ -89,7 +51,7 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
     given, hidden = read(tmp_path)
     low, high = given.pop("last_acc_ci_low"), given.pop("last_acc_ci_high")
     assert given == {
-        "rank": "1", "method": "ewc", "backbone": "phantom-clip", "key": "0123456789ab", "settings": "",
+        "rank": "", "method": "ewc", "backbone": "phantom-clip", "key": "0123456789ab", "settings": "",
         "group": "plain", "protocol": "given", "primary": "accuracy", "n_runs": "2", "seeds": "0 1", "orders": "0",
         "last_acc_mean": "0.766667",  # (1.9 / 3 + 2.7 / 3) / 2
         "last_acc_std": "0.188562",  # (0.9 - 0.6333) / sqrt(2)
@@ -104,7 +66,7 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
         "stale": "true",
     }  # fmt: skip
     assert low == "0.633333" and high == "0.900000"  # a quarter of the draws takes one seed twice
-    assert hidden["protocol"] == "hidden" and hidden["last_acc_mean"] == "0.766667" and hidden["rank"] == "1"
+    assert hidden["protocol"] == "hidden" and hidden["last_acc_mean"] == "0.766667" and hidden["rank"] == ""
     assert hidden["avg_acc_mean"] == hidden["fwt_mean"] == hidden["transfer_mean"] == ""
     header = (tmp_path / "leaderboards" / "three.csv").read_text().splitlines()[0]
     assert header == ",".join(leaderboard.COLUMNS)
@@ -150,35 +112,61 @@ def test_only_whole_runs_on_test_data_enter(tmp_path: Path) -> None:
     assert leaderboard.build(tmp_path / "nothing") == []
 
 
-def test_ranks_and_order(tmp_path: Path) -> None:
-    def flat(method: str, key: str, score: float, **changes: Any) -> records.Record:
-        return made(method, key, given=np.full((4, 3), score), **changes)
+def flat(method: str, key: str, *scores: float, **changes: Any) -> list[records.Record]:
+    """Runs with seeds from 0 on, each with one score everywhere."""
+    return [made(method, key, seed, given=np.full((4, 3), score), **changes) for seed, score in enumerate(scores)]
 
-    silent = flat("needs_id", "06", 0.9, group="needs identity")
-    silent["summary"]["hidden"] = dict.fromkeys(silent["summary"]["hidden"])
+
+def test_ranks_and_order(tmp_path: Path) -> None:
+    silent = flat("needs_id", "06", 0.9, 0.9, group="needs identity")
+    for record in silent:
+        record["summary"]["hidden"] = dict.fromkeys(record["summary"]["hidden"])
     save(
         tmp_path,
-        flat("joint", "01", 0.95, group="joint"),
-        flat("tied_b", "02", 0.5),
-        flat("tied_a", "03", 0.5),
-        flat("low", "04", 0.4),
-        flat("tuned", "05", 0.99, settings="rank=16"),
-        silent,
-        flat("large", "07", 0.3, backbone="ViT-B-16/openai"),
-        flat("replay", "08", 0.6, group="keeps images"),
-        flat("ahead", "09", 0.6, group="needs length"),
-        flat("best", "0a", 0.7),
+        *flat("joint", "01", 0.95, 0.95, group="joint"),
+        *flat("tied_b", "02", 0.5, 0.5),
+        *flat("tied_a", "03", 0.5, 0.5),
+        *flat("low", "04", 0.4, 0.45),
+        *flat("tuned", "05", 0.99, 0.99, settings="rank=16"),
+        *silent,
+        *flat("rival", "0d", 0.8, 0.8, group="needs identity"),
+        *flat("large", "07", 0.3, 0.3, backbone="ViT-B-16/openai"),
+        *flat("larger", "0b", 0.45, 0.2, backbone="ViT-B-16/openai"),
+        *flat("replay", "08", 0.6, 0.6, group="keeps images"),
+        *flat("ahead", "09", 0.6, group="needs length"),
+        *flat("best", "0a", 0.7, 0.42),
+        *flat("once", "0c", 0.98),
     )
     leaderboard.build(tmp_path)
     rows = read(tmp_path)
     found = [(row["rank"], row["method"]) for row in rows if row["protocol"] == "given"]
     assert found == [
-        ("1", "best"), ("1", "large"), ("2", "tied_a"), ("2", "tied_b"), ("4", "low"), ("", "tuned"),
-        ("1", "needs_id"), ("1", "replay"), ("1", "ahead"), ("1", "joint"),
+        ("1.50", "larger"), ("1.50", "large"),  # of one mean rank: the better mean first
+        ("2.00", "tied_a"), ("2.00", "tied_b"),  # 2.5 behind best, then 1.5
+        ("2.50", "best"), ("3.50", "low"),
+        ("", "tuned"), ("", "once"),  # no rank: by their means
+        ("1.00", "needs_id"), ("2.00", "rival"), ("", "replay"), ("", "ahead"), ("", "joint"),
     ]  # fmt: skip
-    assert [row["protocol"] for row in rows] == ["given"] * 10 + ["hidden"] * 10
+    assert [row["protocol"] for row in rows] == ["given"] * 13 + ["hidden"] * 13
     unanswered = next(row for row in rows if row["method"] == "needs_id" and row["protocol"] == "hidden")
-    assert unanswered["rank"] == unanswered["last_acc_mean"] == "" and unanswered["n_runs"] == "1"
+    assert unanswered["rank"] == unanswered["last_acc_mean"] == "" and unanswered["n_runs"] == "2"
+    alone = next(row for row in rows if row["method"] == "rival" and row["protocol"] == "hidden")
+    assert alone["rank"] == ""  # its rival has no answer
+
+
+def test_rank_is_averaged_over_the_cells_that_most_have() -> None:
+    a = {(0, 0): 0.9, (0, 1): 0.5, (1, 0): 0.7}
+    b = {(0, 0): 0.8, (0, 1): 0.8, (1, 0): 0.7}
+    c = {(0, 0): 0.7, (0, 1): 0.6, (1, 0): 0.9, (1, 1): 0.1}  # a cell that only c has counts for nobody
+    # a: 1, 3, 2.5; b: 2, 1, 2.5; c: 3, 2, 1
+    assert leaderboard.cell_ranks([a, b, c]) == [pytest.approx(6.5 / 3), pytest.approx(5.5 / 3), 2.0]
+    short = {(0, 0): 1.0, (0, 1): 1.0}
+    assert leaderboard.cell_ranks([short, a, b, c]) == [None, *leaderboard.cell_ranks([a, b, c])]
+    assert leaderboard.cell_ranks([short, short, a, b]) == [1.5, 1.5, 3.5, 3.5]  # half is not most: (1, 0) is out
+    once = {(0, 0): 0.3}
+    assert leaderboard.cell_ranks([once, once, a]) == [None] * 3  # one cell is no replicate
+    assert leaderboard.cell_ranks([a]) == [None] and leaderboard.cell_ranks([a, once]) == [None, None]
+    assert leaderboard.cell_ranks([]) == []
 
 
 def test_stale(tmp_path: Path) -> None:
@@ -226,17 +214,6 @@ def test_per_task_csvs_go_by_name_over_all_orders(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_interval_is_nested() -> None:
-    runs = [made(seed=seed, order=order) for order in (0, 1) for seed in (0, 1, 2)]
-    between = leaderboard.interval(runs, [0.4, 0.4, 0.4, 0.8, 0.8, 0.8])
-    assert between == (pytest.approx(0.4), pytest.approx(0.8))  # two orders: seeds do not make them more
-    low, high = leaderboard.interval(runs, [0.4, 0.6, 0.8, 0.4, 0.6, 0.8])
-    assert 0.4 < low < 0.6 < high < 0.8
-    assert leaderboard.interval(runs[:1], [0.5]) == leaderboard.interval(runs[:2], [0.5, None]) == (None, None)
-    uneven = leaderboard.interval(runs[:4], [0.5, 0.5, 0.5, 0.5])
-    assert uneven == (0.5, 0.5)
-
-
 def test_errors_name_the_file_or_the_stream(tmp_path: Path) -> None:
     save(tmp_path, made())
     with pytest.raises(UserError, match="did you mean 'three'"):
@@ -254,24 +231,62 @@ def test_a_record_that_comes_meanwhile_is_seen(tmp_path: Path, monkeypatch: pyte
     save(tmp_path, made())
     write = leaderboard._write
 
-    def slow_write(results: Path, found: list[records.Record]) -> list[Path]:
+    def slow_write(results: Path, found: list[records.Record], stream: str | None) -> list[Path]:
         if len(found) == 1:
             save(tmp_path, made(seed=1))
-        return write(results, found)
+        return write(results, found, stream)
 
     monkeypatch.setattr(leaderboard, "_write", slow_write)
     leaderboard.build(tmp_path)
     assert read(tmp_path)[0]["n_runs"] == "2"
 
 
-def test_eight_builders_at_once(tmp_path: Path) -> None:
-    save(tmp_path / "a", *grid())
-    leaderboard.build(save(tmp_path / "b", *grid()))
-    program = "import sys; from pathlib import Path; from benchmark.leaderboard import build; build(Path(sys.argv[1]))"
-    command = [sys.executable, "-c", program, str(tmp_path / "a")]
-    builders = [subprocess.Popen(command, cwd=ROOT) for _ in range(8)]
-    assert [builder.wait(timeout=60) for builder in builders] == [0] * 8
-    assert files(tmp_path / "a") == files(tmp_path / "b")
+WRITERS = """
+import json, multiprocessing, sys
+from pathlib import Path
+import scipy.stats
+from benchmark import leaderboard, records
+results, many = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
+def write(place):
+    for record in many[place::8]:
+        folder = record["stream"]["folder"]
+        identity = (record[name] for name in ("method", "key", "seed", "order"))
+        records.write_record(records.run_folder(results, folder, *identity), record)
+        leaderboard.build(results, folder)
+processes = [multiprocessing.get_context("fork").Process(target=write, args=(place,)) for place in range(8)]
+for process in processes:
+    process.start()
+for process in processes:
+    process.join()
+sys.exit(sum(process.exitcode != 0 for process in processes))
+"""
+
+
+def test_eight_processes_write_records_and_rebuild_at_once(tmp_path: Path) -> None:
+    def on(stream: str, record: records.Record) -> records.Record:
+        hits = {task: np.array(record["scores"]["accuracy"]["given"])[1:, place] > 0.25 for place, task in
+                enumerate(task["name"] for task in record["stream"]["tasks"])}  # fmt: skip
+        return with_hits(record, hits) | {"stream": record["stream"] | {"name": stream, "folder": stream}}
+
+    many = [on("three", made(method, seed=seed)) for method in ("ewc", "lwf", "er", "l2p") for seed in (0, 1)]
+    many += [on(stream, made(method)) for stream in ("four", "five") for method in ("ewc", "lwf", "er", "l2p")]
+    random.Random(0).shuffle(many)
+    records.write_json(tmp_path / "many.json", many)
+    command = [sys.executable, "-c", WRITERS, str(tmp_path / "a"), str(tmp_path / "many.json")]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=200)
+    leaderboard.build(save(tmp_path / "b", *many))
+    found = files(tmp_path / "a")
+    assert found == files(tmp_path / "b")  # nothing lost, and no temporary file is left
+    assert {"three.pairs.csv", "overall.csv", "overall.pairs.csv"} <= set(found)
+    assert all(found[name].count(b"\n") > 1 for name in found)
+
+
+def test_a_stream_of_the_name_of_the_table_over_all_is_refused(tmp_path: Path) -> None:
+    record = made()
+    save(tmp_path, record | {"stream": record["stream"] | {"folder": "overall"}})
+    with pytest.raises(UserError, match="rename"):
+        leaderboard.build(tmp_path)
+    assert not (tmp_path / "leaderboards").exists()
 
 
 # What is printed
@@ -308,8 +323,16 @@ def test_tables_fit_in_100_columns(tmp_path: Path) -> None:
     assert "-" in printed(tables.transfer_table(single))
 
 
+def test_one_replicate_is_shown_as_such(tmp_path: Path) -> None:
+    save(tmp_path, *flat("a", "01", 0.9, 0.8), *flat("b", "02", 0.8, 0.9), *flat("once", "03", 0.95),
+         *flat("tuned", "04", 0.99, settings="rank=16"))  # fmt: skip
+    lines = [line.split()[:2] for line in printed(tables.table(tmp_path, "three")).splitlines() if "plain" in line]
+    assert lines == [["1.50", "a"], ["1.50", "b"], ["tuned", "rank=16"], ["n=1", "once"]]
+
+
 def test_no_torch() -> None:
     program = (
-        "import sys, benchmark.leaderboard; print([m for m in ('torch', 'lightning', 'methods') if m in sys.modules])"
+        "import sys, benchmark.leaderboard; heavy = ('torch', 'lightning', 'methods', 'scipy', 'pandas')\n"
+        "print([name for name in heavy if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True).stdout == "[]\n"

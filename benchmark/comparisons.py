@@ -1,0 +1,230 @@
+"""Methods against each other: in pairs on the same samples of one stream, and in ranks over many streams.
+
+Only rows with default settings are compared. Plain rows (dicts) come out, for CSVs and for the report.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from benchmark import stats
+from benchmark.entries import age, by_key, counts, group_place
+from benchmark.errors import UserError
+from benchmark.records import PROTOCOLS, Record, decimals
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PAIRS = (
+    "protocol", "backbone", "method_a", "method_b", "n_cells", "n_samples", "difference", "ci_low", "ci_high",
+    "p_bootstrap", "p_mcnemar", "p_holm", "key_a", "key_b",
+)  # fmt: skip
+OVERALL = (
+    "protocol", "group", "backbone", "method", "n_streams", "streams", "average_rank", "friedman_statistic",
+    "friedman_p", "critical_difference",
+)  # fmt: skip
+OVERALL_PAIRS = (
+    "protocol", "group", "backbone", "method_a", "method_b", "n_streams", "difference", "p_wilcoxon", "p_holm",
+)  # fmt: skip
+FEWEST_STREAMS = 3
+
+Cell = tuple  # order, seed, what else must be equal for samples to be the same
+Row = dict[str, Any]
+
+
+# Of one stream
+
+
+def pairs(records: Iterable[Record]) -> list[Row]:
+    """Dicts of ``PAIRS``: every two methods of one stream and backbone with default settings and cells in common.
+
+    ``difference`` is the mean of a - b over shared cells, tasks and samples. ``p_mcnemar`` is of the lowest shared cell
+    (order, then seed) alone. ``p_holm`` is ``p_bootstrap`` after Holm over all pairs of the protocol.
+
+    Raises:
+        UserError: hits that are not what they should be, naming the run.
+    """
+    defaults = [runs for runs in by_key(filter(counts, records)) if runs[0]["settings"] == ""]
+    return [row for protocol in PROTOCOLS for row in _pairs_of(defaults, protocol)]
+
+
+def _pairs_of(defaults: list[list[Record]], protocol: str) -> list[Row]:
+    hits = [dict(filter(None, (_hits(run, protocol) for run in runs))) for runs in defaults]
+    shares: list[dict[Cell, np.ndarray]] | None = None
+    rows: list[Row] = []
+    for a, b in combinations(range(len(defaults)), 2):
+        one, other = defaults[a][0], defaults[b][0]
+        shared = sorted(hits[a].keys() & hits[b].keys())
+        if not shared or one["method"] == other["method"] or one["backbone"] != other["backbone"]:
+            continue
+        shares = _shares(hits) if shares is None else shares
+        between = stats.paired(_columns(shares[a], shared), _columns(shares[b], shared))
+        mine, its = _all_tasks(hits[a][shared[0]]), _all_tasks(hits[b][shared[0]])
+        rows.append(
+            {"protocol": protocol, "backbone": one["backbone"], "method_a": one["method"], "method_b": other["method"],
+             "n_cells": len(shared), "n_samples": len(mine), "difference": between.difference, "ci_low": between.low,
+             "ci_high": between.high, "p_bootstrap": between.p, "p_mcnemar": stats.mcnemar(mine, its),
+             "key_a": one["key"], "key_b": other["key"]}
+        )  # fmt: skip
+    corrected = stats.holm([row["p_bootstrap"] for row in rows])
+    return [row | {"p_holm": p} for row, p in zip(rows, corrected, strict=True)]
+
+
+def _hits(run: Record, protocol: str) -> tuple[Cell, list[np.ndarray]] | None:
+    """The cell and its tasks' hits by name of the task; None where the run did not keep them or had no answer.
+
+    Samples are the same in runs of one order, seed, stream hash and permutation (orders are not in the hash).
+    """
+    import numpy as np
+
+    tasks = [task["name"] for task in run["stream"]["tasks"]]
+    kept = (run.get("hits") or {}).get(protocol) or {}
+    if any(kept.get(task) is None for task in tasks):
+        return None
+    found = []
+    for task in sorted(tasks):
+        try:
+            size, packed = kept[task]["n"], b64decode(kept[task]["bits"], validate=True)
+            if size < 1 or len(packed) != -(-size // 8):
+                raise ValueError
+            found.append(np.unpackbits(np.frombuffer(packed, np.uint8), count=size).astype(bool))
+        except (KeyError, TypeError, ValueError):
+            place = "/".join((run["stream"]["folder"], run["method"], run["key"]))
+            place += f"/seed{run['seed']}-order{run['order']}"
+            raise UserError(f"{place}: hits.{protocol}.{task} is not n and the bits of n samples") from None
+    sizes = tuple(map(len, found))
+    return (run["order"], run["seed"], run["stream"]["hash"], tuple(run["permutation"]), sizes), found
+
+
+def _shares(hits: Sequence[dict[Cell, list[np.ndarray]]]) -> list[dict[Cell, np.ndarray]]:
+    """Per row of the leaderboard and cell a column of ``stats.resampled``: all cells of the same samples at once."""
+    import numpy as np
+
+    result: list[dict[Cell, np.ndarray]] = [{} for _ in hits]
+    cells = [(place, cell) for place, each in enumerate(hits) for cell in sorted(each)]
+    for samples in sorted({(cell[2], cell[4]) for _, cell in cells}):
+        alike = [(place, cell) for place, cell in cells if (cell[2], cell[4]) == samples]
+        tasks = zip(*(hits[place][cell] for place, cell in alike), strict=True)
+        share_ER = stats.resampled([np.array(rows) for rows in tasks])
+        for (place, cell), share_E in zip(alike, share_ER.T, strict=True):
+            result[place][cell] = share_E
+    return result
+
+
+def _columns(shares: dict[Cell, np.ndarray], cells: Sequence[Cell]) -> np.ndarray:
+    import numpy as np
+
+    return np.stack([shares[cell] for cell in cells], axis=1)
+
+
+def _all_tasks(hits: Sequence[np.ndarray]) -> np.ndarray:
+    import numpy as np
+
+    return np.concatenate(list(hits))
+
+
+# Across streams
+
+
+@dataclass(frozen=True)
+class Across:
+    """Methods x streams without holes: ``table_BM[b][m]`` is method m's mean last accuracy on stream b."""
+
+    protocol: str
+    group: str
+    backbone: str
+    streams: tuple[str, ...]
+    methods: tuple[str, ...]
+    table_BM: tuple[tuple[float, ...], ...]
+
+
+def across(records: Iterable[Record]) -> list[Across]:
+    """For each protocol, group and backbone the largest full table of methods x streams, if there is one.
+
+    Largest: the most cells among those with five streams or more, from which on a critical difference exists; where
+    no two methods share five, among those with three or more; of equals the one with more streams, then by name. A
+    method's number is the mean over the runs of its default row, to 6 decimals; of several default rows (another
+    precision, say) the one with the most runs counts, of equals the newest.
+    """
+    found: dict[tuple, dict[str, dict[str, float]]] = {}
+    for runs in _defaults(records):
+        head = runs[0]
+        for protocol in PROTOCOLS:
+            value = decimals(stats.mean([run["summary"][protocol]["last_acc"] for run in runs]))
+            if value:
+                place = (PROTOCOLS.index(protocol), *group_place(head["group"]), head["backbone"])
+                methods = found.setdefault(place, {})
+                methods.setdefault(head["method"], {})[head["stream"]["folder"]] = float(value)
+    result = []
+    for protocol_place, _, group, backbone in sorted(found):
+        methods = found[protocol_place, *group_place(group), backbone]
+        streams = _full(methods)
+        if streams:
+            names = tuple(sorted(name for name in methods if streams <= methods[name].keys()))
+            blocks = tuple(sorted(streams))
+            table = tuple(tuple(methods[name][block] for name in names) for block in blocks)
+            result.append(Across(PROTOCOLS[protocol_place], group, backbone, blocks, names, table))
+    return result
+
+
+def _defaults(records: Iterable[Record]) -> list[list[Record]]:
+    """The runs of the default row of each (stream, method, backbone)."""
+    streams: dict[str, list[Record]] = {}
+    for record in filter(counts, records):
+        streams.setdefault(record["stream"]["folder"], []).append(record)
+    best: dict[tuple, list[Record]] = {}
+    for folder in sorted(streams):
+        for runs in by_key(streams[folder]):
+            place = (folder, runs[0]["method"], runs[0]["backbone"])
+            if runs[0]["settings"] == "":
+                best[place] = max(best.get(place, runs), runs, key=lambda runs: (len(runs), max(map(age, runs))))
+    return [best[place] for place in sorted(best)]
+
+
+def _full(methods: dict[str, dict[str, float]]) -> frozenset[str]:
+    """The streams of the largest full table, none if no two methods share three. Its streams are always those that
+    some of the methods have in common, so only such sets are looked at."""
+    common: set[frozenset[str]] = set()
+    for mine in methods.values():
+        common |= {frozenset(mine)} | {each.intersection(mine) for each in common}
+
+    def size(streams: frozenset[str]) -> tuple[bool, int, int]:
+        holders = sum(streams <= mine.keys() for mine in methods.values())
+        return len(streams) >= stats.FEWEST_BLOCKS, holders * len(streams), len(streams)
+
+    fit = [each for each in common if len(each) >= FEWEST_STREAMS and size(each)[1] >= 2 * len(each)]
+    return max(sorted(fit, key=sorted), key=size, default=frozenset())
+
+
+def overall(records: Iterable[Record]) -> list[Row]:
+    """Dicts of ``OVERALL``, a class after the other, best average rank first.
+
+    Friedman's numbers are None for two methods, or when all are equal; the critical difference for fewer than five
+    streams.
+    """
+    rows = []
+    for table in across(records):
+        ranks = stats.average_ranks(table.table_BM)
+        numbers = stats.friedman(table.table_BM)[:2] if len(table.methods) > 2 else (None, None)
+        many = len(table.streams) >= stats.FEWEST_BLOCKS
+        critical = stats.critical_difference(table.table_BM)[0] if many else None
+        for rank, method in sorted(zip(ranks, table.methods, strict=True)):
+            values = (table.protocol, table.group, table.backbone, method, len(table.streams), " ".join(table.streams))
+            rows.append(dict(zip(OVERALL, (*values, rank, *numbers, critical), strict=True)))
+    return rows
+
+
+def overall_pairs(records: Iterable[Record]) -> list[Row]:
+    """Dicts of ``OVERALL_PAIRS``: Wilcoxon's test over the streams of every two methods of a class, ``p_holm`` over the
+    class; ``difference`` is the mean of a - b over streams."""
+    rows = []
+    for table in across(records):
+        for a, b, p, corrected in stats.wilcoxon_holm(table.table_BM):
+            gap = stats.mean([block[a] - block[b] for block in table.table_BM])
+            who = (table.protocol, table.group, table.backbone, table.methods[a], table.methods[b])
+            rows.append(dict(zip(OVERALL_PAIRS, (*who, len(table.streams), gap, p, corrected), strict=True)))
+    return rows
