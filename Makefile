@@ -2,21 +2,31 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 METHOD ?=
+METHODS ?= $(METHOD)
 STREAM ?= phantom8
+STREAMS ?= $(STREAM)
 BACKBONE ?= phantom-clip
 SEED ?= 0
+SEEDS ?= $(SEED)
 ORDER ?= 0
+ORDERS ?= $(ORDER)
+BACKEND ?= local
 RESULTS ?= results
-OPTIONS = --stream $(STREAM) --backbone $(BACKBONE) --seed $(SEED) --order $(ORDER) --results $(RESULTS) \
+OPTIONS = --backbone $(BACKBONE) --results $(RESULTS) \
 	$(if $(LIMIT),--limit $(LIMIT)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DATA),--data $(DATA)) \
 	$(if $(PRESET),--preset $(PRESET)) $(if $(filter 1,$(FORCE)),--force) $(ARGS)
+CELL = $(if $(METHOD),--method $(METHOD)) --stream $(STREAM) --seed $(SEED) --order $(ORDER) $(OPTIONS)
+GRID = --methods "$(METHODS)" --streams "$(STREAMS)" --seeds $(SEEDS) --orders $(ORDERS) $(OPTIONS)
 
-.PHONY: help setup bench plan check smoke methods streams leaderboard pretrain test test-all lint
+.PHONY: help setup bench sweep plan check smoke methods streams leaderboard report merge predict export pretrain test \
+	test-all lint
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make bench METHOD=mslora_cr [STREAM= BACKBONE= SEED= ORDER= LIMIT= EPOCHS= DATA= RESULTS= PRESET= FORCE=1 ARGS=]"
-	@echo "make plan METHOD=... | check METHOD=... | smoke | methods | streams | leaderboard | pretrain | test | test-all | lint"
+	@echo 'make sweep METHODS="mslora_cr stacked_lora" [STREAMS=phantom8 SEEDS=0,1,2 ORDERS=0,1 BACKEND=local|slurm|ray ...]'
+	@echo "make plan METHOD=... or METHODS=... | check METHOD=... | smoke | methods | streams | leaderboard | report"
+	@echo "make merge FROM=dir | predict RUN=dir IMAGES=dir | export RUN=dir TASK=name TO=dir | pretrain | test | test-all | lint"
 
 setup: .venv/.installed
 .venv/.installed: pyproject.toml
@@ -26,9 +36,11 @@ setup: .venv/.installed
 	@touch $@
 
 bench: setup
-	@$(PY) -m benchmark run $(if $(METHOD),--method $(METHOD)) $(OPTIONS)
+	@$(PY) -m benchmark run $(CELL)
+sweep: setup
+	@$(PY) -m benchmark sweep $(GRID) --engine $(BACKEND)
 plan: setup
-	@$(PY) -m benchmark plan $(if $(METHOD),--method $(METHOD)) $(OPTIONS)
+	@$(PY) -m benchmark plan $(if $(filter command line,$(origin METHODS)),$(GRID),$(CELL))
 check: setup
 	@$(PY) -m benchmark check --method $(or $(METHOD),all)
 smoke: setup
@@ -40,6 +52,14 @@ streams: setup
 	@$(PY) -m benchmark list streams
 leaderboard: setup
 	@$(PY) -m benchmark leaderboard --results $(RESULTS)
+report: setup
+	@$(PY) -m benchmark report --results $(RESULTS)
+merge: setup
+	@$(PY) -m benchmark merge --from $(FROM) --results $(RESULTS)
+predict: setup
+	@$(PY) -m benchmark predict --run $(RUN) --images $(IMAGES) $(if $(TASK),--task $(TASK)) $(ARGS)
+export: setup
+	@$(PY) -m benchmark export --run $(RUN) --task $(TASK) --to $(TO) $(ARGS)
 pretrain: setup
 	$(PY) -m benchmark pretrain
 test: setup

@@ -1,0 +1,74 @@
+"""A method as a run left it: grown again task by task, then loaded from ``method.safetensors``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from benchmark import records, registry
+from benchmark.data import catalog
+from benchmark.errors import UserError
+from benchmark.run import quiet
+from benchmark.stream import Budget, Stream, Task
+from methods import backbones
+from methods.base import IncrementalMethod
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A method after the last task, in eval mode on the CPU, with the stream in the order of its run."""
+
+    method: IncrementalMethod
+    stream: Stream
+    record: records.Record
+
+    def task(self, name: str) -> Task:
+        """A learned task by name.
+
+        Raises:
+            UserError: with the nearest name.
+        """
+        from benchmark.errors import unknown
+
+        known = {task.name: task for task in self.stream}
+        if name not in known:
+            raise unknown("task", name, known, "--task")
+        return known[name]
+
+
+def load(folder: Path) -> Trained:
+    """The method of a complete run.
+
+    Raises:
+        UserError: no complete run is there, its state was left on another machine, or its stream's labels have changed.
+    """
+    quiet()
+    record = records.read_record(folder)
+    state = Path(folder) / "method.safetensors"
+    config = record.get("config", {})
+    if record["status"] != "complete":
+        raise UserError(f"{folder}: the run is unfinished; the command that began it continues")
+    if not state.is_file():
+        raise UserError(f"{state}: not there (it stays on the machine that made the run): run it again with --force")
+    recipe = catalog.load(config["stream"], None)
+    stream = recipe.stream.reordered(record["permutation"])
+    if [[label.name for label in task.labels] for task in stream] != [t["labels"] for t in record["stream"]["tasks"]]:
+        raise UserError(f"{folder}: the classes of stream {config['stream']} are not those that were learned")
+    cls = registry.load(config["method"])
+    with torch.random.fork_rng():  # what grows is drawn at random, and then overwritten
+        method: IncrementalMethod = cls(**config["method_args"])
+        backbone = backbones.load(config["backbone"], config["pretrained"])
+        if stream.kind != "classification":
+            backbone.with_text()
+        method.attach(backbone, Budget(**{field.name: config[field.name] for field in fields(Budget)}))
+        for task in stream:
+            method.begin_task(task)
+    tensors = load_file(state)
+    _, unexpected = method.load_state_dict(tensors, strict=False)
+    lost = [*unexpected, *(set(method.state_dict()) - set(tensors))]
+    if lost:
+        raise UserError(f"{state}: does not fit this version of {record['method']} ({', '.join(sorted(lost)[:3])})")
+    return Trained(method.eval(), stream, record)

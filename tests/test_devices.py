@@ -1,0 +1,109 @@
+"""Several processes that learn together: the parts of a batch, the same draws, the same matrix as one process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from benchmark import cli, records
+from benchmark.data.module import Batches, Samples
+from benchmark.stream import Share
+from methods.base import augment
+
+CPU = torch.device("cpu")
+RUN = ["run", "--method", "mslora_cr", "--stream", "smoke", "--epochs", "2", "--batch_size", "7", "--quiet"]
+
+
+@given(st.integers(1, 200), st.integers(1, 16))
+def test_the_parts_of_a_batch_are_every_row_once(size: int, world: int) -> None:
+    shares = [Share.of(size, rank, world) for rank in range(world)]
+    rows = [row for share in shares if share.weight for row in range(share.start, share.stop)]
+    assert rows == list(range(size))
+    assert all(share.stop > share.start for share in shares)  # nobody takes the mean of nothing
+
+
+@given(st.integers(1, 40), st.integers(1, 6), st.integers(0, 99))
+def test_weighted_means_of_parts_are_the_mean_of_the_batch(size: int, world: int, seed: int) -> None:
+    values = np.random.default_rng(seed).normal(size=size)
+    shares = [Share.of(size, rank, world) for rank in range(world)]
+    mean = sum(share.weight * values[share.start : share.stop].mean() for share in shares) / world
+    np.testing.assert_allclose(mean, values.mean(), atol=1e-12)
+
+
+@pytest.mark.parametrize("crop", [False, True])
+def test_views_of_a_part_are_that_part_of_the_views(crop: bool) -> None:
+    images = torch.rand(11, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def views(share: Share | None) -> torch.Tensor:
+        torch.manual_seed(5)
+        return augment(images if share is None else images[share.start : share.stop], crop, share)
+
+    whole = views(None)
+    assert not torch.equal(whole, images)
+    for rank in range(3):
+        share = Share.of(11, rank, 3)
+        torch.testing.assert_close(views(share), whole[share.start : share.stop])
+
+
+def test_processes_take_their_part_of_every_batch() -> None:
+    samples = Samples(torch.arange(23).view(23, 1).byte(), torch.arange(23))
+    order = torch.randperm(23, generator=torch.Generator().manual_seed(0))
+    whole = [batch["index"].tolist() for batch in Batches([(samples, 0)], 5, CPU, lambda: order)]
+    parts = [Batches([(samples, 0)], 5, CPU, lambda: order, part=(rank, 2)) for rank in range(2)]
+    assert len(parts[0]) == len(parts[1]) == len(whole) == 5
+    for batch, *halves in zip(whole, *parts, strict=True):
+        assert [index for half in halves for index in half["index"].tolist()] == batch
+    assert [share.size for number in range(5) if (share := parts[0].share(number))] == [5, 5, 5, 5, 3]
+
+
+def test_two_processes_make_the_matrix_of_one(tmp_path: Path) -> None:
+    """With gloo on the CPU, at the same global batch; 7 divides neither the training set nor by two."""
+    for devices in (1, 2):
+        command = [sys.executable, "-m", "benchmark", *RUN, "--devices", str(devices), "--device", "cpu"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        argv = [*command, "--results", str(tmp_path / str(devices))]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("mslora_cr on smoke") == 1  # one process speaks
+    one, two = (next((tmp_path / name).glob("runs/*/*/*/*")) for name in ("1", "2"))
+    record, other = records.read_record(one), records.read_record(two)
+    assert one.parent.name == two.parent.name  # the same key: replicates of each other
+    assert record["scores"] == other["scores"] and record["hits"] == other["hits"]
+    state, shared = load_file(one / "method.safetensors"), load_file(two / "method.safetensors")
+    assert state.keys() == shared.keys()
+    for name, tensor in state.items():  # float32 sums in another order
+        torch.testing.assert_close(shared[name], tensor, atol=1e-3, rtol=1e-3, msg=name)
+    with np.load(one / "predictions.npz") as mine, np.load(two / "predictions.npz") as theirs:
+        for task in ("gland_nuclei", "chest_opacity"):  # every test sample is evaluated, once
+            assert theirs[f"2/{task}/given_logits"].shape == mine[f"2/{task}/given_logits"].shape
+            assert len(theirs[f"2/{task}/hidden_answer"]) == len(mine[f"labels/{task}"])
+    assert "2 x cpu" in other["provenance"]["device"] and not (two / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--method", "er", "--stream", "smoke", "--devices", "2"], "er needs whole batches"),
+        (["--method", "sequential_lora", "--stream", "smoke_retrieval", "--devices", "2"], "retrieval contrasts"),
+        (["--method", "ewc", "--stream", "smoke", "--devices", "2", "--batch_size", "1"], "more than the 1 samples"),
+        (["--method", "ewc", "--stream", "smoke", "--devices", "0"], "--devices"),
+        (["--method", "ewc", "--stream", "smoke", "--strategy", "dp"], "did you mean 'ddp'"),
+        (["--method", "ewc", "--stream", "smoke", "--devices", "4096", "--batch_size", "4096"], "CPU cores"),
+    ],
+)
+def test_what_cannot_be_shared_is_said_at_once(
+    argv: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", *argv, "--device", "cpu", "--results", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not any(tmp_path.iterdir())

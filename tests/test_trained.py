@@ -1,0 +1,183 @@
+"""What leaves a run: predictions on new images, and a task's LoRA as PEFT and open_clip load it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from peft import PeftModel
+from PIL import Image
+from torch import Tensor
+
+from benchmark import cli, trained
+from benchmark.data import catalog, identity
+from benchmark.data.module import task_data
+from benchmark.errors import UserError
+from methods import backbones
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Short runs by name."""
+    results = tmp_path_factory.mktemp("results")
+    wanted = {"mslora_cr": "smoke", "independent_lora": "smoke_fusion", "ncm": "smoke", "l2p": "smoke"}
+    wanted |= {"sequential_lora": "smoke_retrieval", "ranpac": "smoke"}
+    for method, stream in wanted.items():
+        argv = ["run", "--method", method, "--stream", stream, "--epochs", "1", "--lr", "0.01", "--quiet"]
+        assert cli.main([*argv, "--limit", "24", "--results", str(results)]) == 0
+    return {method: next(results.glob(f"runs/*/{method}/*/*")) for method in wanted}
+
+
+def samples(task: int, stream: str = "smoke") -> Tensor:
+    """uint8 (N, 3, H, W) test images of a task of a phantom stream."""
+    recipe = catalog.load(stream, Path())
+    tokens = backbones.load("phantom-clip").tokenizer
+    listed, source = recipe.stream.tasks[task], recipe.sources[task]
+    data = task_data(listed, source, identity.identities(recipe)[task], 64, 24, CPU, tokens)
+    images = data.splits["test"].images
+    assert images is not None
+    return images
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The test images of both tasks of smoke as PNG, one folder each."""
+    top = tmp_path_factory.mktemp("images")
+    for task in range(2):
+        (top / str(task)).mkdir()
+        for i, image in enumerate(samples(task)):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(top / str(task) / f"{i:02d}.png")
+    (top / "notes.txt").write_text("no image")
+    return top
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("method", ["mslora_cr", "ncm", "l2p"])
+def test_predictions_on_the_test_images_are_those_of_the_run(
+    method: str, runs: dict[str, Path], folder: Path, tmp_path: Path
+) -> None:
+    run, to = runs[method], tmp_path / "out.csv"
+    names = [task.name for task in catalog.load("smoke", Path()).stream]
+    labels = {label.id: label.name for label in catalog.load("smoke", Path()).stream.labels()}
+    with np.load(run / "predictions.npz", allow_pickle=False) as predictions:
+        for place, name in enumerate(names):
+            images = str(folder / str(place))
+            assert cli.main(["predict", "--run", str(run), "--images", images, "--to", str(to)]) == 0
+            answers = predictions[f"2/{name}/hidden_answer"]
+            assert [row["class"] for row in rows(to)] == [labels[answer] for answer in answers.tolist()]
+            argv = ["predict", "--run", str(run), "--images", images, "--task", name, "--to", str(to), "--top", "2"]
+            assert cli.main(argv) == 0
+            told = torch.from_numpy(predictions[f"2/{name}/given_logits"]).float().softmax(1)
+            written = [float(row["probability"]) for row in rows(to)]
+            assert {row["task"] for row in rows(to)} == {name} and len(written) == 2 * len(answers)
+            best = told.topk(2, dim=1).values.flatten()
+            torch.testing.assert_close(torch.tensor(written), best, atol=5e-3, rtol=0)  # logits are kept as float16
+
+
+def test_a_routed_task_is_where_the_router_sends_the_image(runs: dict[str, Path], folder: Path, tmp_path: Path) -> None:
+    to = tmp_path / "out.csv"
+    assert cli.main(["predict", "--run", str(runs["mslora_cr"]), "--images", str(folder), "--to", str(to)]) == 0
+    found = rows(to)
+    assert [row["image"] for row in found[:2]] == ["0/00.png", "0/01.png"]
+    loaded = trained.load(runs["mslora_cr"])
+    route = loaded.method.route({"image": torch.cat([samples(0), samples(1)])})
+    assert [row["task"] for row in found] == [loaded.stream.tasks[i].name for i in route.tolist()]
+    owner = {label.name: task.name for task in loaded.stream for label in task.labels}
+    assert all(owner[row["class"]] == row["task"] for row in found)
+
+
+def test_an_adapter_is_loaded_back_by_peft_with_equal_logits(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, pixels = runs["mslora_cr"], samples(1)
+    loaded = trained.load(run)
+    method, task = loaded.method, loaded.stream.tasks[1]
+    assert cli.main(["export", "--run", str(run), "--task", task.name, "--to", str(tmp_path / "adapter")]) == 0
+    assert "PeftModel.from_pretrained" in capsys.readouterr().out.replace("\n", "")
+    fresh = backbones.load("phantom-clip")
+    peft = PeftModel.from_pretrained(fresh.image, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        expected = method.scores({"image": pixels}, task.labels, task)
+        got = fresh.logits(peft.base_model.model(method.views(pixels, False)), fresh.class_features(task.labels))
+        frozen = fresh.logits(
+            backbones.load("phantom-clip").image(method.views(pixels, False)), fresh.class_features(task.labels)
+        )
+    torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-4)
+    assert not torch.allclose(frozen, expected, atol=0.1)  # it learned something that could be lost
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["r"] == 16  # two experts of rank 8 act on the second task
+
+
+def test_folded_weights_are_open_clips(runs: dict[str, Path], tmp_path: Path) -> None:
+    run, pixels = runs["independent_lora"], samples(0, "smoke_fusion")
+    loaded = trained.load(run)
+    method, task = loaded.method, loaded.stream.tasks[0]
+    to = tmp_path / "folded"
+    argv = ["export", "--run", str(run), "--task", task.name, "--to", str(to), "--format", "open_clip"]
+    assert cli.main(argv) == 0
+    model = open_clip.create_model(f"local-dir:{to}").eval()
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{to}")
+    tokens = tokenizer(["a small round lesion", "no finding"])
+    with torch.no_grad():
+        expected = method.represent({"image": pixels}, task), method.represent({"text": tokens}, task)
+        got = model.encode_image(method.views(pixels, False)), model.encode_text(tokens)
+    for mine, theirs in zip(expected, got, strict=True):
+        torch.testing.assert_close(theirs, mine, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["predict", "--images", "IMAGES", "--task", "gland_nucleus"], "did you mean 'gland_nuclei'"),
+        (["predict", "--images", "nowhere"], "no such folder"),
+        (["predict", "--images", "IMAGES", "--top", "0"], "--top"),
+        (["export", "--task", "nothing", "--to", "TO"], "unknown task"),
+        (["export", "--task", "gland_nuclei", "--to", "IMAGES"], "there is something already"),
+        (["export", "--task", "gland_nuclei", "--to", "TO", "--format", "onnx"], "format"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    argv: list[str], message: str, runs: dict[str, Path], folder: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    there = {"IMAGES": str(folder), "TO": str(tmp_path / "to")}
+    verb, *rest = (there.get(word, word) for word in argv)
+    more = ["--to", str(tmp_path / "out.csv")] if verb == "predict" else []
+    assert cli.main([verb, "--run", str(runs["mslora_cr"]), *rest, *more]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", ["ncm", "l2p", "ranpac"])
+def test_what_is_more_than_a_lora_is_not_exported_as_one(method: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no adapter to export|more than LoRA"):
+        from benchmark.export import export
+
+        export(runs[method], "gland_nuclei", tmp_path / "to")
+    assert not any(tmp_path.iterdir())
+
+
+def test_retrieval_and_unfinished_runs_are_refused(runs: dict[str, Path], folder: Path, tmp_path: Path) -> None:
+    from benchmark.predict import predict
+
+    with pytest.raises(UserError, match="has no classes"):
+        predict(runs["sequential_lora"], folder, None, tmp_path / "out.csv")
+    record = json.loads((runs["ncm"] / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(record | {"status": "running"}))
+    with pytest.raises(UserError, match="unfinished"):
+        trained.load(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="stays on the machine"):
+        trained.load(tmp_path)
