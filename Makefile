@@ -24,7 +24,7 @@ GRID = --methods "$(METHODS)" --streams "$(STREAMS)" --seeds $(SEEDS) --orders $
 
 help:
 	@echo "make bench METHOD=mslora_cr [STREAM= BACKBONE= SEED= ORDER= LIMIT= EPOCHS= DATA= RESULTS= PRESET= FORCE=1 ARGS=]"
-	@echo 'make sweep METHODS="mslora_cr stacked_lora" [STREAMS=phantom8 SEEDS=0,1,2 ORDERS=0,1 BACKEND=local|slurm|ray ...]'
+	@echo 'make sweep METHODS="mslora_cr stacked_lora" [STREAMS=phantom8 SEEDS=0,1,2 ORDERS=0,1 BACKEND=local|slurm|ray JOBS= REDO=stale ...]'
 	@echo "make plan METHOD=... or METHODS=... | check METHOD=... | smoke | methods | streams | leaderboard | report"
 	@echo "make merge FROM=dir | predict RUN=dir IMAGES=dir | export RUN=dir TASK=name TO=dir | pretrain | test | test-all | lint"
 
@@ -38,7 +38,7 @@ setup: .venv/.installed
 bench: setup
 	@$(PY) -m benchmark run $(CELL)
 sweep: setup
-	@$(PY) -m benchmark sweep $(GRID) --engine $(BACKEND)
+	@$(PY) -m benchmark sweep $(GRID) --engine $(BACKEND) $(if $(JOBS),--jobs $(JOBS)) $(if $(REDO),--redo $(REDO))
 plan: setup
 	@$(PY) -m benchmark plan $(if $(filter command line,$(origin METHODS)),$(GRID),$(CELL))
 check: setup
@@ -53,7 +53,7 @@ streams: setup
 leaderboard: setup
 	@$(PY) -m benchmark leaderboard --results $(RESULTS)
 report: setup
-	@$(PY) -m benchmark report --results $(RESULTS)
+	@$(PY) -m benchmark report --results $(RESULTS) $(ARGS)
 merge: setup
 	@$(PY) -m benchmark merge --from $(FROM) --results $(RESULTS)
 predict: setup

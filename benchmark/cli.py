@@ -5,18 +5,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmark.errors import UserError, unknown
 
 USAGE = """usage: python -m benchmark VERB [options]        (python -m benchmark VERB --help)
 
   run --method M            run a method over a stream, write its record, print the tables
-  plan --method M           what would run, where, and how long it would take
+  plan --method M           what would run, where, and how long it would take; --methods ...: of a grid
+  sweep --methods "A B"     run what is missing of methods x streams x seeds x orders: here, on Slurm, on Ray
   list [methods|streams|cards|backbones]
   show NAME                 a method, a stream or a card in full
   check --method M          does a method keep the contract?
   leaderboard [--stream S]  rebuild the CSVs from the records and print them
+  report [--stream S ...]   one HTML file of all results, figures and LaTeX tables
+  merge --from DIR          copy the records of another results folder that are missing here
+  predict --run DIR --images DIR          task, class and probability of new images as a CSV
+  export --run DIR --task T --to DIR      a task's LoRA for PEFT, or folded into open_clip weights
   pretrain [--to DIR]       train the default backbone, phantom-clip, anew
 """
 
@@ -99,16 +104,25 @@ def run(argv: Sequence[str]) -> int:
 
 
 def plan(argv: Sequence[str]) -> int:
-    """What would run, without running it and without importing torch."""
-    from benchmark import arguments
-    from benchmark.plan import describe
+    """What would run, of a run or of a sweep, without running it; torch is imported to ``--measure`` alone."""
+    from benchmark import plan, sweep
 
-    config, card, _ = arguments.parse("plan", argv, with_class=False)
-
+    measured = "--measure" in argv
+    argv = [word for word in argv if word != "--measure"]
+    whole = {f"--{name}" for name in ("methods", "streams", "seeds", "orders")}
+    several = any(word.split("=")[0] in whole for word in argv)
+    lines = sweep.told(sweep.resolve(argv, "plan"), measured) if several else plan.told(argv, measured)
     console = _console()
-    for line in describe(config, card):
+    for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
     return 0
+
+
+def sweep_(argv: Sequence[str]) -> int:
+    """Run the missing cells of a grid; exit status 1 if one failed."""
+    from benchmark import sweep
+
+    return sweep.run(sweep.resolve(argv), _console())
 
 
 def list_(argv: Sequence[str]) -> int:
@@ -157,12 +171,13 @@ def check(argv: Sequence[str]) -> int:
 
 
 def leaderboard_(argv: Sequence[str]) -> int:
-    from benchmark import leaderboard, records, tables
+    from benchmark import leaderboard, markdown, records, tables
     from benchmark.listing import made_by_other_code
 
     parser = _parser("leaderboard")
     parser.add_argument("--stream", default=None, help="of one stream; default: all that have records")
     parser.add_argument("--results", default="results", help="folder of runs/ and leaderboards/")
+    parser.add_argument("--readme", default=None, help="a Markdown file whose marked tables are written anew")
     given = _parse(parser, argv)
     results, console = Path(given.results), _console()
     streams = sorted({path.parts[-5] for path in records.run_files(results)})
@@ -178,6 +193,72 @@ def leaderboard_(argv: Sequence[str]) -> int:
         if changed:
             names = ", ".join(changed)
             console.print(f"made by other code than this tree's (FORCE=1 makes them anew): {names}", highlight=False)
+    if given.readme is not None:
+        markdown.rewrite(Path(given.readme), results)
+    return 0
+
+
+def report_(argv: Sequence[str]) -> int:
+    """One HTML page, figures and LaTeX tables from the records."""
+    parser = _parser("report")
+    parser.add_argument("--stream", nargs="+", default=[], help="of these streams; default: all that have records")
+    parser.add_argument("--results", default="results", help="folder of runs/ and leaderboards/")
+    parser.add_argument("--to", default=None, help="folder that is written; default: report/ in the results")
+    parser.add_argument("--matrices", action="store_true", help="every method's score matrix as a figure as well")
+    given = _parse(parser, argv)
+    from benchmark.report import build
+
+    to = Path(given.to) if given.to else None
+    for path in build(Path(given.results), given.stream, to, given.matrices):
+        _console().print(str(path), highlight=False, soft_wrap=True)
+    return 0
+
+
+def merge_(argv: Sequence[str]) -> int:
+    """Copy another results folder's records; exit status 1 if some are in conflict."""
+    from benchmark import merge
+
+    parser = _parser("merge")
+    parser.add_argument("--from", required=True, help="another results folder, or its runs/")
+    parser.add_argument("--results", default="results", help="folder of runs/ and leaderboards/")
+    parser.add_argument("--prefer", default=None, help="of two records in conflict keep the newest, or theirs")
+    given = _parse(parser, argv)
+    if given.prefer is not None and given.prefer not in merge.PREFER:
+        raise unknown("--prefer", given.prefer, merge.PREFER)
+    merged = merge.merge(Path(given["from"]), Path(given.results), given.prefer)
+    console = _console()
+    for line in merged.lines():
+        console.print(line, highlight=False, soft_wrap=True)
+    return 1 if merged.conflicts else 0
+
+
+def predict_(argv: Sequence[str]) -> int:
+    """Task, class and probability of new images, by the method of a run."""
+    parser = _parser("predict")
+    parser.add_argument("--run", required=True, help="folder of a run that was made on this machine")
+    parser.add_argument("--images", required=True, help="folder of images, or one image")
+    parser.add_argument("--task", default=None, help="whose classes to choose from; default: the method finds the task")
+    parser.add_argument("--to", default="predictions.csv", help="CSV that is written")
+    parser.add_argument("--top", type=int, default=1, help="rows for an image, likeliest class first")
+    given = _parse(parser, argv)
+    from benchmark.predict import predict
+
+    count = predict(Path(given.run), Path(given.images), given.task, Path(given.to), given.top)
+    _console().print(f"{given.to}: {count} images", highlight=False, soft_wrap=True)
+    return 0
+
+
+def export_(argv: Sequence[str]) -> int:
+    """The LoRA that answers a task, for PEFT or folded into open_clip weights."""
+    parser = _parser("export")
+    parser.add_argument("--run", required=True, help="folder of a run that was made on this machine")
+    parser.add_argument("--task", required=True, help="a task of its stream")
+    parser.add_argument("--to", required=True, help="folder that is made")
+    parser.add_argument("--format", type=Literal["peft", "open_clip"], default="peft", help="an adapter, or weights")
+    given = _parse(parser, argv)
+    from benchmark.export import export
+
+    _console().print(export(Path(given.run), given.task, Path(given.to), given.format), highlight=False, soft_wrap=True)
     return 0
 
 
@@ -200,9 +281,14 @@ def pretrain_(argv: Sequence[str]) -> int:
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": run,
     "plan": plan,
+    "sweep": sweep_,
     "list": list_,
     "show": show,
     "check": check,
     "leaderboard": leaderboard_,
+    "report": report_,
+    "merge": merge_,
+    "predict": predict_,
+    "export": export_,
     "pretrain": pretrain_,
 }

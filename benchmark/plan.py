@@ -1,52 +1,150 @@
-"""What a run would do, from its arguments and from earlier records. No torch."""
+"""What would run, and what it would take, from its arguments and from earlier records. No torch."""
 
 from __future__ import annotations
 
+import heapq
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmark import records
+from benchmark import arguments, records, registry
 from benchmark.config import RunConfig
-from benchmark.registry import MethodCard
-from benchmark.run import is_whole, resolve
+from benchmark.engines import gpus
+from benchmark.grid import Cell
+from benchmark.run import Plan, is_whole, resolve
+
+HEAVY = ("predictions.npz", "method.safetensors", "experts")  # what a run leaves beside its record
 
 
-def describe(config: RunConfig, card: MethodCard) -> Iterator[str]:
-    """Lines: the cell and its state, its settings, the time and memory that earlier runs took."""
-    cuda = config.device == "cuda" or (config.device == "auto" and shutil.which("nvidia-smi") is not None)
-    plan = resolve(config, card, cuda)
-    stream = plan.recipe.stream.reordered(plan.permutation)
-    size = f"{len(stream)} tasks" + (f", {len(stream.labels())} classes" if stream.labels() else "")
-    yield f"{card.name} on {plan.stream_folder}: {size}, order {list(plan.permutation)}"
-    yield f"settings: {config.settings(card) or 'the defaults'}; group: {card.group}; precision {plan.precision}"
-    yield f"record: {plan.folder}"
-    yield f"state: {_state(plan.folder, len(stream))}"
-    earlier = [r for r in records.read_all(Path(config.results)) if r["status"] == "complete" and r["limit"] is None]
-    same = [r for r in earlier if (r["key"], r["method"]) == (plan.key, card.name)]
-    like = same or [
-        r for r in earlier if (r["method"], r["backbone"]) == (card.name, config.backbone) and r["config"]["epochs"]
-    ]
-    if not like:
-        yield "time and memory: no earlier record of this method on this backbone"
-        return
+@dataclass(frozen=True)
+class Estimate:
+    """What one run would take; None where no earlier record tells.
+
+    Args:
+        seconds: training and evaluation, without start-up.
+        memory: at most, in MiB: of the device, on a CPU of the process.
+        disk: bytes of what is kept beside the record.
+        basis: which earlier runs tell; empty for none.
+    """
+
+    seconds: float | None
+    memory: float | None
+    disk: float | None
+    basis: str
+    exact: bool = False
+
+
+def finds_cuda(config: RunConfig) -> bool:
+    """Whether a run on this machine would find a CUDA device."""
+    return config.device == "cuda" or (config.device == "auto" and bool(gpus()))
+
+
+def complete(results: Path) -> list[records.Record]:
+    """The earlier runs that estimates are made from."""
+    return [record for record in records.read_all(Path(results)) if record["status"] == "complete"]
+
+
+def estimate(plan: Plan, earlier: Sequence[records.Record], cuda: bool) -> Estimate:
+    """From complete runs on the same sort of device, the first of these that there are: of the same key, of the method
+    on the stream, of the method on other streams, of other methods on the stream; but for the first scaled by tasks
+    and epochs. A run with ``--limit`` is told by runs of its own key alone.
+    """
+    config, method = plan.config, plan.card.name
+    alike = [r for r in earlier if r["provenance"]["device"].startswith("cpu") != cuda]
+    same = [r for r in alike if (r["key"], r["method"]) == (plan.key, method)]
     if same:
         seconds = median(sum(r["cost"]["train_seconds"]) + sum(r["cost"]["eval_seconds"]) for r in same)
-        yield f"time: {seconds:.0f} s without start-up (median of {len(same)} runs of this key)"
-    else:
-        rate = median(_seconds_per_task_epoch(r) for r in like)
-        seconds = rate * len(stream) * config.epochs
-        yield f"time: about {seconds:.0f} s (scaled by tasks and epochs from {len(like)} other runs of the method)"
-    memory = max(max(r["cost"]["peak_memory_mib"]) for r in like)
-    devices = ", ".join(sorted({r["provenance"]["device"] for r in like}))
-    yield f"memory: up to {memory:,.0f} MiB in those runs ({devices})"
+        return Estimate(seconds, _memory(same), _disk(plan, same, earlier), f"{_runs(same)} of this key", exact=True)
+    full = [r for r in alike if r["limit"] is None and config.limit is None and r["config"]["epochs"]]
+    full = [r for r in full if r["backbone"] == config.backbone]
+    here = [r for r in full if r["stream"]["hash"] == plan.stream_hash]
+    choices = [
+        ("of the method with other settings", [r for r in here if r["method"] == method]),
+        ("of the method on other streams", [r for r in full if r["method"] == method]),
+        ("of other methods on the stream", here),
+    ]
+    for words, like in choices:
+        if like:
+            seconds = median(map(_seconds_per_task_epoch, like)) * len(plan.recipe.stream) * config.epochs
+            return Estimate(seconds, _memory(like), _disk(plan, like, earlier), f"{_runs(like)} {words}")
+    return Estimate(None, None, None, "")
+
+
+def _runs(like: Sequence[records.Record]) -> str:
+    return f"{len(like)} run{'s' if len(like) > 1 else ''}"
+
+
+def _memory(like: Sequence[records.Record]) -> float:
+    return float(max(max(r["cost"]["peak_memory_mib"]) for r in like))
 
 
 def _seconds_per_task_epoch(record: records.Record) -> float:
     cost = record["cost"]
     total = sum(cost["train_seconds"]) + sum(cost["eval_seconds"])
     return float(total / len(record["stream"]["tasks"]) / record["config"]["epochs"])
+
+
+def _disk(plan: Plan, like: Sequence[records.Record], earlier: Sequence[records.Record]) -> float:
+    """Bytes: as much as such runs left here. Where they left nothing, what a method keeps counts twice (its state, its
+    experts), and predictions are those of any run on the stream.
+    """
+    results = Path(plan.config.results)
+    left = [size for size in (_kept(results, record, HEAVY) for record in like) if size]
+    if left:
+        return median(left)
+    here = [record for record in earlier if record["stream"]["hash"] == plan.stream_hash]
+    predictions = [size for size in (_kept(results, record, HEAVY[:1]) for record in here) if size]
+    stored = [record["cost"]["stored_bytes"][-1] for record in like if record["cost"]["stored_bytes"]]
+    return 2 * median(stored or [0]) + median(predictions or [0])
+
+
+def _kept(results: Path, record: records.Record, names: Sequence[str]) -> int:
+    """Bytes of these files and folders of a record made here; 0 where they are missing."""
+    identity = (record[name] for name in ("method", "key", "seed", "order"))
+    folder = records.run_folder(results, record["stream"]["folder"], *identity)
+    files = [file for name in names for file in (folder / name, *(folder / name).glob("**/*"))]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+# One run
+
+
+def told(argv: Sequence[str], measured: bool) -> Iterator[str]:
+    """Lines of ``plan``: the cell and its state, its settings, the time, memory and disk that it would take."""
+    config, card, _ = arguments.parse("plan", argv, with_class=False)
+    plan = resolve(config, card, finds_cuda(config))
+    yield from describe(plan)
+    if measured:
+        yield from measured_lines(plan)
+
+
+def measured_lines(plan: Plan, threads: int | None = None) -> Iterator[str]:
+    """What a training step takes here, with so many threads on a CPU; this alone imports torch."""
+    from benchmark.measure import measure
+
+    return measure(plan, registry.load(plan.config.method), threads).lines()
+
+
+def describe(plan: Plan) -> Iterator[str]:
+    """Lines of one cell, from the records alone."""
+    config, card = plan.config, plan.card
+    stream = plan.recipe.stream.reordered(plan.permutation)
+    size = f"{len(stream)} tasks" + (f", {len(stream.labels())} classes" if stream.labels() else "")
+    yield f"{card.name} on {plan.stream_folder}: {size}, order {list(plan.permutation)}"
+    yield f"settings: {config.settings(card) or 'the defaults'}; group: {card.group}; precision {plan.precision}"
+    yield f"record: {plan.folder}"
+    yield f"state: {_state(plan.folder, len(stream))}"
+    expected = estimate(plan, complete(Path(config.results)), finds_cuda(config))
+    if expected.seconds is None or expected.memory is None or expected.disk is None:
+        yield "time and memory: no earlier record of this method or stream on this backbone and device; try --measure"
+        return
+    if expected.exact:
+        yield f"time: {expected.seconds:.0f} s without start-up (median of {expected.basis})"
+    else:
+        yield f"time: about {expected.seconds:.0f} s (scaled by tasks and epochs from {expected.basis})"
+    yield f"memory: up to {expected.memory:,.0f} MiB in those runs; disk: about {_mib(expected.disk)}"
 
 
 def _state(folder: Path, tasks: int) -> str:
@@ -56,3 +154,106 @@ def _state(folder: Path, tasks: int) -> str:
     if record["status"] == "complete":
         return "complete: nothing to do" if is_whole(folder) else "a record made elsewhere: would run from the start"
     return f"unfinished: would continue after {record['stages'] - 1} of {tasks} tasks"
+
+
+# A grid
+
+
+Expected = Callable[[Cell], Estimate]
+
+
+def expectation(cells: Sequence[Cell], cuda: Callable[[RunConfig], bool]) -> Expected:
+    """What each cell of a grid would take; replicates take the same."""
+    earlier = complete(Path(cells[0].plan.config.results)) if cells else []
+    known: dict[tuple[str, str], Estimate] = {}
+
+    def expected(cell: Cell) -> Estimate:
+        place = cell.plan.card.name, cell.plan.key
+        if place not in known:
+            known[place] = estimate(cell.plan, earlier, cuda(cell.plan.config))
+        return known[place]
+
+    return expected
+
+
+def seconds_left(cell: Cell, redo: str, expected: Expected) -> float | None:
+    """Seconds that the cell would still take; None where nothing tells."""
+    seconds = expected(cell).seconds
+    return None if seconds is None else seconds * (1.0 if cell.anew(redo) else cell.left)
+
+
+def grouped(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells of each method on each stream."""
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.plan.card.name, cell.plan.stream_folder), []).append(cell)
+    return list(groups.values())
+
+
+def group_line(group: Sequence[Cell], redo: str, expected: Expected) -> str:
+    """What is missing of a method on a stream, and what one of its runs takes."""
+    due = [cell.plan.config for cell in group if cell.runs(redo)]
+    text = f"{group[0].plan.card.name} on {group[0].plan.stream_folder}: {len(due)} of {len(group)} to run"
+    if not due:
+        return text
+    text += " (" + ", ".join(f"seed{config.seed}-order{config.order}" for config in due) + ")"
+    like = expected(group[0])
+    if like.seconds is None or like.memory is None:
+        return f"{text}; time and memory unknown"
+    source = "" if like.exact else f", scaled from {like.basis}"
+    return f"{text}; {clock(like.seconds)}, {like.memory:,.0f} MiB each{source}"
+
+
+def overview(cells: Sequence[Cell], redo: str, expected: Expected, slots: int | None) -> Iterator[str]:
+    """Lines: cells done and to run, and the time, memory and disk that those take.
+
+    Args:
+        slots: how many cells run at a time; None where only the cluster knows.
+    """
+    due = [cell for cell in cells if cell.runs(redo)]
+    count = {state: sum(cell.state == state for cell in cells) for state in ("done", "unfinished", "missing")}
+    stale = sum(cell.stale for cell in cells)
+    states = ", ".join(f"{number} {state}" for state, number in count.items())
+    other = f"; {stale} made by other code than this tree's" if stale else ""
+    yield f"{len(cells)} cell{'s' if len(cells) > 1 else ''}: {states}{other}; {len(due)} to run"
+    if not due:
+        return
+    known = [(cell, like) for cell, like in zip(due, map(expected, due), strict=True) if like.seconds is not None]
+    unknown = f" ({len(due) - len(known)} of unknown length not counted)" if len(known) < len(due) else ""
+    if not known:
+        yield "time, memory and disk: no earlier record tells; plan --measure times a few steps"
+        return
+    times = [seconds_left(cell, redo, expected) or 0.0 for cell, _ in known]
+    at_once = f"about {clock(makespan(times, slots))} in {slots} slots, " if slots else ""
+    yield f"time: {at_once}{clock(sum(times))} of computing, without start-up{unknown}"
+    memory = sorted((like.memory or 0.0 for _, like in known), reverse=True)
+    together = f", {sum(memory[:slots]):,.0f} MiB at a time" if slots else ""
+    yield f"memory: up to {memory[0]:,.0f} MiB a run{together}"
+    results = Path(cells[0].plan.config.results).absolute()
+    free = shutil.disk_usage(next(path for path in (results, *results.parents) if path.exists())).free
+    yield f"disk: about {_mib(sum(like.disk or 0.0 for _, like in known))}, {_mib(free)} free"
+
+
+def makespan(seconds: Sequence[float], slots: int) -> float:
+    """Seconds until all are done, each in its turn in the slot that is free first."""
+    ends = [0.0] * slots
+    for length in seconds:
+        heapq.heappushpop(ends, ends[0] + length)
+    return max(ends)
+
+
+def clock(seconds: float | None) -> str:
+    """``93 s``, ``12 min``, ``3.4 h``."""
+    if seconds is None:
+        return "unknown"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.1f} MiB" if size < 2**30 else f"{size / 2**30:,.1f} GiB"

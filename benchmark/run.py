@@ -17,9 +17,13 @@ from benchmark.errors import UserError
 from benchmark.registry import MethodCard
 
 if TYPE_CHECKING:
+    import torch
+    from lightning.pytorch.loggers import Logger
     from rich.console import Console
 
+    from benchmark.data.module import TaskData
     from benchmark.runner import Hardware
+    from methods.base import IncrementalMethod
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -139,6 +143,7 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
     quiet()
     import torch
 
+    from benchmark import loggers
     from benchmark.runner import Hardware
 
     torch.set_float32_matmul_precision("high")
@@ -152,13 +157,23 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
     device = torch.device("cuda", rank) if cuda else torch.device("cpu")
     strategy = "ddp" if config.devices > 1 and config.strategy == "auto" else config.strategy
     plan = resolve(config, card, cuda)
-    hardware = Hardware(device, config.devices, strategy, rank)
-    if rank:
-        return _run(plan, cls, console, hardware)
+    folder, hardware = plan.folder, Hardware(device, config.devices, strategy, rank)
+    if _complete(folder) and is_whole(folder) and not config.force:
+        console.print(f"already complete: {folder} (FORCE=1 or --force starts anew)", highlight=False)
+        return folder
+    title = f"{plan.stream_folder} {card.name} {plan.key} seed{config.seed}-order{config.order}"
+    logger = loggers.made(config.logger, folder, title) if rank == 0 else None
+    method, data = prepared(plan, cls, device)
+    if rank > 0:
+        _learn(plan, method, data, hardware, console, logger)
+        return folder
     if config.devices > 1:
         os.environ[processes.PARENT] = str(os.getpid())  # the processes that Lightning starts end with this one
-    with processes.alone(plan.folder):
-        return _run(plan, cls, console, hardware)
+    with processes.alone(folder):
+        if config.force or _complete(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        _learn(plan, method, data, hardware, console, logger)
+    return folder
 
 
 def rank_here() -> int:
@@ -166,26 +181,24 @@ def rank_here() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def _run(plan: Plan, cls: Any, console: Console, hardware: Hardware) -> Path:
-    """``execute``, in each of the processes that learn together."""
-    from benchmark import loggers
+def _complete(folder: Path) -> bool:
+    return (folder / "run.json").is_file() and records.read_record(folder)["status"] == "complete"
+
+
+def prepared(plan: Plan, cls: Any, device: torch.device) -> tuple[IncrementalMethod, list[TaskData]]:
+    """The method on its backbone, on the device, and the samples of every task in the run's order.
+
+    Raises:
+        UserError: the method or the backbone refuses its arguments, or samples cannot be read.
+    """
     from benchmark.data.module import task_data
-    from benchmark.progress import Display
-    from benchmark.runner import Loop, seeded
+    from benchmark.runner import seeded
     from methods import backbones
 
-    config, card, folder, device = plan.config, plan.card, plan.folder, hardware.device
-    known = records.read_record(folder) if (folder / "run.json").is_file() else None
-    complete = known is not None and known["status"] == "complete"
-    if complete and is_whole(folder) and not config.force:
-        console.print(f"already complete: {folder} (FORCE=1 or --force starts anew)", highlight=False)
-        return folder
-    quiet = config.quiet or hardware.rank > 0
-    title = f"{plan.stream_folder} {card.name} {plan.key} seed{config.seed}-order{config.order}"
-    logger = loggers.made(config.logger, folder, title) if hardware.rank == 0 else None
+    config = plan.config
     try:
         with seeded(config.seed, "method"):
-            method = cls(**config.method_args)
+            method: IncrementalMethod = cls(**config.method_args)
             backbone = backbones.load(config.backbone, config.pretrained)
             if plan.recipe.stream.kind != "classification":
                 backbone.with_text()
@@ -194,29 +207,38 @@ def _run(plan: Plan, cls: Any, console: Console, hardware: Hardware) -> Path:
         raise UserError(str(error)) from None
     method.to(device)
     stream = plan.recipe.stream.reordered(plan.permutation)
-    data = []
+    size, tokenize, data = backbone.image_size, backbone.tokenizer, []
     for task, listed in zip(stream, plan.permutation, strict=True):
-        console.print(f"reading {task.name}", end="\r") if console.is_terminal and not quiet else None
-        source = plan.recipe.sources[listed]
-        size, tokenize = backbone.image_size, backbone.tokenizer
-        identity = plan.samples[listed]
-        data.append(task_data(task, source, identity, size, config.limit, device, tokenize, config.inputs))
-    if (config.force or complete or known is None) and hardware.rank == 0:
+        source, samples = plan.recipe.sources[listed], plan.samples[listed]
+        data.append(task_data(task, source, samples, size, config.limit, device, tokenize, config.inputs))
+    return method, data
+
+
+def _learn(
+    plan: Plan, method: IncrementalMethod, data: list[TaskData], hardware: Hardware, console: Console,
+    logger: Logger | None,
+) -> None:  # fmt: skip
+    """All phases that the record in the run's folder does not have yet."""
+    from benchmark.progress import Display
+    from benchmark.runner import Loop
+
+    config, folder = plan.config, plan.folder
+    known = records.read_record(folder) if (folder / "run.json").is_file() else None
+    if known is None:
         shutil.rmtree(folder, ignore_errors=True)
-        known = None
     record = known or new_record(plan, _device_name(hardware))
-    steps = [-(-len(d.splits["train"]) // config.batch_size) * config.epochs for d in data]
-    with Display(console, sum(steps), quiet=quiet) as display:
+    steps = sum(-(-len(task.splits["train"]) // config.batch_size) * config.epochs for task in data)
+    with Display(console, steps, quiet=config.quiet or hardware.rank > 0) as display:
         display.say(
-            f"{card.name} on {plan.stream_folder}, seed {config.seed}, order {config.order}, "
+            f"{plan.card.name} on {plan.stream_folder}, seed {config.seed}, order {config.order}, "
             f"{record['provenance']['device']}"
         )
         if known is not None and (folder / "state").is_dir():
-            display.say(f"continuing after {known['stages'] - 1} of {len(stream)} tasks")
+            display.say(f"continuing after {known['stages'] - 1} of {len(data)} tasks")
+        stream = plan.recipe.stream.reordered(plan.permutation)
         Loop(method, stream, data, record, folder, hardware, display, config.full_evaluation, logger).run()
     if logger is not None:
         logger.finalize("success")
-    return folder
 
 
 def _device_name(hardware: Hardware) -> str:

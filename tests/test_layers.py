@@ -14,12 +14,21 @@ LIGHT = (
     "metrics",
     "records",
     "provenance",
+    "entries",
+    "stats",
+    "comparisons",
     "leaderboard",
     "tables",
+    "markdown",
     "config",
     "registry",
     "run",
+    "engines",
+    "grid",
     "plan",
+    "sweep",
+    "merge",
+    "report",
     "listing",
     "cli",
 )
@@ -28,11 +37,19 @@ HEAVY = {"torch", "lightning", "peft", "open_clip", "torchmetrics", "timm", "tra
 # Who may be imported by whom, lowest layer first: a module imports from its own layer or below.
 LAYERS = (
     {"benchmark.errors", "benchmark.stream"},
-    {"benchmark.metrics", "benchmark.data", "methods", "benchmark.registry", "benchmark.progress"},
+    {"benchmark.metrics", "benchmark.data", "methods", "benchmark.registry"},
+    {"benchmark.processes", "benchmark.loggers"},
     {"benchmark.config", "benchmark.records", "benchmark.provenance", "benchmark.evaluate", "benchmark.pretrain"},
-    {"benchmark.runner", "benchmark.leaderboard"},
-    {"benchmark.run", "benchmark.listing", "benchmark.arguments", "benchmark.tables"},
-    {"benchmark.plan", "benchmark.testing"},
+    {"benchmark.entries", "benchmark.stats"},
+    {"benchmark.leaderboard", "benchmark.comparisons"},
+    {"benchmark.tables", "benchmark.markdown"},
+    {"benchmark.progress"},
+    {"benchmark.runner"},
+    {"benchmark.run", "benchmark.listing", "benchmark.arguments"},
+    {"benchmark.engines", "benchmark.grid", "benchmark.merge", "benchmark.trained"},
+    {"benchmark.plan", "benchmark.measure", "benchmark.testing", "benchmark.predict", "benchmark.export"},
+    {"benchmark.report"},
+    {"benchmark.sweep"},
     {"benchmark.cli"},
     {"benchmark.__main__"},
 )
@@ -80,7 +97,7 @@ def test_methods_import_the_stream_and_nothing_else_of_the_benchmark(name: str) 
     assert all(imported.startswith("benchmark.stream") for imported in used), used
 
 
-@pytest.mark.parametrize("name", ["records", "leaderboard", "tables", "metrics"])
+@pytest.mark.parametrize("name", ["records", "entries", "stats", "comparisons", "leaderboard", "tables", "metrics"])
 def test_records_and_leaderboards_know_no_torch_and_no_methods(name: str) -> None:
     used = {imported.split(".")[0] for imported in imports(ROOT / "benchmark" / f"{name}.py")}
     assert not used & (HEAVY | {"methods"})

@@ -1,0 +1,152 @@
+"""The cells of a sweep, resolved before anything starts: streams x methods x seeds x orders. No torch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmark import arguments, provenance, records, registry
+from benchmark.config import RunConfig
+from benchmark.data import catalog
+from benchmark.errors import UserError
+from benchmark.run import ROOT, Plan, resolve
+
+INSTEAD = {
+    "--method": "--methods",
+    "--method.name": "--methods",
+    "--stream": "--streams",
+    "--seed": "--seeds",
+    "--order": "--orders",
+    "--force": "--redo all",
+}
+REDO = ("none", "stale", "all")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is asked for: every method on every stream, with every seed and order, under the same options of ``run``."""
+
+    methods: tuple[str, ...]
+    streams: tuple[str, ...]
+    seeds: tuple[int, ...]
+    orders: tuple[int, ...]
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid.
+
+    ``state`` is missing, unfinished or done (the record is complete, wherever it was made); ``stale``: the record was
+    made by other code than the working tree's; ``left``: the part of its tasks that is not learned yet.
+    """
+
+    plan: Plan
+    argv: tuple[str, ...]
+    state: str
+    stale: bool
+    left: float
+
+    @property
+    def name(self) -> str:
+        plan = self.plan
+        return f"{plan.card.name} on {plan.stream_folder}, seed {plan.config.seed}, order {plan.config.order}"
+
+    def anew(self, redo: str) -> bool:
+        """Whether what is there is thrown away. An unfinished run goes on, unless other code began it."""
+        return redo != "none" and (self.stale or (redo == "all" and self.state == "done"))
+
+    def runs(self, redo: str) -> bool:
+        return self.state != "done" or self.anew(redo)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that make a grid; several values are separated by blanks or commas."""
+    parser.add_argument("--methods", nargs="+", default=[], help="methods, or 'all' that learn a stream's kind")
+    parser.add_argument("--streams", nargs="+", default=["phantom8"], help="streams (phantom8)")
+    parser.add_argument("--seeds", nargs="+", default=["0"], help="seeds (0)")
+    parser.add_argument("--orders", nargs="+", default=["0"], help="orders of the tasks (0)")
+
+
+def parsed(parser: argparse.ArgumentParser, verb: str, argv: Sequence[str]) -> tuple[Grid, argparse.Namespace]:
+    """The grid, and the parser's other values. What the parser does not know are options of ``run``.
+
+    Raises:
+        UserError: an argument that does not fit.
+    """
+    try:
+        given, options = parser.parse_known_args(list(argv))
+    except argparse.ArgumentError as error:
+        raise UserError(" ".join(str(error).split())) from None
+    for option in options:
+        if option.split("=")[0] in INSTEAD:
+            raise UserError(f"{option.split('=')[0]}: {verb} takes {INSTEAD[option.split('=')[0]]}")
+    if not _split(given.methods):
+        raise UserError(f'--methods is missing, for example: python -m benchmark {verb} --methods "mslora_cr ncm"')
+    seeds, orders = (_numbers(name, getattr(given, name)) for name in ("seeds", "orders"))
+    grid = Grid(_split(given.methods), _split(given.streams), seeds, orders, tuple(options))
+    return grid, given
+
+
+def _split(words: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(" ".join(words).replace(",", " ").split()))
+
+
+def _numbers(name: str, words: Sequence[str]) -> tuple[int, ...]:
+    try:
+        return tuple(dict.fromkeys(int(word) for word in _split(words)))
+    except ValueError:
+        raise UserError(f"--{name}: expected whole numbers such as 0,1,2, got {' '.join(words)!r}") from None
+
+
+def cells(grid: Grid, cuda: Callable[[RunConfig], bool]) -> tuple[list[Cell], list[str]]:
+    """The cells method by method, and a line for every stream on which ``all`` leaves methods out.
+
+    Args:
+        cuda: whether a run of this configuration would find a CUDA device; the precision depends on it.
+
+    Raises:
+        UserError: anything that one of the runs would refuse.
+    """
+    every = registry.names() if "all" in grid.methods else []
+    named = [name for name in grid.methods if name != "all"]
+    found: dict[Path, Cell] = {}
+    skipped: dict[str, list[str]] = {}
+    kinds: dict[tuple[str, str], str] = {}
+    for method in dict.fromkeys([*named, *every]):
+        for stream in grid.streams:
+            argv = (*grid.options, "--method", method, "--stream", stream)
+            config, card, _ = arguments.parse("run", argv, with_class=False)
+            if method not in named:
+                where = stream, config.data
+                kinds[where] = kinds.get(where) or catalog.load(stream, Path(config.data)).stream.kind
+                if kinds[where] not in card.kinds:
+                    skipped.setdefault(stream, []).append(method)
+                    continue
+            plan = resolve(config, card, cuda(config))
+            for cell in _replicates(grid, plan, argv):
+                found.setdefault(cell.plan.folder, cell)
+    lines = [f"{stream}: left out, they do not learn its kind: {', '.join(out)}" for stream, out in skipped.items()]
+    return list(found.values()), lines
+
+
+def _replicates(grid: Grid, plan: Plan, argv: tuple[str, ...]) -> Iterator[Cell]:
+    """The seeds and orders of a run, whose key and stream are the same for all."""
+    fingerprint = provenance.fingerprint(ROOT, plan.card.file)
+    for order in grid.orders:
+        for seed in grid.seeds:
+            config = replace(plan.config, seed=seed, order=order)
+            own = replace(plan, config=config, permutation=plan.recipe.permutation(order))
+            run = (*argv, "--seed", str(seed), "--order", str(order), "--quiet")
+            if not (own.folder / "run.json").is_file():
+                yield Cell(own, run, "missing", stale=False, left=1.0)
+                continue
+            record = records.read_record(own.folder)
+            stale = record.get("provenance", {}).get("fingerprint") != fingerprint
+            if record["status"] == "complete":
+                yield Cell(own, run, "done", stale, left=0.0)
+            else:
+                learned = max(0, record.get("stages", 0) - 1)
+                yield Cell(own, run, "unfinished", stale, left=1 - learned / len(plan.recipe.stream))

@@ -1,0 +1,106 @@
+"""How long a training step takes here, measured: what ``plan --measure`` says where no earlier record tells."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+
+from benchmark.data.module import TaskData, training_batches
+from benchmark.plan import clock
+from benchmark.run import Plan, prepared, quiet
+from benchmark.runner import AUTOCAST, full_precision, seeded
+from methods.base import Batch, IncrementalMethod
+
+WARM_UP, STEPS = 3, 12
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of the first task: ``step`` seconds a training step (0 for a method that never trains), ``images`` a second then;
+    of the whole stream: ``steps`` it would make.
+    """
+
+    step: float
+    images: float
+    steps: int
+
+    def lines(self) -> Iterator[str]:
+        if not self.steps:
+            yield "measured: the method never trains; what it takes is reading and answering"
+            return
+        yield (
+            f"measured: {self.step:.4f} s a training step, {self.images:,.0f} images/s; {self.steps:,} steps, "
+            f"about {clock(self.step * self.steps)} of training (median of {STEPS} steps on the first task)"
+        )
+
+
+def measure(plan: Plan, cls: Any, threads: int | None = None) -> Measured:
+    """Time training steps of the method on the first task of the plan's order, after some to warm up.
+
+    The samples are read, and cached, as a run would; nothing is written below the results.
+
+    Args:
+        threads: of a run on a CPU; None for as many as a run here takes.
+
+    Raises:
+        UserError: anything wrong with the method's arguments or the samples.
+    """
+    quiet()
+    config = plan.config
+    cuda = config.device != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda", 0) if cuda else torch.device("cpu")
+    torch.set_float32_matmul_precision("high")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    method, data = prepared(plan, cls, device)
+    method.begin_task(data[0].task)
+    method.to(device)
+    with method.learning():
+        method.eval()
+        with seeded(config.seed, "prepare"), full_precision():
+            method.prepare_task(data[0].task, data[0].batches("train", device))
+        if not method.trainable_parameters():
+            return Measured(0.0, 0.0, 0)
+        with seeded(config.seed, "measure"):
+            times, images = _steps(method, data[0], config.batch_size, device, plan.precision)
+    steps = sum(-(-len(each.splits["train"]) // config.batch_size) for each in data) * config.epochs
+    return Measured(median(times), images / sum(times), steps)
+
+
+def _steps(
+    method: IncrementalMethod, data: TaskData, batch_size: int, device: torch.device, precision: str
+) -> tuple[list[float], int]:
+    """Seconds of each of ``STEPS`` training steps, and the images in them together."""
+    method.train()
+    optimizer, times, images = method.new_optimizer(), [], 0
+    dtype = AUTOCAST[precision]
+    for place, batch in enumerate(_endless(data, batch_size, device)):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        with torch.autocast(device.type, dtype) if dtype is not None else nullcontext():
+            loss = method.loss(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if place >= WARM_UP:
+            times.append(time.perf_counter() - started)
+            images += len(batch["label"])
+        if len(times) == STEPS:
+            break
+    return times, images
+
+
+def _endless(data: TaskData, batch_size: int, device: torch.device) -> Iterator[Batch]:
+    """The task's training batches, shuffled, over and over."""
+    batches = training_batches([data], batch_size, device, lambda: 0)
+    while True:
+        yield from batches

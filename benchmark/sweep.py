@@ -1,0 +1,211 @@
+"""A grid of runs, those that are missing: stop it at any time, start it again, it continues.
+
+Nothing but the records says what is done, so any number of interruptions, machines and engines add up to one table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmark import engines, grid, leaderboard, plan, records
+from benchmark.config import RunConfig
+from benchmark.errors import UserError
+from benchmark.grid import Cell
+from benchmark.tables import percent
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+ENGINES = ("local", "slurm", "ray")
+DEVICES = ("num_gpus", "gpus_per_node", "slurm_gpus_per_node", "slurm_gpus_per_task", "slurm_gres")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A resolved sweep: its cells, and where they are to run."""
+
+    cells: tuple[Cell, ...]
+    skipped: tuple[str, ...]
+    redo: str
+    engine: str
+    jobs: int | None
+    options: dict[str, Any]
+    slots: tuple[engines.Slot, ...] = ()
+
+    @property
+    def width(self) -> int | None:
+        """How many cells run at a time; None where only the cluster knows."""
+        return len(self.slots) or self.jobs
+
+    def cuda(self, config: RunConfig) -> bool:
+        """Whether a cell finds a CUDA device where it runs."""
+        return _cuda(self.engine, self.options)(config)
+
+
+def parser(verb: str) -> argparse.ArgumentParser:
+    """The options of ``sweep``; all others are those of ``run``."""
+    about = "Run the missing cells of a grid; all other options are those of run: --epochs, --limit, --results, ..."
+    result = argparse.ArgumentParser(
+        prog=f"python -m benchmark {verb}", description=about, allow_abbrev=False, exit_on_error=False
+    )
+    grid.add_arguments(result)
+    result.add_argument("--redo", choices=grid.REDO, default="none", help="complete cells to run anew: those made by "
+                        "other code than this tree's (stale), or all (none)")  # fmt: skip
+    result.add_argument("--engine", choices=ENGINES, default="local", help="where cells run (local)")
+    result.add_argument("--jobs", type=int, help="cells at a time (local: one per GPU, or one per core)")
+    result.add_argument("--engine_args", default="{}", help="JSON: of slurm those of submitit's executor and cluster, "
+                        "of ray num_cpus, num_gpus and max_retries of a cell and those of ray.init")  # fmt: skip
+    return result
+
+
+def resolve(argv: Sequence[str], verb: str = "sweep") -> Sweep:
+    """Everything that can be wrong with the arguments is said here, before anything starts.
+
+    Raises:
+        UserError: an argument that does not fit, a stream or record that cannot be read.
+    """
+    asked, given = grid.parsed(parser(verb), verb, argv)
+    try:
+        options = json.loads(given.engine_args)
+        if not isinstance(options, dict):
+            raise ValueError("no object")
+    except ValueError as error:
+        raise UserError(f"""--engine_args: expected JSON such as '{{"num_cpus": 2}}' ({error})""") from None
+    if given.jobs is not None and given.jobs < 1:
+        raise UserError(f"--jobs: expected a whole number of at least 1, got {given.jobs}")
+    if options and given.engine == "local":
+        raise UserError(f"--engine_args: the local engine has none, got {', '.join(options)}")
+    cuda = _cuda(given.engine, options)
+    cells, skipped = grid.cells(asked, cuda)
+    places: list[engines.Slot] = []
+    if given.engine == "local":
+        devices = engines.gpus() if any(cuda(cell.plan.config) for cell in cells) else []
+        places = engines.slots(given.jobs, devices, max((cell.plan.config.devices for cell in cells), default=1))
+    expected = plan.expectation(cells, cuda)
+    order = {method: at for at, method in enumerate(dict.fromkeys(cell.plan.card.name for cell in cells))}
+    cells.sort(key=lambda cell: (order[cell.plan.card.name], -(expected(cell).seconds or 0.0)))
+    return Sweep(tuple(cells), tuple(skipped), given.redo, given.engine, given.jobs, options, tuple(places))
+
+
+def _cuda(engine: str, options: dict[str, Any]) -> Callable[[RunConfig], bool]:
+    """Of a cluster its cells have a CUDA device if they ask for one; here they have what there is."""
+    if engine == "local":
+        return plan.finds_cuda
+    asked = any(options.get(name) for name in DEVICES)
+    return lambda config: config.device == "cuda" or (config.device == "auto" and asked)
+
+
+def told(sweep: Sweep, measured: bool) -> Iterator[str]:
+    """Lines of ``plan`` for a grid: what is missing of each method on each stream, and what all of it would take."""
+    expected = plan.expectation(sweep.cells, sweep.cuda)
+    yield from sweep.skipped
+    for group in plan.grouped(sweep.cells):
+        yield plan.group_line(group, sweep.redo, expected)
+        if measured and any(cell.runs(sweep.redo) for cell in group):
+            threads = min((slot.threads for slot in sweep.slots), default=None)
+            yield from (f"  {line}" for line in plan.measured_lines(group[0].plan, threads))
+    yield from plan.overview(sweep.cells, sweep.redo, expected, sweep.width)
+
+
+def run(sweep: Sweep, console: Console) -> int:
+    """Print the plan, run what is to run, print a line for every cell that ends, rebuild the leaderboards.
+
+    Returns:
+        0, or 1 if a cell failed; the others are not stopped by it.
+    """
+    due = [cell for cell in sweep.cells if cell.runs(sweep.redo)]
+    expected = plan.expectation(sweep.cells, sweep.cuda)
+    for line in (*sweep.skipped, *plan.overview(sweep.cells, sweep.redo, expected, sweep.width)):
+        console.print(line, highlight=False, soft_wrap=True)
+    failed: dict[int, str] = {}
+    with _terminable(), _shown(console, len(due)) as show, closing(_started(sweep, due)) as outcomes:
+        for outcome in outcomes:
+            cell = due[outcome.place]
+            trouble = _trouble(cell, outcome)
+            if trouble:
+                failed[outcome.place] = trouble
+            show(f"{cell.name}: {f'FAILED: {trouble}' if trouble else _told(cell)}")
+    for folder in dict.fromkeys(cell.plan.stream_folder for cell in sweep.cells):
+        results = Path(sweep.cells[0].plan.config.results)
+        if records.run_files(results, folder):
+            leaderboard.build(results, folder)
+    if failed:
+        console.print(f"{len(failed)} of {len(due)} cells failed; the same command runs them again:", highlight=False)
+        for place, trouble in sorted(failed.items()):
+            console.print(f"  {due[place].name}: {trouble}", highlight=False, markup=False, soft_wrap=True)
+            command = shlex.join(due[place].argv)
+            console.print(f"    python -m benchmark run {command}", highlight=False, markup=False, soft_wrap=True)
+    return 1 if failed else 0
+
+
+def _started(sweep: Sweep, due: Sequence[Cell]) -> Generator[engines.Outcome]:
+    """The engine at work on these cells."""
+    argvs = [(*cell.argv, *(["--force"] if cell.anew(sweep.redo) else [])) for cell in due]
+    if sweep.engine == "local" or not due:
+        return engines.local(argvs, sweep.slots)
+    if sweep.engine == "slurm":
+        logs = Path(due[0].plan.config.results) / "sweep-logs"
+        return engines.slurm(argvs, sweep.jobs, sweep.options, logs)
+    return engines.ray(argvs, sweep.jobs, sweep.options)
+
+
+def _trouble(cell: Cell, outcome: engines.Outcome) -> str | None:
+    """Why the cell is not done; None if it is."""
+    if outcome.code != 0:
+        return outcome.line.removeprefix("error: ")
+    try:
+        done = records.read_record(cell.plan.folder)["status"] == "complete"
+    except UserError as error:
+        return str(error)
+    return None if done else f"it ended, but its record is not complete: {cell.plan.folder}"
+
+
+def _told(cell: Cell) -> str:
+    record = records.read_record(cell.plan.folder)
+    last = (percent(record["summary"][protocol]["last_acc"]) for protocol in records.PROTOCOLS)
+    seconds = sum(record["cost"]["train_seconds"]) + sum(record["cost"]["eval_seconds"])
+    return f"{' / '.join(last)} given / hidden, {plan.clock(seconds)}"
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Inside, SIGTERM ends the sweep as Ctrl-C does: its cells are ended first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _shown(console: Console, total: int) -> Iterator[Callable[[str], None]]:
+    """A line for every cell that ends; in a terminal a bar below them."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not (console.is_terminal and total)) as bar:
+        task, ended = bar.add_task("cells", total=total), 0
+
+        def show(line: str) -> None:
+            nonlocal ended
+            ended += 1
+            console.print(f"[{ended}/{total}] {line}", highlight=False, markup=False, soft_wrap=True)
+            bar.advance(task)
+
+        yield show
