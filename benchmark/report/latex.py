@@ -1,0 +1,88 @@
+"""The leaderboards as LaTeX tables (``booktabs``) for papers: per cent, mean ± standard deviation over runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmark.leaderboard import rank_class
+from benchmark.records import PROTOCOLS
+from benchmark.report.findings import defaults
+from benchmark.tables import percent
+
+Row = dict[str, Any]
+
+
+def _number(value: float | None, spread: float | None = None, bold: bool = False) -> str:
+    text = percent(value, spread).replace("±", r"$\pm$").replace("-", "--" if value is None else "$-$")
+    return rf"\textbf{{{text}}}" if bold else text
+
+
+def leaderboard(name: str, measure: str, rows: Sequence[Row]) -> str:
+    """One line a method with default settings; bold is the best of its group and protocol."""
+    import pandas
+
+    shown = defaults(rows)
+    best: dict[tuple, float] = {}
+    for row in shown:
+        if row["last_acc_mean"] is not None:
+            best[rank_class(row)] = max(best.get(rank_class(row), 0.0), row["last_acc_mean"])
+    hidden = {(row["method"], row["key"]): row for row in shown if row["protocol"] == PROTOCOLS[1]}
+    lines = []
+    for row in (row for row in shown if row["protocol"] == PROTOCOLS[0]):
+        pair = (row, hidden[row["method"], row["key"]])
+        cells = {"method": escape(row["method"]), "group": row["group"], "runs": str(row["n_runs"])}
+        for each in pair:
+            first = each["last_acc_mean"] is not None and each["last_acc_mean"] == best[rank_class(each)]
+            cells[f"last, {each['protocol']}"] = _number(each["last_acc_mean"], each["last_acc_std"], first)
+        for each in pair:
+            cells[f"forgetting, {each['protocol']}"] = _number(each["forgetting_mean"])
+        cells["BWT, given"] = _number(row["bwt_mean"])
+        cells["parameters"] = "--" if row["trainable_params"] is None else f"{row['trainable_params']:,}"
+        lines.append(cells)
+    caption = (
+        f"{escape(name)}: {measure} after the last task in per cent, mean $\\pm$ standard deviation over runs, "
+        "with the task's identity given and hidden. Bold: the best of its group."
+    )
+    return _latex(pandas.DataFrame(lines), caption, f"tab:{name}", "ll" + "r" * 7)
+
+
+def matrix(name: str, protocol: str, streams: Sequence[str], lines: Sequence[tuple]) -> str:
+    """Methods by streams: (method, group, (mean last score or None, ...) per stream); an empty cell was not run."""
+    import pandas
+
+    table = [
+        {"method": escape(method), "group": group}
+        | {
+            escape(stream): "" if cell[0] is None else _number(cell[0])
+            for stream, cell in zip(streams, cells, strict=True)
+        }
+        for method, group, cells in lines
+    ]
+    caption = f"Mean over tasks after the last one in per cent, task identity {protocol}."
+    return _latex(pandas.DataFrame(table), caption, f"tab:{name}", "ll" + "r" * len(streams))
+
+
+def ranks(rows: Sequence[Row]) -> str:
+    """Average ranks over streams with Friedman's test, as ``leaderboards/overall.csv`` has them."""
+    import pandas
+
+    lines = [
+        {"identity": row["protocol"], "group": row["group"], "method": escape(row["method"]),
+         "streams": str(row["n_streams"]), "average rank": f"{row['average_rank']:.2f}",
+         "Friedman $p$": "--" if row["friedman_p"] is None else f"{row['friedman_p']:.4f}"}
+        for row in rows
+    ]  # fmt: skip
+    return _latex(pandas.DataFrame(lines), "Average ranks over streams (1 is best).", "tab:overall", "lllrrr")
+
+
+def escape(text: str) -> str:
+    """Characters that LaTeX would read as commands."""
+    return "".join({"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}.get(
+        letter, f"\\{letter}" if letter in "&%$#_{}" else letter) for letter in text)  # fmt: skip
+
+
+def _latex(frame: Any, caption: str, label: str, columns: str) -> str:
+    return frame.style.hide(axis="index").to_latex(
+        hrules=True, caption=caption, label=label, column_format=columns, position="t", position_float="centering"
+    )

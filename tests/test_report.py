@@ -1,0 +1,357 @@
+"""The report: its numbers are the leaderboard's, it needs nothing but itself, it says what it does not have."""
+
+from __future__ import annotations
+
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from made_records import made, save, with_hits
+
+from benchmark import arguments, cli, comparisons, leaderboard, records, report
+from benchmark.errors import UserError
+from benchmark.report import figures, findings, labels, latex, plates, views
+from benchmark.report.wording import MINUS, NONE, exact, per_cent, recall, shown
+
+ROOT = Path(__file__).parents[1]
+TASKS = ("ct_lung", "mri_brain", "ct_liver", "us_breast")
+ODD = 'text=<b>"x"&'
+
+
+class Page(HTMLParser):
+    """Rows of leaderboards (id of the table: cells by column), links, ids, tags, and the text of the page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.boards: dict[str, list[dict[str, tuple[str, str]]]] = {}
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.tags: list[tuple[str, dict[str, Any]]] = []
+        self.words: list[str] = []
+        self._board = self._column = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        at = dict(attributes)
+        self.tags.append((tag, at))
+        self.links += [at["href"] or ""] if tag == "a" else []
+        self.ids += [at["id"] or ""] if "id" in at else []
+        if tag == "table":
+            self._board = at.get("id") or ""
+            self.boards.setdefault(self._board, [])
+        elif tag == "tr" and "data-protocol" in at:
+            self.boards[self._board].append({})
+        elif tag in ("td", "th") and "data-v" in at and self._board:
+            self._column = at.get("data-c") or "method"
+            self.boards[self._board][-1][self._column] = (at["data-v"] or "", "")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self._column = ""
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+        if self._column:
+            value, text = self.boards[self._board][-1][self._column]
+            self.boards[self._board][-1][self._column] = value, text + data
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def many() -> list[records.Record]:
+    """Two seeds of three methods, one of them tuned as well, of four tasks in three modalities."""
+    kinds = (
+        ("ewc", "01", {}),
+        ("lwf", "02", {}),
+        ("er", "03", {"group": "keeps images"}),
+        ("ewc", "04", {"settings": ODD}),
+    )
+    found = [made(method, key, seed, tasks=TASKS, **more) for method, key, more in kinds for seed in (0, 1)]
+    for record in found[:2]:
+        record["router_accuracy"] = [[None] * 4] * 4 + [[0.5, 1.0, 0.25, 1.0]]
+    return [*found, made("zero_shot", "05", tasks=TASKS)]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = save(tmp_path_factory.mktemp("results"), *many())
+    report.build(results)
+    return results
+
+
+@pytest.fixture(scope="module")
+def page(built: Path) -> Page:
+    return Page((built / "report" / "index.html").read_text(encoding="utf-8"))
+
+
+def test_numbers_are_the_leaderboards(built: Path, page: Page) -> None:
+    rows = leaderboard.rows(records.read_all(built))
+    shown_rows = page.boards["three-board"]
+    assert len(shown_rows) == len(rows) == 10
+    for row, cells in zip(rows, shown_rows, strict=True):
+        for column in report.COLUMNS:
+            value, text = cells[column["key"]]
+            assert value == exact(row[column["key"]], column["key"])
+            if column["key"].endswith("acc_mean") or column["key"] == "forgetting_mean":
+                assert text.split()[0] == per_cent(row[column["key"]])
+        low, high = row["last_acc_ci_low"], row["last_acc_ci_high"]
+        interval = cells["last_acc_ci_low"][1].strip()
+        assert interval == (f"{100 * low:.1f} to {100 * high:.1f}" if low is not None else NONE)
+    assert {cells["rank"][1].strip() for cells in shown_rows if cells["method"][0] == "zero_shot"} == {"n=1"}
+
+
+def test_matrix_is_the_mean_over_seeds(built: Path, page: Page) -> None:
+    seeds = [r for r in records.read_all(built) if r["key"] == "02"]
+    mean = np.mean([r["scores"]["accuracy"]["given"] for r in seeds], axis=0)
+    view = views.stream_view(records.read_all(built))
+    method = next(method for method in view["methods"] if method["key"] == "02")
+    assert np.array(method["matrix"]["given"]) == pytest.approx(mean)
+    assert method["matrix"]["hidden"][1] == [pytest.approx(mean[1][0]), None, None, None]
+    assert method["curve"]["given"] == pytest.approx([mean[i, :i].mean() for i in range(1, 5)])
+    drops = [same for same, _ in (views.modality.step_drops(r["scores"]["accuracy"]["given"], ["ct", "mri", "ct", "us"])
+             for r in seeds)]  # fmt: skip
+    assert method["steps"]["given"][0] == pytest.approx(np.mean(drops))
+    cells = " ".join(per_cent(value) for value in mean[-1])
+    assert cells in page.text
+
+
+def test_the_page_needs_nothing_but_itself(built: Path, page: Page) -> None:
+    text = (built / "report" / "index.html").read_text(encoding="utf-8")
+    assert "://" not in text and "@import" not in text
+    assert not [tag for tag, at in page.tags if "src" in at or (tag == "link" and at["rel"] != "icon")]
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)", text))
+    for link in page.links:
+        assert link.startswith(("#", "figures/", "tables/", "../leaderboards/", "../runs/"))
+        if link.startswith("#"):
+            assert link[1:] in page.ids
+        elif not link.startswith("../leaderboards/"):
+            assert (built / "report" / link).is_file(), link
+
+
+def test_links_to_csvs_are_those_that_are_written(built: Path, page: Page) -> None:
+    names = {link.rsplit("/", 1)[1] for link in page.links if "/leaderboards/" in link}
+    assert names == {path.name for path in leaderboard.build(built)}
+
+
+def test_every_figure_is_described_and_on_disk(built: Path, page: Page) -> None:
+    pictures = [at for tag, at in page.tags if tag == "svg" and at.get("aria-hidden") != "true"]
+    assert pictures and all(at["role"] == "img" and len(at["aria-label"]) > 20 for at in pictures)
+    assert len(set(page.ids)) == len(page.ids)
+    for path in (built / "report" / "figures").iterdir():
+        assert (
+            path.suffix in (".png", ".svg")
+            and path.with_suffix(".svg").is_file()
+            and path.with_suffix(".png").is_file()
+        )
+        head = path.read_bytes()[:100]
+        assert head.startswith(b"\x89PNG" if path.suffix == ".png" else b"<?xml")
+
+
+def test_what_is_missing_is_said(page: Page) -> None:
+    assert "made before each sample's answer was kept" in page.text
+    assert "made before confusions were kept" in page.text
+    assert "ct_lung 50.0, mri_brain 100.0, ct_liver 25.0, us_breast 100.0 per cent" in page.text
+    assert "Ranks over streams need at least 3 streams" in page.text
+    assert "Not ranked, one run only, which says nothing about chance: zero_shot." in page.text
+    assert f"Not ranked, other settings than the defaults: ewc ({ODD})." in page.text
+    assert "This method answers without a router." in page.text
+
+
+def test_text_from_records_is_escaped(built: Path, page: Page) -> None:
+    text = (built / "report" / "index.html").read_text(encoding="utf-8")
+    assert ODD not in text and "text=&lt;b&gt;&#34;x&#34;&amp;" in text and ODD in page.text
+
+
+def test_same_records_same_bytes(built: Path, tmp_path: Path) -> None:
+    again = many()
+    random.Random(1).shuffle(again)
+    report.build(save(tmp_path, *again))
+
+    def files(results: Path) -> dict[str, bytes]:
+        folder = results / "report"
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    assert files(tmp_path) == files(built)
+
+
+def test_pairs_and_router(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where records have hits and confusions, the page has the differences and the shares."""
+    monkeypatch.setattr(plates, "render", lambda *_, **__: ('<svg viewBox="0 0 1 1"></svg>', b""))
+    hits = {"ewc": [1, 1, 1, 0], "lwf": [0, 0, 1, 0]}
+    found = [with_hits(made(method, key, seed), dict.fromkeys(("lung_ct", "retina_oct", "skin"), hits[method]))
+             for method, key in (("ewc", "01"), ("lwf", "02")) for seed in (0, 1)]  # fmt: skip
+    for record in found:
+        record["router_accuracy"] = [[None] * 3] * 3 + [[0.5, 1.0, 0.25]]
+        record["router_confusion"] = [[2, 1, 1], [0, 4, 0], [1, 2, 1]]
+    report.build(save(tmp_path, *found), to=tmp_path / "elsewhere" / "deep")
+    page = Page((tmp_path / "elsewhere" / "deep" / "index.html").read_text(encoding="utf-8"))
+    titles = [at["title"] for tag, at in page.tags if tag == "td" and "title" in at]
+    assert [title for title in titles if title.startswith("ewc minus lwf: 50.0 points, 95 % ")]
+    assert [title for title in titles if title.startswith("lwf minus ewc: -50.0 points, 95 % ")]
+    text = (tmp_path / "elsewhere" / "deep" / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r'title="ewc minus lwf: 50[^"]*">([^<]*)<', text) == ["50.0"] * 2
+    assert re.findall(r'title="lwf minus ewc: -50[^"]*">([^<]*)<', text) == [f"{MINUS}50.0"] * 2
+    assert "lung ct 50.0 25.0 25.0 retina oct 0.0 100.0 0.0 skin 25.0 50.0 25.0" in page.text
+    assert "../../runs/three/ewc/01/seed0-order0/run.json" in page.links
+    assert "no two tasks share a modality" in page.text
+
+
+def test_unusual_streams_are_shown(tmp_path: Path) -> None:
+    """One task; no row with default settings; no answer when the identity is hidden; nothing but zero cost."""
+    silent = made("isolated", "03", tasks=TASKS, group="needs identity")
+    silent["scores"]["accuracy"]["hidden"] = [[None] * 4] * 5
+    silent["summary"] = records.summarise(silent["scores"])
+    silent["stream"] = silent["stream"] | {"folder": "silent"}
+    single = made("ncm", "01", tasks=("lung",), given=[[0.5], [0.9]])
+    single["stream"] = single["stream"] | {"folder": "single"}
+    single["cost"] |= {"trainable_params": [0], "train_seconds": [0.0]}
+    tuned = made("ewc", "02", settings="lr=1")
+    report.build(save(tmp_path, silent, single, tuned))
+    page = Page((tmp_path / "report" / "index.html").read_text(encoding="utf-8"))
+    assert {name for name in page.boards if name} == {"silent-board", "single-board", "three-board"}
+    assert "no answer" in page.text and "Without training: ncm." in page.text
+    assert "Not ranked, one run only, which says nothing about chance: every method." in page.text
+
+
+def test_errors_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="no whole records below"):
+        report.build(tmp_path)
+    save(tmp_path, made(limit=3))
+    with pytest.raises(UserError, match="no whole records below"):
+        report.build(tmp_path)
+    save(tmp_path, made(seed=1))
+    with pytest.raises(UserError, match="did you mean 'three'"):
+        report.build(tmp_path, ["thre"])
+    assert cli.main(["report", "--results", str(tmp_path), "--stream", "other"]) == 2
+    assert capsys.readouterr().err.startswith("error: unknown stream with whole records 'other'")
+    assert not (tmp_path / "report").exists()
+
+
+def test_the_verb_imports_no_torch_and_keeps_no_state(tmp_path: Path) -> None:
+    save(tmp_path, made(), made("lwf", seed=1), made(seed=2, limit=3))
+    program = (
+        "import sys; from benchmark.cli import main; assert main(sys.argv[1:]) == 0\n"
+        "print([m for m in ('torch', 'lightning', 'methods', 'matplotlib.pyplot') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", program, "report", "--results", str(tmp_path), "--to", str(tmp_path / "out")]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert output == [str(tmp_path / "out" / name) for name in ("index.html", "figures", "tables")] + ["[]"]
+    assert "limited data: 1 run." in Page((tmp_path / "out" / "index.html").read_text(encoding="utf-8")).text
+
+
+# Its parts
+
+
+def test_a_command_makes_the_committed_runs_again() -> None:
+    """The command is understood, and says the settings that the record has."""
+    for path in sorted((ROOT / "results" / "runs" / "phantom_notes6").glob("*_lora/*/seed0-order0/run.json")):
+        record = records.read_record(path)
+        words = views.command(record).split()
+        assert words[:4] == ["python", "-m", "benchmark", "run"]
+        config, card, _ = arguments.parse("run", words[4:], with_class=False)
+        assert (config.method, config.stream, config.seed) == (record["method"], "phantom_notes6", 0)
+        assert config.settings(card) == record["settings"]
+
+
+def test_a_command_quotes_values() -> None:
+    record = made(settings="lr=0.001 method.places=[0, 1] method.kind=a b", order=1)
+    record["config"] = {"lr": 0.001, "stream": "my stream.yaml", "method_args": {"places": [0, 1], "kind": "a b"}}
+    assert views.command(record) == (
+        "python -m benchmark run --method ewc --stream 'my stream.yaml' --backbone phantom-clip --seed 0 --order 1 "
+        "--lr 0.001 --method.places '[0, 1]' --method.kind 'a b'"
+    )
+
+
+def test_chance() -> None:
+    tasks = [{"labels": ["a", "b"]}, {"labels": ["a", "b", "c", "d"]}]
+    stream = {"kind": "classification", "label_space": "own", "tasks": tasks}
+    assert views.chance(stream) == {"given": 0.375, "hidden": pytest.approx(1 / 6)}
+    assert views.chance(stream | {"label_space": "shared", "tasks": tasks[1:] * 3}) == {"given": 0.25, "hidden": 0.25}
+    assert views.chance(stream | {"kind": "retrieval"}) is None
+
+
+def test_the_headline(tmp_path: Path) -> None:
+    def flat(method: str, key: str, *scores: float, **changes: Any) -> list[records.Record]:
+        return [made(method, key, seed, given=np.full((4, 3), score), **changes) for seed, score in enumerate(scores)]
+
+    groups = [flat("a", "01", 0.7, 0.72), flat("b", "02", 0.5, 0.52), flat("c", "03", 0.9, 0.9, group="joint"),
+              flat("d", "04", 0.3, 0.32, group="keeps images")]  # fmt: skip
+    rows = leaderboard.rows([record for group in groups for record in group])
+    best = [(group, best["given"]["method"], best["hidden"]["method"]) for group, best in findings.best_of_groups(rows)]
+    assert best == [("plain", "a", "a"), ("keeps images", "d", "d"), ("joint", "c", "c")]
+    assert findings.lead(rows, "accuracy")[0] == {
+        "told": "Told which task it is", "who": "c", "score": "90.0 ± 0.0 % accuracy", "next": ""}  # fmt: skip
+    plain = [row for row in rows if row["group"] == "plain"]
+    assert findings.lead(plain, "accuracy")[0]["next"] == (
+        "Next among equals is b, 51.0 ± 1.4 %; their 95 % intervals do not overlap."
+    )
+    assert (
+        findings.forgetting(rows)[0] == "Identity given: 3 of 3 methods forget nothing (a, b, d), d forgets most (0.0)."
+    )
+    assert findings.unranked(rows) == [("not the same seeds and orders as its rivals, or no rival", ["d", "c"])]
+
+
+def marks() -> Iterator[labels.Mark]:
+    generator = np.random.default_rng(0)
+    for place in range(20):
+        yield labels.Mark(f"method_{place}", "plain" if place % 2 else "joint", *generator.random(2).tolist())
+
+
+def test_figures_are_the_same_every_time_and_follow_the_theme() -> None:
+    first, again = (figures.render("name", figures.scatter, list(marks()), "x", "y") for _ in range(2))
+    assert first == again and first[0] != figures.render("other", figures.scatter, list(marks())[:9], "x", "y")[0]
+    drawn = figures.inline(first[0], 'a "label" <of> it')
+    assert drawn.startswith("<svg ") and 'aria-label="a &quot;label&quot; &lt;of&gt; it"' in drawn
+    assert "currentColor" in drawn and "var(--plain)" in drawn and "var(--joint)" in drawn and "var(--line)" in drawn
+    for colour in figures.THEMED:
+        assert colour not in drawn
+    assert "<title>method_3 (plain): x " in drawn
+
+
+def test_names_in_a_figure_do_not_cover_each_other() -> None:
+    with matplotlib.rc_context(figures.STYLE):
+        figure = figures.scatter(list(marks()), "x", "y")
+        renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+        boxes = [text.get_window_extent(renderer) for text in figure.axes[0].texts]
+    assert len(boxes) > 15
+    for place, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[place + 1 :])
+
+
+def test_critical_differences() -> None:
+    """Five streams are drawn, four are counted; a bar spans what the test leaves together."""
+    table = tuple((0.9, 0.5, 0.1) for _ in range(5))
+    five = comparisons.Across("given", "plain", "clip", tuple("abcde"), ("best", "middle", "worst"), table)
+    four = comparisons.Across("hidden", "joint", "clip", tuple("abcd"), ("best", "middle", "worst"), table[:4])
+    images: plates.Images = {}
+    drawn, said = plates.critical_differences([five, four], images)
+    assert list(images) == ["critical-difference-plain-clip-given"] and len(drawn) == 1
+    assert said == "A critical-difference diagram needs 5 streams. Fewer are there for joint, identity hidden: 4."
+    svg = images["critical-difference-plain-clip-given"][0]
+    assert "critical difference 1.48" in svg and all(
+        name in svg for name in ("best  1.00", "middle  2.00", "3.00  worst")
+    )
+
+
+def test_latex(tmp_path: Path) -> None:
+    text = latex.leaderboard("my_stream", "accuracy", leaderboard.rows(many()))
+    assert r"\toprule" in text and r"\bottomrule" in text and "my\\_stream" in text.split("\\label")[0]
+    assert text.count(r"\textbf{") == 4  # the best of two groups under two protocols
+    assert "zero\\_shot & plain & 1 & " in text and ODD not in text
+
+
+def test_how_values_are_written() -> None:
+    assert per_cent(-0.0312) == f"{MINUS}3.1" and per_cent(-0.00001) == "0.0" and per_cent(None) == NONE
+    assert shown(1852928, "trainable_params") == "1,852,928" and shown(2**20, "stored_bytes") == "1.00"
+    assert [recall(key) for key in ("i2t_r10", "t2i_mrr")] == ["R@10 i→t", "MRR t→i"]
+    assert exact(1.5, "rank") == "1.50" and exact(None, "rank") == "" and exact(0.5, "bwt_mean") == "0.500000"
