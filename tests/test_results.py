@@ -1,9 +1,11 @@
 """The committed leaderboards are what the committed records say, to the byte."""
 
+import re
 import shutil
 from pathlib import Path
+from statistics import fmean
 
-from benchmark import leaderboard, records
+from benchmark import leaderboard, markdown, records
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
@@ -21,3 +23,29 @@ def test_committed_leaderboards_are_rebuilt_from_the_committed_records(tmp_path:
     for path in rebuilt:
         committed = RESULTS / path.relative_to(tmp_path)
         assert committed.read_bytes() == path.read_bytes(), committed.name
+
+
+def test_the_tables_of_the_readme_are_what_the_committed_records_say() -> None:
+    readme = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
+    assert readme.count("<!-- end -->") > 5
+    assert markdown.rewritten(readme, RESULTS) == readme
+
+
+def test_scores_in_the_docstrings_of_methods_are_those_of_the_records() -> None:
+    """The score beside a method's command: the mean over seeds of order 0; another processor moves it a little."""
+    for file in sorted((RESULTS.parent / "methods").glob("*.py")):
+        found = re.search(
+            r"make bench METHOD=(\w+)(?: STREAM=(\w+))? +# last .* (\S+) given, (\S+) hidden", file.read_text()
+        )
+        if found is None:
+            continue
+        method, stream, *expected = found.groups()
+        runs = [
+            record
+            for record in records.read_all(RESULTS, stream or "phantom8")
+            if record["method"] == method and record["settings"] == "" and record["order"] == 0
+        ]
+        assert runs, method
+        for protocol, score in zip(records.PROTOCOLS, expected, strict=True):
+            mean = 100 * fmean(record["summary"][protocol]["last_acc"] for record in runs)
+            assert abs(mean - float(score)) < 1, f"{method}, {protocol}: {mean:.1f}, and its docstring says {score}"
