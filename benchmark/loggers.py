@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,27 +13,27 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
 
-def made(name: str | None, folder: Path, title: str) -> Logger | None:
-    """The logger of a run, or None; files go to ``<run's folder>/logs``, which git ignores.
+def check(name: str | None) -> None:
+    """Raises UserError if the package of this logger is not installed."""
+    if name not in (None, "csv") and find_spec(str(name)) is None:
+        raise UserError(f"--logger {name}: the package is not installed: pip install {name}")
+
+
+def made(name: str, folder: Path, title: str) -> Logger:
+    """The logger of a run; its files go to ``<the run's folder>/logs``, which git ignores.
 
     Args:
         title: of the run, where the service shows names. wandb and mlflow read their own environment variables.
-
-    Raises:
-        UserError: the logger's package is not installed.
     """
-    if name is None:
-        return None
     from lightning.pytorch import loggers
 
-    try:
-        if name == "csv":
-            return loggers.CSVLogger(folder, name="logs", version="")
-        if name == "tensorboard":
-            return loggers.TensorBoardLogger(folder, name="logs", version="")
-        if name == "wandb":
-            return loggers.WandbLogger(title, save_dir=folder / "logs", project="mbil-bench")
-        uri = os.environ.get("MLFLOW_TRACKING_URI", f"file:{(folder / 'logs').resolve()}")
-        return loggers.MLFlowLogger("mbil-bench", run_name=title, tracking_uri=uri)
-    except ModuleNotFoundError as error:
-        raise UserError(f"--logger {name}: pip install {name} ({' '.join(str(error).split())})") from None
+    logs = folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    if name == "csv":
+        return loggers.CSVLogger(folder, name="logs", version="")
+    if name == "tensorboard":
+        return loggers.TensorBoardLogger(folder, name="logs", version="")
+    if name == "wandb":
+        return loggers.WandbLogger(title, save_dir=logs, project="mbil-bench")
+    uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{(logs / 'mlflow.db').resolve()}")
+    return loggers.MLFlowLogger("mbil-bench", run_name=title, tracking_uri=uri)

@@ -18,7 +18,6 @@ from benchmark.registry import MethodCard
 
 if TYPE_CHECKING:
     import torch
-    from lightning.pytorch.loggers import Logger
     from rich.console import Console
 
     from benchmark.data.module import TaskData
@@ -161,18 +160,17 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
     if _complete(folder) and is_whole(folder) and not config.force:
         console.print(f"already complete: {folder} (FORCE=1 or --force starts anew)", highlight=False)
         return folder
-    title = f"{plan.stream_folder} {card.name} {plan.key} seed{config.seed}-order{config.order}"
-    logger = loggers.made(config.logger, folder, title) if rank == 0 else None
+    loggers.check(config.logger)
     method, data = prepared(plan, cls, device)
     if rank > 0:
-        _learn(plan, method, data, hardware, console, logger)
+        _learn(plan, method, data, hardware, console)
         return folder
     if config.devices > 1:
         os.environ[processes.PARENT] = str(os.getpid())  # the processes that Lightning starts end with this one
     with processes.alone(folder):
         if config.force or _complete(folder):
             shutil.rmtree(folder, ignore_errors=True)
-        _learn(plan, method, data, hardware, console, logger)
+        _learn(plan, method, data, hardware, console)
     return folder
 
 
@@ -214,15 +212,13 @@ def prepared(plan: Plan, cls: Any, device: torch.device) -> tuple[IncrementalMet
     return method, data
 
 
-def _learn(
-    plan: Plan, method: IncrementalMethod, data: list[TaskData], hardware: Hardware, console: Console,
-    logger: Logger | None,
-) -> None:  # fmt: skip
+def _learn(plan: Plan, method: IncrementalMethod, data: list[TaskData], hardware: Hardware, console: Console) -> None:
     """All phases that the record in the run's folder does not have yet."""
+    from benchmark import loggers
     from benchmark.progress import Display
     from benchmark.runner import Loop
 
-    config, folder = plan.config, plan.folder
+    config, folder, logger = plan.config, plan.folder, None
     known = records.read_record(folder) if (folder / "run.json").is_file() else None
     if known is None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -236,6 +232,9 @@ def _learn(
         if known is not None and (folder / "state").is_dir():
             display.say(f"continuing after {known['stages'] - 1} of {len(data)} tasks")
         stream = plan.recipe.stream.reordered(plan.permutation)
+        if config.logger is not None and hardware.rank == 0:
+            title = f"{plan.stream_folder} {plan.card.name} {plan.key} seed{config.seed}-order{config.order}"
+            logger = loggers.made(config.logger, folder, title)
         Loop(method, stream, data, record, folder, hardware, display, config.full_evaluation, logger).run()
     if logger is not None:
         logger.finalize("success")
