@@ -69,7 +69,7 @@ def measure(plan: Plan, cls: Any, threads: int | None = None) -> Measured:
             return Measured(0.0, 0.0, 0)
         with seeded(config.seed, "measure"):
             times, images = _steps(method, data[0], config.batch_size, device, plan.precision)
-    steps = sum(-(-len(each.splits["train"]) // config.batch_size) for each in data) * config.epochs
+    steps = sum(config.steps(len(each.splits["train"])) for each in data)
     return Measured(median(times), images / sum(times), steps)
 
 

@@ -223,7 +223,7 @@ def _learn(plan: Plan, method: IncrementalMethod, data: list[TaskData], hardware
     if known is None:
         shutil.rmtree(folder, ignore_errors=True)
     record = known or new_record(plan, _device_name(hardware))
-    steps = sum(-(-len(task.splits["train"]) // config.batch_size) * config.epochs for task in data)
+    steps = sum(config.steps(len(task.splits["train"])) for task in data)
     with Display(console, steps, quiet=config.quiet or hardware.rank > 0) as display:
         display.say(
             f"{plan.card.name} on {plan.stream_folder}, seed {config.seed}, order {config.order}, "

@@ -82,6 +82,8 @@ class Hardware:
 class EpochEnd(L.Callback):
     """Seeds each epoch, shows and logs steps, and puts the state on disk after each epoch.
 
+    ``seconds``: of all finished epochs, those of earlier processes included.
+
     Args:
         path: of the checkpoint. where: the task, in words. purpose: of the task's seeds.
         first: steps of the tasks before this one.
@@ -91,7 +93,13 @@ class EpochEnd(L.Callback):
         self, path: Path, where: str, purpose: tuple[object, ...], first: int, display: Display, logger: Logger | None
     ) -> None:
         self.path, self.where, self.purpose, self.first = path, where, purpose, first
-        self.display, self.logger = display, logger
+        self.display, self.logger, self.seconds = display, logger, 0.0
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.seconds = checkpoint["seconds"]
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["seconds"] = self.seconds
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         torch.manual_seed(derive_seed(*self.purpose, trainer.current_epoch, "steps"))
@@ -119,6 +127,7 @@ class EpochEnd(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         pl_module.share = None  # type: ignore[assignment]
+        self.seconds += time.perf_counter() - self.started
         temporary = self.path.with_suffix(".tmp")
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
@@ -172,7 +181,7 @@ class Loop:
             if saved is not None and saved["task"] == last:
                 self._restore(saved["method"])
             if not done:
-                self._learn(tasks, prepared=saved is not None and saved["task"] == last)
+                self._learn(tasks, saved if saved is not None and saved["task"] == last else None)
                 if self.leads:
                     self._save_state(last, "ended")
                     (self.state / f"fit-{last}.ckpt").unlink(missing_ok=True)
@@ -183,22 +192,21 @@ class Loop:
             cost["peak_memory_mib"].append(self._peak_memory())
             self._finish()
 
-    def _learn(self, tasks: list[Task], prepared: bool) -> None:
-        """Prepare, fit, end."""
-        index, started = tasks[-1].index, time.perf_counter()
+    def _learn(self, tasks: list[Task], saved: dict[str, Any] | None) -> None:
+        """Prepare, fit, end; ``saved`` if an earlier process has prepared."""
+        index = tasks[-1].index
         chosen = [self.data[task.index] for task in tasks]
         names = " + ".join(task.name for task in tasks[:1]) + (f" + {len(tasks) - 1} more" if tasks[1:] else "")
         where = f"task {index + 1}/{len(self.stream)} {names}"
         with self.method.learning():
-            if not prepared:
-                for data in chosen:
-                    self._look(self.method.prepare_task, data, "prepare", where)
+            if saved is None:
+                seconds = sum(self._look(self.method.prepare_task, data, "prepare", where) for data in chosen)
                 if self.leads:
-                    self._save_state(index, "begun")
-            fitted = self._fit(chosen, index, where)
-            for data in chosen:
-                self._look(self.method.end_task, data, "end", where)
-        seconds = time.perf_counter() - started
+                    self._save_state(index, "begun", seconds)
+            else:
+                seconds = saved["seconds"]
+            fitting, images = self._fit(chosen, index, where)
+            seconds += fitting + sum(self._look(self.method.end_task, data, "end", where) for data in chosen)
         own = self.method.state_dict()
         cost = self.record["cost"]
         for _task in tasks:
@@ -206,22 +214,24 @@ class Loop:
             cost["stored_params"].append(sum(p.numel() for n, p in self.method.named_parameters() if n in own))
             cost["stored_bytes"].append(sum(t.numel() * t.element_size() for t in own.values()))
             cost["train_seconds"].append(seconds / len(tasks))
-            cost["images_per_second"].append(fitted)
-        self.display.say(
-            f"{where}: learned in {seconds:.1f} s, {fitted:,.0f} images/s" if fitted else f"{where}: learned"
-        )
+            cost["images_per_second"].append(images / fitting if fitting else 0.0)
+        rate = f", {images / fitting:,.0f} images/s" if fitting else ""
+        self.display.say(f"{where}: learned in {seconds:.1f} s{rate}")
 
-    def _look(self, visit: Any, data: TaskData, purpose: str, where: str) -> None:
-        """Show a method the training set: un-augmented, in fixed order, in eval mode, in full precision."""
+    def _look(self, visit: Any, data: TaskData, purpose: str, where: str) -> float:
+        """Show a method the training set: un-augmented, in fixed order, in eval mode, in full precision; seconds."""
+        started = time.perf_counter()
         self.display.phase(f"{where}  {purpose}")
         self.method.eval()
         with seeded(*self.purpose, data.task.index, purpose), full_precision():
             visit(data.task, data.batches("train", self.device))
+        return time.perf_counter() - started
 
-    def _fit(self, chosen: list[TaskData], index: int, where: str) -> float:
-        """Train with a Trainer of its own (a reused one trains only its first task); images per second."""
+    def _fit(self, chosen: list[TaskData], index: int, where: str) -> tuple[float, int]:
+        """Train with a Trainer of its own (a reused one trains only its first task); seconds and images seen in them,
+        earlier processes included."""
         if not self.method.trainable_parameters():
-            return 0.0
+            return 0.0, 0
         purpose, checkpoint = (*self.purpose, index), self.state / f"fit-{index}.ckpt"
         trainer: L.Trainer
 
@@ -232,6 +242,7 @@ class Loop:
         part = hardware.rank, hardware.devices
         loader = training_batches(chosen, budget.batch_size, self.device, epoch_seed, self.balanced, part)
         first = sum(self.steps(data) for data in self.data[: chosen[0].task.index])
+        watch = EpochEnd(checkpoint, where, purpose, first, self.display, self.logger)
         trainer = L.Trainer(
             accelerator="gpu" if self.device.type == "cuda" else "cpu",
             devices=hardware.devices,
@@ -239,24 +250,24 @@ class Loop:
             use_distributed_sampler=False,
             precision=self.precision,
             max_epochs=budget.epochs,
-            callbacks=[EpochEnd(checkpoint, where, purpose, first, self.display, self.logger)],
+            callbacks=[watch],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
         self.method.train()
-        started, resumed = time.perf_counter(), checkpoint.is_file()
+        ckpt_path = checkpoint if checkpoint.is_file() else None
         with torch.random.fork_rng():
-            trainer.fit(self.method, loader, ckpt_path=checkpoint if resumed else None, weights_only=True)
+            trainer.fit(self.method, loader, ckpt_path=ckpt_path, weights_only=True)
         if trainer.interrupted:
             raise KeyboardInterrupt
         self.method.to(self.device)  # the strategy's teardown moves it to the CPU
-        return 0.0 if resumed else loader.samples * budget.epochs / (time.perf_counter() - started)
+        return watch.seconds, loader.samples * budget.epochs
 
     def steps(self, data: TaskData) -> int:
         """Training steps of a task."""
-        return -(-len(data.splits["train"]) // self.budget.batch_size) * self.budget.epochs
+        return self.budget.steps(len(data.splits["train"]))
 
     def _evaluate(self, stage: int) -> None:
         """Fill row ``stage`` of every score matrix, unless an earlier process did."""
@@ -312,11 +323,12 @@ class Loop:
 
     # ---- state on disk --------------------------------------------------------------------------------------------
 
-    def _save_state(self, task: int, phase: str) -> None:
-        """``phase``: begun (prepared; epochs are in the fit checkpoint) or ended."""
+    def _save_state(self, task: int, phase: str, seconds: float = 0.0) -> None:
+        """``phase``: begun (prepared in so many seconds; epochs are in the fit checkpoint) or ended."""
         records.write_record(self.folder, self.record)
         temporary = self.state / "method.tmp"
-        torch.save({"task": task, "phase": phase, "method": self.method.state_dict()}, temporary)
+        state = {"task": task, "phase": phase, "seconds": seconds, "method": self.method.state_dict()}
+        torch.save(state, temporary)
         temporary.replace(self.state / "method.pt")
 
     def _load_state(self) -> dict[str, Any] | None:

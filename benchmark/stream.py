@@ -96,3 +96,7 @@ class Budget:
     schedule: str = "cosine"
     warmup: float = 0.03
     augment: str = "flip"
+
+    def steps(self, samples: int) -> int:
+        """Training steps on a task of so many samples."""
+        return -(-samples // self.batch_size) * self.epochs

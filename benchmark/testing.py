@@ -341,7 +341,11 @@ def a_batch_may_be_shared_or_it_is_declared(bench: Bench) -> None:
             rows = slice(None) if share is None else slice(share.start, share.stop)
             with seeded(0, "shared"):
                 loss = method.training_step({name: values[rows] for name, values in batch.items()}, 0)
-            return [g for g in torch.autograd.grad(loss, parameters, allow_unused=True) if g is not None]
+            found = torch.autograd.grad(loss, parameters, allow_unused=True)
+            assert all(g is not None for g in found), (
+                "a trainable parameter that the loss does not use: set ddp = False"
+            )
+            return list(found)
 
         if parameters:
             parts = [gradients(Share.of(11, rank, 2)) for rank in range(2)]
