@@ -39,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:
@@ -181,6 +184,8 @@ def leaderboard_(argv: Sequence[str]) -> int:
     given = _parse(parser, argv)
     results, console = Path(given.results), _console()
     streams = sorted({path.parts[-5] for path in records.run_files(results)})
+    if given.readme is not None:
+        markdown.rewrite(Path(given.readme), results)
     if given.stream is not None and given.stream not in streams:
         raise unknown("stream with records", given.stream, streams)
     if not streams:
@@ -193,8 +198,6 @@ def leaderboard_(argv: Sequence[str]) -> int:
         if changed:
             names = ", ".join(changed)
             console.print(f"made by other code than this tree's (FORCE=1 makes them anew): {names}", highlight=False)
-    if given.readme is not None:
-        markdown.rewrite(Path(given.readme), results)
     return 0
 
 
@@ -238,12 +241,14 @@ def predict_(argv: Sequence[str]) -> int:
     parser.add_argument("--run", required=True, help="folder of a run that was made on this machine")
     parser.add_argument("--images", required=True, help="folder of images, or one image")
     parser.add_argument("--task", default=None, help="whose classes to choose from; default: the method finds the task")
+    parser.add_argument("--inputs", type=Literal["image"] | None, default=None,
+                        help="of a fusion run: answer from the image alone, without the text")  # fmt: skip
     parser.add_argument("--to", default="predictions.csv", help="CSV that is written")
     parser.add_argument("--top", type=int, default=1, help="rows for an image, likeliest class first")
     given = _parse(parser, argv)
     from benchmark.predict import predict
 
-    count = predict(Path(given.run), Path(given.images), given.task, Path(given.to), given.top)
+    count = predict(Path(given.run), Path(given.images), given.task, Path(given.to), given.top, given.inputs)
     _console().print(f"{given.to}: {count} images", highlight=False, soft_wrap=True)
     return 0
 

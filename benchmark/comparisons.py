@@ -12,7 +12,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from benchmark import stats
-from benchmark.entries import age, by_key, counts, group_place
+from benchmark.entries import by_key, counts, group_place
 from benchmark.errors import UserError
 from benchmark.records import PROTOCOLS, Record, decimals
 
@@ -59,7 +59,7 @@ def _pairs_of(defaults: list[list[Record]], protocol: str) -> list[Row]:
     for a, b in combinations(range(len(defaults)), 2):
         one, other = defaults[a][0], defaults[b][0]
         shared = sorted(hits[a].keys() & hits[b].keys())
-        if not shared or one["method"] == other["method"] or one["backbone"] != other["backbone"]:
+        if not shared or one["backbone"] != other["backbone"]:
             continue
         shares = _shares(hits) if shares is None else shares
         between = stats.paired(_columns(shares[a], shared), _columns(shares[b], shared))
@@ -147,8 +147,7 @@ def across(records: Iterable[Record]) -> list[Across]:
 
     Largest: the most cells among those with five streams or more, from which on a critical difference exists; where
     no two methods share five, among those with three or more; of equals the one with more streams, then by name. A
-    method's number is the mean over the runs of its default row, to 6 decimals; of several default rows (another
-    precision, say) the one with the most runs counts, of equals the newest.
+    method's number is the mean over the runs of its default row, to 6 decimals.
     """
     found: dict[tuple, dict[str, dict[str, float]]] = {}
     for runs in _defaults(records):
@@ -176,13 +175,7 @@ def _defaults(records: Iterable[Record]) -> list[list[Record]]:
     streams: dict[str, list[Record]] = {}
     for record in filter(counts, records):
         streams.setdefault(record["stream"]["folder"], []).append(record)
-    best: dict[tuple, list[Record]] = {}
-    for folder in sorted(streams):
-        for runs in by_key(streams[folder]):
-            place = (folder, runs[0]["method"], runs[0]["backbone"])
-            if runs[0]["settings"] == "":
-                best[place] = max(best.get(place, runs), runs, key=lambda runs: (len(runs), max(map(age, runs))))
-    return [best[place] for place in sorted(best)]
+    return [runs for name in sorted(streams) for runs in by_key(streams[name]) if runs[0]["settings"] == ""]
 
 
 def _full(methods: dict[str, dict[str, float]]) -> frozenset[str]:

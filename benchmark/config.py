@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ CHOICES = {
 }
 ADDED = ("inputs", "gallery")  # later than the first records: at their defaults they leave a run's key as it was
 WHERE_AND_HOW = (
-    "seed", "order", "data", "results", "device", "devices", "strategy", "logger", "force", "full_evaluation", "quiet",
+    "seed", "order", "data", "results", "device", "devices", "strategy", "logger", "force", "force_before",
+    "full_evaluation", "quiet",
 )  # fmt: skip
 
 
@@ -66,6 +68,7 @@ class RunConfig(Budget):
         strategy: Lightning's name of how they do: ddp.
         logger: csv, tensorboard, wandb or mlflow (Lightning's names): losses and scores, besides the record.
         force: start anew even if the run is complete.
+        force_before: start anew what was begun before this time; a sweep's cell that is tried again then continues.
         full_evaluation: compute every cell of the matrix, also those whose answers cannot have changed.
         quiet: print one line, no progress and no tables.
     """
@@ -89,6 +92,7 @@ class RunConfig(Budget):
     strategy: str = "auto"
     logger: str | None = None
     force: bool = False
+    force_before: str | None = None
     full_evaluation: bool = False
     quiet: bool = False
     method_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -100,6 +104,13 @@ class RunConfig(Budget):
         for name, low in {"epochs": 1, "batch_size": 1, "seed": 0, "order": 0, "devices": 1}.items():
             if getattr(self, name) < low:
                 raise UserError(f"--{name}: expected a whole number of at least {low}, got {getattr(self, name)}")
+        if self.force_before is not None:
+            try:
+                aware = datetime.fromisoformat(self.force_before).tzinfo is not None
+            except ValueError:
+                aware = False
+            if not aware:
+                raise UserError(f"--force_before: expected a time with its zone (ISO 8601), got {self.force_before!r}")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"--limit: expected a whole number of at least 1, got {self.limit}")
         if not self.lr > 0 or self.weight_decay < 0 or not 0 <= self.warmup < 1:

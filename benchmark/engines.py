@@ -1,9 +1,10 @@
 """Where the cells of a sweep run: on this machine, on a Slurm cluster, on a Ray cluster. One thin adapter each.
 
 A cell is a process of its own, ``python -m benchmark run ... --quiet``: it has its own peak memory, and nothing leaks
-from one to the next. It dies with the process that started it (``MBIL_PARENT``), so that no two ever write one run
-folder. An engine is a generator: it yields an ``Outcome`` whenever a cell ends, and closing it stops those that run.
-submitit and ray are optional and imported when asked for.
+from one to the next. It dies with the process that started it (``MBIL_PARENT``), so that no two on a machine ever write
+one run folder; jobs that a killed sweep left in Slurm's queue are to be cancelled before it is started again.
+An engine is a generator: it yields an ``Outcome`` whenever a cell ends, and closing it stops those that run. submitit
+and ray are optional and imported when asked for.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Generator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +31,7 @@ Arguments = Sequence[str]  # of one ``run``
 
 COMMAND = (sys.executable, "-m", "benchmark", "run")
 POLL = 0.5  # seconds between looks at whether to stop
+PATIENCE = 15.0  # seconds that a cell has to end by itself
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -53,20 +56,22 @@ def run_cell(
     Returns:
         The exit code and the last line of output, of errors too; for a process killed by a signal which one.
     """
-    # inside a Slurm job Lightning would take the cell for one of the job's own tasks, and queue it again by itself
-    outside = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    environment = {**outside, **env, PARENT: str(os.getpid())}
+    environment = {**os.environ, **env, PARENT: str(os.getpid())}
     options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     # a session of its own: Ctrl-C reaches the sweep alone, which then ends its cells
     process = subprocess.Popen([*COMMAND, *argv], cwd=cwd, env=environment, start_new_session=True, **options)
+    asked: float | None = None  # when it was asked to end
     try:
         while True:
             try:
                 output = process.communicate(timeout=POLL)[0].decode("utf-8", "replace")
                 break
             except subprocess.TimeoutExpired:
-                if stop is not None and stop.is_set():
+                if stop is not None and stop.is_set() and asked is None:
+                    asked = time.monotonic()
                     process.terminate()
+                elif asked is not None and time.monotonic() - asked > PATIENCE:
+                    process.kill()
     finally:
         if process.poll() is None:
             process.kill()
@@ -195,8 +200,6 @@ def slurm(cells: Sequence[Arguments], jobs: int | None, options: Mapping[str, An
         import submitit
     except ImportError:
         raise UserError('--engine slurm needs submitit: pip install "mbil-bench[slurm]"') from None
-    import time
-
     chosen: dict[str, Any] = {"name": "mbil", "cpus_per_task": 1} | dict(options)
     if jobs is not None:
         chosen["slurm_array_parallelism"] = jobs
@@ -261,7 +264,12 @@ def ray(cells: Sequence[Arguments], jobs: int | None, options: Mapping[str, Any]
             cluster.init(**{"log_to_driver": False, "logging_level": "ERROR", **own, **init})
         except (ConnectionError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"--engine ray: {' '.join(str(error).split())}") from None
-    task: Any = cluster.remote(**needs)(run_cell)
+    try:
+        task: Any = cluster.remote(**needs)(run_cell)
+    except (TypeError, ValueError) as error:
+        if ours:
+            cluster.shutdown()
+        raise UserError(f"--engine ray: {' '.join(str(error).split())}") from None
     env, cwd = threads(max(1, int(needs["num_cpus"]))), os.getcwd()
     ready = list(enumerate(cells))[::-1]
     running: dict[Any, int] = {}

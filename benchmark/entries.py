@@ -28,11 +28,26 @@ def newest(records: Iterable[Record]) -> dict[str, Record]:
 
 
 def by_key(records: Iterable[Record]) -> list[list[Record]]:
-    """The runs of each (method, key) of one stream, both sorted; runs by order, then seed."""
+    """The runs of each (method, key) of one stream, both sorted; runs by order, then seed.
+
+    A method has one default row: of several keys without settings (a CPU's precision and a GPU's) the one with the most
+    runs, of equals the newest. The others come with their precision as ``settings``.
+    """
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in sorted(records, key=lambda record: (record["order"], record["seed"])):
         groups.setdefault((record["method"], record["key"]), []).append(record)
-    return [groups[name] for name in sorted(groups)]
+    first: dict[tuple[str, str], list[Record]] = {}
+    for runs in groups.values():
+        if runs[0]["settings"] == "":
+            place = runs[0]["method"], runs[0]["backbone"]
+            first[place] = max(first.get(place, runs), runs, key=lambda runs: (len(runs), max(map(age, runs))))
+    return [_named(groups[name], first) for name in sorted(groups)]
+
+
+def _named(runs: list[Record], first: dict[tuple[str, str], list[Record]]) -> list[Record]:
+    if runs[0]["settings"] != "" or first[runs[0]["method"], runs[0]["backbone"]] is runs:
+        return runs
+    return [run | {"settings": f"precision={run['config'].get('precision')}"} for run in runs]
 
 
 def group_place(group: str) -> tuple[int, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import open_clip
@@ -47,13 +48,19 @@ def export(run: Path, task: str, to: Path, format: str = "peft") -> str:
         raise UserError(f"--to {to}: there is something already")
     trained = load(run)
     factors, experts = _factors(trained, trained.task(task))
-    to.mkdir(parents=True, exist_ok=True)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=to.parent, prefix=".exporting-") as building:
+        part = Path(building) / "part"
+        part.mkdir()
+        if format == "peft":
+            _adapter(experts, factors, part)
+        else:
+            _folded(trained.record["config"], factors, part)
+        part.replace(to)
     if format == "peft":
-        _adapter(experts, factors, to)
         tower = "" if experts.tower is trained.method.backbone else ".image"
         name = trained.record["config"]["backbone"]
         return f"PeftModel.from_pretrained(methods.backbones.load({name!r}){tower}, {str(to)!r})"
-    _folded(trained.record["config"], factors, to)
     return f"open_clip.create_model({'local-dir:' + str(to)!r})"
 
 

@@ -106,6 +106,9 @@ def _row(runs: list[Record], protocol: str, current: str) -> dict[str, Any]:
     row["eval_seconds_mean"] = mean(_over_tasks(runs, "eval_seconds", sum))
     peaks = _over_tasks(runs, "peak_memory_mib", max)
     row["peak_memory_mib"] = max(whole(peaks), default=None)
+    if "dominance" in values:  # of the mean drops: a mean of ratios is at the mercy of a drop near zero
+        drops = [row["image_drop_mean"], row["text_drop_mean"]]
+        row["dominance_mean"] = metrics.dominance(*drops) if None not in drops and min(drops) > 0 else None
     row["stale"] = any(run["provenance"]["fingerprint"] != current for run in runs)
     return {name: row.get(name) for name in (*COLUMNS, *(f"{name}_mean" for name in EXTRA if name in values))}
 

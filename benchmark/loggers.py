@@ -29,8 +29,9 @@ def made(name: str, folder: Path, title: str) -> Logger:
 
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    if name == "csv":
-        return loggers.CSVLogger(folder, name="logs", version="")
+    if name == "csv":  # a run that continues writes another part: Lightning removes a file that is there
+        part = f"part{len(list(logs.glob('part*'))) + 1}"
+        return loggers.CSVLogger(folder, name="logs", version=part, flush_logs_every_n_steps=1)
     if name == "tensorboard":
         return loggers.TensorBoardLogger(folder, name="logs", version="")
     if name == "wandb":

@@ -86,13 +86,6 @@ def _rank(row: Row) -> str:
     return "-" if row["rank"] is None else f"{row['rank']:.1f}"
 
 
-def _dominance(given: Row, hidden: Row) -> str:
-    """None where withholding an input helps: the share of something negative says nothing."""
-    drops = given["image_drop_mean"], given["text_drop_mean"]
-    value = given["dominance_mean"]
-    return f"{value:.2f}" if value is not None and min(drops) > 0 else "-"
-
-
 BASIC: list[Column] = [
     ("method", lambda g, h: f"`{g['method']}`"),
     ("group", lambda g, h: g["group"]),
@@ -117,7 +110,7 @@ FUSION: list[Column] = [
     *FORGETTING,
     ("lost without image", _value("image_drop")),
     ("lost without text", _value("text_drop")),
-    ("dominance", _dominance),
+    ("dominance", lambda g, h: "-" if g["dominance_mean"] is None else f"{g['dominance_mean']:.2f}"),
 ]
 RETRIEVAL: list[Column] = [
     (f"R@{k}, {way}", _value(f"{name}_r{k}", hidden=True))

@@ -52,7 +52,7 @@ def estimate(plan: Plan, earlier: Sequence[records.Record], cuda: bool) -> Estim
     and epochs. A run with ``--limit`` is told by runs of its own key alone.
     """
     config, method = plan.config, plan.card.name
-    alike = [r for r in earlier if r["provenance"]["device"].startswith("cpu") != cuda]
+    alike = [r for r in earlier if ("cpu (" in r["provenance"]["device"]) != cuda]
     same = [r for r in alike if (r["key"], r["method"]) == (plan.key, method)]
     if same:
         seconds = median(sum(r["cost"]["train_seconds"]) + sum(r["cost"]["eval_seconds"]) for r in same)

@@ -20,11 +20,12 @@ COLUMNS = ("image", "task", "class", "probability")
 BATCH = 64
 
 
-def predict(run: Path, images: Path, task: str | None, to: Path, top: int = 1) -> int:
+def predict(run: Path, images: Path, task: str | None, to: Path, top: int = 1, inputs: str | None = None) -> int:
     """Write ``to``: ``top`` rows for every image below ``images``, the likeliest class first; returns how many images.
 
     Args:
         task: whose classes are the candidates; None: the classes of all tasks, and the method finds the task.
+        inputs: ``image`` to let a run that learned from image and text answer without the text.
 
     ``task`` in the CSV is the one given, or where the method has a router the one it sends the image to, else the task
     of the class. ``probability`` is the softmax over the candidates, which no method here was trained to calibrate.
@@ -38,6 +39,10 @@ def predict(run: Path, images: Path, task: str | None, to: Path, top: int = 1) -
     trained = load(run)
     if trained.stream.kind == "retrieval":
         raise UserError(f"{run}: a retrieval run finds texts and has no classes to predict")
+    if trained.stream.kind == "fusion" and "image" not in (inputs, trained.record["config"].get("inputs")):
+        raise UserError(
+            f"{run}: learned from image and text, of which images are one: --inputs image answers from them"
+        )
     told = None if task is None else trained.task(task)
     if told is None and trained.method.requires_task_id:
         raise UserError(f"{run}: {trained.record['method']} has to be told the task: --task NAME")

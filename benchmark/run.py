@@ -7,6 +7,7 @@ import os
 import shutil
 import warnings
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,7 +158,8 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
     strategy = "ddp" if config.devices > 1 and config.strategy == "auto" else config.strategy
     plan = resolve(config, card, cuda)
     folder, hardware = plan.folder, Hardware(device, config.devices, strategy, rank)
-    if _complete(folder) and is_whole(folder) and not config.force:
+    anew = starts_anew(config, folder)
+    if _complete(folder) and is_whole(folder) and not anew:
         console.print(f"already complete: {folder} (FORCE=1 or --force starts anew)", highlight=False)
         return folder
     loggers.check(config.logger)
@@ -165,10 +167,12 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
     if rank > 0:
         _learn(plan, method, data, hardware, console)
         return folder
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        del os.environ[name]  # Lightning would take the run for one of a job's tasks, and queue the job again by itself
     if config.devices > 1:
         os.environ[processes.PARENT] = str(os.getpid())  # the processes that Lightning starts end with this one
     with processes.alone(folder):
-        if config.force or _complete(folder):
+        if anew or _complete(folder):
             shutil.rmtree(folder, ignore_errors=True)
         _learn(plan, method, data, hardware, console)
     return folder
@@ -177,6 +181,14 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
 def rank_here() -> int:
     """Which of the processes that learn together this is; Lightning starts those above 0 with the same command."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def starts_anew(config: RunConfig, folder: Path) -> bool:
+    """Whether what is in the run's folder is thrown away."""
+    if config.force or config.force_before is None or not (folder / "run.json").is_file():
+        return config.force
+    started = records.read_record(folder)["provenance"].get("started")
+    return started is None or datetime.fromisoformat(started) < datetime.fromisoformat(config.force_before)
 
 
 def _complete(folder: Path) -> bool:
@@ -219,10 +231,15 @@ def _learn(plan: Plan, method: IncrementalMethod, data: list[TaskData], hardware
     from benchmark.runner import Loop
 
     config, folder, logger = plan.config, plan.folder, None
-    known = records.read_record(folder) if (folder / "run.json").is_file() else None
-    if known is None:
+    record, known = new_record(plan, _device_name(hardware)), None
+    if (folder / "run.json").is_file():
+        known = records.read_record(folder)
+        if known["provenance"]["fingerprint"] != record["provenance"]["fingerprint"] and hardware.rank == 0:
+            console.print(f"{folder}: begun by other code than this tree's, and starts anew", highlight=False)
+            known = None
+    if known is None and hardware.rank == 0:
         shutil.rmtree(folder, ignore_errors=True)
-    record = known or new_record(plan, _device_name(hardware))
+    record = known or record
     steps = sum(config.steps(len(task.splits["train"])) for task in data)
     with Display(console, steps, quiet=config.quiet or hardware.rank > 0) as display:
         display.say(
@@ -235,9 +252,12 @@ def _learn(plan: Plan, method: IncrementalMethod, data: list[TaskData], hardware
         if config.logger is not None and hardware.rank == 0:
             title = f"{plan.stream_folder} {plan.card.name} {plan.key} seed{config.seed}-order{config.order}"
             logger = loggers.made(config.logger, folder, title)
-        Loop(method, stream, data, record, folder, hardware, display, config.full_evaluation, logger).run()
-    if logger is not None:
-        logger.finalize("success")
+        loop = Loop(method, stream, data, record, folder, hardware, display, config.full_evaluation, logger)
+        try:
+            loop.run()
+        finally:
+            if logger is not None:
+                logger.finalize("success" if loop.record["status"] == "complete" else "failed")
 
 
 def _device_name(hardware: Hardware) -> str:

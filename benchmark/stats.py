@@ -230,7 +230,7 @@ def wilcoxon_holm(table_BM: ArrayLike) -> list[tuple[int, int, float, float]]:
 
     table = np.asarray(table_BM, float)
     pairs = list(combinations(range(table.shape[1]), 2))
-    gaps = [table[:, a] - table[:, b] for a, b in pairs]
+    gaps = [np.round(table[:, a] - table[:, b], 6) for a, b in pairs]  # equal gaps of decimals are not equal floats
     found = [float(wilcoxon(gap, zero_method="wilcox").pvalue) if gap.any() else 1.0 for gap in gaps]
     return [(a, b, p, after) for (a, b), p, after in zip(pairs, found, holm(found), strict=True)]
 

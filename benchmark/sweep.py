@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from benchmark.tables import percent
 if TYPE_CHECKING:
     from rich.console import Console
 
+ENDINGS = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 ENGINES = ("local", "slurm", "ray")
 DEVICES = ("num_gpus", "gpus_per_node", "slurm_gpus_per_node", "slurm_gpus_per_task", "slurm_gres")
 
@@ -149,7 +151,12 @@ def run(sweep: Sweep, console: Console) -> int:
 
 def _started(sweep: Sweep, due: Sequence[Cell]) -> Generator[engines.Outcome]:
     """The engine at work on these cells."""
-    argvs = [(*cell.argv, *(["--force"] if cell.anew(sweep.redo) else [])) for cell in due]
+    # a time, not --force: a cell that an engine tries again continues what it has begun since
+    anew, device = ("--force_before", datetime.now(UTC).isoformat()), {True: "cuda", False: "cpu"}
+    argvs = [
+        (*cell.argv, "--device", device[sweep.cuda(cell.plan.config)], *(anew if cell.anew(sweep.redo) else ()))
+        for cell in due
+    ]
     if sweep.engine == "local" or not due:
         return engines.local(argvs, sweep.slots)
     if sweep.engine == "slurm":
@@ -178,7 +185,7 @@ def _told(cell: Cell) -> str:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Inside, SIGTERM ends the sweep as Ctrl-C does: its cells are ended first."""
+    """Inside, SIGTERM and SIGHUP end the sweep as Ctrl-C does: its cells are ended first."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -186,11 +193,12 @@ def _terminable() -> Iterator[None]:
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in ENDINGS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from benchmark import records, registry
 from benchmark.data import catalog
-from benchmark.errors import UserError
+from benchmark.errors import UserError, unknown
 from benchmark.run import quiet
 from benchmark.stream import Budget, Stream, Task
 from methods import backbones
@@ -31,8 +31,6 @@ class Trained:
         Raises:
             UserError: with the nearest name.
         """
-        from benchmark.errors import unknown
-
         known = {task.name: task for task in self.stream}
         if name not in known:
             raise unknown("task", name, known, "--task")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmark import arguments, engines, processes, records
-from benchmark.run import Plan, new_record, resolve
+from benchmark.run import Plan, new_record, resolve, starts_anew
 
 PROGRAM = (sys.executable, str(Path(__file__).resolve()))
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,13 +81,16 @@ def main(argv: list[str]) -> int:
     config, card, _ = arguments.parse("run", argv, with_class=False)
     plan = resolve(config, card, cuda=False)
     going = (plan.folder / "run.json").exists() and records.read_record(plan.folder)["status"] == "running"
-    state = "anew" if config.force else "continued" if going else "new"
+    anew = starts_anew(config, plan.folder)
+    state = "anew" if anew else "continued" if going else "new"
     with open(os.environ.get("CELLS_LOG", os.devnull), "a", encoding="utf-8") as log:
         print(card.name, config.seed, config.order, state, file=log)
     print("a line before the last")
     if os.environ.get("CELLS_FAIL") == card.name:
         raise RuntimeError("the disk is full")
     with processes.alone(plan.folder):
+        if anew:
+            (plan.folder / "run.json").unlink()
         if not (plan.folder / "run.json").exists():
             records.write_record(plan.folder, new_record(plan, "cpu") | {"stages": 2})
         time.sleep(float(os.environ.get("CELLS_SECONDS", "0")))

@@ -193,6 +193,19 @@ def test_methods_are_ranked_among_equals_by_their_default_row() -> None:
     assert of_c(on("s1", "c", 0.9, key="0b", **later), on("s1", "c", 0.6, seed=1)) == pytest.approx(0.55)
 
 
+def test_a_method_is_not_its_own_rival_in_another_precision() -> None:
+    """Runs on a CPU and on a GPU have two keys and no settings: one of them is the default row."""
+    cpu = [on("s1", name, score, seed=seed) for name, score in (("a", 0.5), ("b", 0.4)) for seed in (0, 1)]
+    gpu = [on("s1", "a", 0.6, key="0b", seed=seed, config={"precision": "bf16-mixed"}) for seed in (0, 1, 2)]
+    rows = {(row["method"], row["key"]): row for row in leaderboard.rows([*cpu, *gpu]) if row["protocol"] == "given"}
+    assert len(rows) == 3
+    named = {key: (row["settings"], row["rank"]) for key, row in rows.items()}
+    assert named["a", "0b"] == ("", 1.0)  # the most runs
+    (other,) = (value for (method, key), value in named.items() if method == "a" and key != "0b")
+    assert other == ("precision=None", None)
+    assert [row["key_a"] for row in comparisons.pairs([*cpu, *gpu])] == []  # these records have no hits
+
+
 def test_a_hidden_identity_without_answer_is_a_hole() -> None:
     many = five_streams()
     for record in many:

@@ -81,13 +81,21 @@ def test_quiet_prints_nothing() -> None:
 def test_csv_logger_has_losses_by_step_and_scores_by_stage(tmp_path: Path) -> None:
     assert cli.main([*RUN, "--logger", "csv", "--results", str(tmp_path)]) == 0
     (folder,) = tmp_path.glob("runs/smoke/*/*/*")
-    with open(folder / "logs" / "metrics.csv", newline="") as file:
+    with open(folder / "logs" / "part1" / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     losses = [(int(row["step"]), float(row["loss"])) for row in rows if row["loss"]]
     assert [step for step, _ in losses] == [1, 2] and all(loss > 0 for _, loss in losses)  # 24 images a task
     scores = records.read_record(folder)["scores"]["accuracy"]["given"]
     logged = [float(row["accuracy_given/gland_nuclei"]) for row in rows if row["accuracy_given/gland_nuclei"]]
     assert logged == pytest.approx([row[0] for row in scores])
+
+
+def test_inside_a_slurm_job_a_run_is_none_of_its_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning would wait for the job's other tasks, or refuse their number."""
+    for name, value in {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_PROCID": "3", "SLURM_LOCALID": "3"}.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main([*RUN, "--results", str(tmp_path)]) == 0
+    assert not [name for name in os.environ if name.startswith("SLURM_")]
 
 
 def test_tensorboard_logger(tmp_path: Path) -> None:

@@ -52,6 +52,23 @@ def test_killed_and_run_again_gives_the_same_bytes(straight: Path, tmp_path: Pat
     for file in sorted(folder_of(straight).glob("*.csv")):
         assert (folder_of(tmp_path) / file.name).read_bytes() == file.read_bytes(), file.name
     assert not (folder_of(tmp_path) / "state").exists()
+    cost = records.read_record(folder_of(tmp_path))["cost"]
+    for seconds, rate in zip(cost["train_seconds"], cost["images_per_second"], strict=True):
+        assert 0 < 32 * 6 / rate < seconds  # all epochs of a task, whoever made them; and a look before and after
+
+
+def test_what_other_code_has_begun_starts_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Half a run by one code and half by another would be nobody's."""
+    line = ["run", "--method", "zero_shot", "--stream", "smoke", "--results", str(tmp_path), "--quiet"]
+    assert main(line) == 0
+    (file,) = tmp_path.glob("runs/smoke/zero_shot/*/*/run.json")
+    record = json.loads(file.read_text())
+    ours = record["provenance"]["fingerprint"]
+    file.write_text(json.dumps(record | {"status": "running", "provenance": {"fingerprint": "other", "started": "x"}}))
+    capsys.readouterr()
+    assert main(line) == 0
+    assert "begun by other code" in capsys.readouterr().out.replace("\n", " ")
+    assert records.read_record(file)["provenance"]["fingerprint"] == ours
 
 
 def test_complete_runs_are_not_repeated_and_force_repeats_them(

@@ -195,6 +195,14 @@ def test_wilcoxon_holm_is_scikit_posthocs(seed: int, blocks: int, methods: int) 
         assert p > 2.0 ** (1 - blocks) - 1e-12
 
 
+def test_equal_gaps_of_decimals_are_ties() -> None:
+    """0.3 - 0.1 and 0.9 - 0.7 differ in the last bit, and are the same difference of scores."""
+    table = np.array([[0.3, 0.1], [0.9, 0.7], [0.5, 0.4], [0.2, 0.6], [0.8, 0.3]])
+    ((_, _, p, _),) = stats.wilcoxon_holm(table)
+    whole = np.round(10 * table)
+    assert p == pytest.approx(oracle.wilcoxon(whole[:, 0] - whole[:, 1]).pvalue)
+
+
 def test_wilcoxon_of_equals_is_one() -> None:
     table = np.array(TABLE)[:, [0, 0, 1]]
     assert [found[2:] for found in stats.wilcoxon_holm(table)] == [(1, 1), *[(pytest.approx(0.625), 1)] * 2]

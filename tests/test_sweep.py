@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark import arguments, cli, engines, plan, records, sweep
-from benchmark.run import new_record, resolve
+from benchmark.run import new_record, resolve, starts_anew
 
 GRID = ("--methods", "ncm zero_shot", "--streams", "smoke", "--seeds", "0,1", "--results", "out", "--device", "cpu")
 
@@ -56,6 +57,12 @@ def saved(results: str, method: str, seed: int = 0, order: int = 0, **changes: A
 
 
 # What runs
+
+
+RECORD = {  # of a run that goes on
+    "schema": 1, "key": "0" * 12, "status": "running", "method": "ncm", "seed": 0, "order": 0,
+    "stream": {"name": "smoke", "folder": "smoke", "tasks": []},
+}  # fmt: skip
 
 
 def test_a_sweep_runs_what_is_missing_and_nothing_twice(capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,6 +133,18 @@ def test_redo_says_which_complete_cells_run_anew(redo: str, expected: list[str])
     saved("out", "zero_shot", 0, status="running", provenance=other)  # begun by other code
     saved("out", "zero_shot", 1, status="running")
     assert swept(*GRID, "--redo", redo) == expected
+
+
+def test_a_cell_to_be_redone_continues_when_it_is_tried_again(tmp_path: Path) -> None:
+    """What a cluster starts again after its worker is lost carries the same arguments as the first time."""
+    config, *_ = arguments.parse("run", ["--method", "ncm", "--stream", "smoke"], with_class=False)
+    for begun, anew in (("2026-01-02T03:04:05+00:00", True), ("2026-01-02T03:04:07+00:00", False)):
+        again = replace(config, force_before="2026-01-02T03:04:06.5+00:00")
+        records.write_json(tmp_path / "run.json", RECORD | {"provenance": {"started": begun}})
+        assert starts_anew(again, tmp_path) is anew
+    assert starts_anew(replace(again, force=True), tmp_path)
+    assert not starts_anew(config, tmp_path)
+    assert not starts_anew(again, tmp_path / "nothing")
 
 
 def test_methods_come_one_after_the_other_the_longest_cells_first() -> None:

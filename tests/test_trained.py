@@ -174,6 +174,10 @@ def test_retrieval_and_unfinished_runs_are_refused(runs: dict[str, Path], folder
 
     with pytest.raises(UserError, match="has no classes"):
         predict(runs["sequential_lora"], folder, None, tmp_path / "out.csv")
+    with pytest.raises(UserError, match="learned from image and text"):
+        predict(runs["independent_lora"], folder, None, tmp_path / "out.csv")
+    assert not any(tmp_path.iterdir())
+    assert predict(runs["independent_lora"], folder, None, tmp_path / "out.csv", inputs="image") == 32
     record = json.loads((runs["ncm"] / "run.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps(record | {"status": "running"}))
     with pytest.raises(UserError, match="unfinished"):

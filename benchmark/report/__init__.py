@@ -109,11 +109,11 @@ def _stream(records: Sequence[Record], links: str, matrices: bool, images: dict,
         for row in findings.defaults(rows) if (row["group"], row["protocol"], row["last_acc_mean"]) in ahead
     }  # fmt: skip
     view["span"] = panels.span(rows)
-    view["links"] = _links(view, links)
     view["scale"] = panels.scales(view["methods"])
     view["figures"], view["figures_said"] = plates.of_stream(view, images, matrices)
     view["steps_said"], view["no_steps"] = findings.steps(view["methods"])
     view["pairs"], view["no_pairs"] = panels.pairs(view)
+    view["links"] = _links(view, links)
     view["recalls"] = [(recall(key), f"{key}_mean") for key in (*RECALLS, "i2t_mrr", "t2i_mrr")
                        if view["kind"] == "retrieval"]  # fmt: skip
     view["missing"] = panels.missing(view["methods"])
@@ -138,7 +138,7 @@ def _links(view: View, links: str) -> list[tuple[str, str]]:
     """The stream's CSVs that ``leaderboard.build`` writes for these records."""
     kinds = ["", ".matrix", ".forgetting", ".bwt"]
     kinds += [".missing"] if any(method["missing"] for method in view["methods"]) else []
-    kinds += [".pairs"] if any(run.get("hits") for run in view["runs"]) else []
+    kinds += [".pairs"] if view["pairs"] else []
     return [(f"{view['name']}{kind}.csv", f"{links}/leaderboards/{quote(view['name'])}{kind}.csv") for kind in kinds]
 
 

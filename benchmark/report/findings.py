@@ -183,7 +183,10 @@ def code(method: View) -> str:
     said = "All runs at one commit" if len(commits) == 1 else f"Runs at {len(commits)} commits"
     if len(runs) == 1:
         said = "One run"
-    said += f", {dirty} of them with uncommitted changes" if dirty else ", without uncommitted changes"
+    if any(run["commit"] is None or run["dirty"] is None for run in runs):
+        said = f"{'One run' if len(runs) == 1 else f'{len(runs)} runs'}, commit not recorded"
+    else:
+        said += f", {dirty} of them with uncommitted changes" if dirty else ", without uncommitted changes"
     prints = len({run["fingerprint"] for run in runs})
     return f"{said}; {'one code fingerprint' if prints == 1 else f'{prints} code fingerprints'}" + (
         ", stale: a newer record was made by other code." if method["stale"] else ".")  # fmt: skip
