@@ -55,7 +55,7 @@ leaderboard: setup
 report: setup
 	@$(PY) -m benchmark report --results $(RESULTS) $(ARGS)
 merge: setup
-	@$(PY) -m benchmark merge --from $(FROM) --results $(RESULTS)
+	@$(PY) -m benchmark merge --from $(FROM) --results $(RESULTS) $(ARGS)
 predict: setup
 	@$(PY) -m benchmark predict --run $(RUN) --images $(IMAGES) $(if $(TASK),--task $(TASK)) $(ARGS)
 export: setup
