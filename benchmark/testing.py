@@ -319,9 +319,9 @@ def a_missing_input_is_answered(bench: Bench) -> None:
 
 def a_batch_may_be_shared_or_it_is_declared(bench: Bench) -> None:
     """Processes that each hold a part of a batch learn what one that holds all of it does, or ``ddp`` is False."""
-    if not bench.cls.ddp or bench.kind == "retrieval":
-        return
     method, tasks = bench.method(), bench.stream.tasks
+    if not method.ddp or bench.kind == "retrieval":
+        return
     earlier, (task, data) = tasks[:-1], (tasks[-1], bench.data[-1])
     for task_before, data_before in zip(earlier, bench.data, strict=False):
         method.begin_task(task_before)
