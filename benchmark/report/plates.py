@@ -86,7 +86,10 @@ def _cost(view: View, rows: Sequence[View], protocol: str, images: Images) -> li
         f"Final {view['measure']} against training time on {view['name']}, identity {protocol}: from {cheap.name}, "
         f"{cheap.x:,.0f} s and {percent(cheap.y)}, to {dear.name}, {dear.x:,.0f} s and {percent(dear.y)}"
     )
-    caption = f"Identity {protocol}. Training seconds over all tasks, logarithmic; measured on {', '.join(devices)}."
+    caption = (
+        f"Identity {protocol}. Training seconds over all tasks, logarithmic; measured on {', '.join(devices)}, "
+        "with whatever else ran there."
+    )
     return [_add(images, f"{view['id']}-cost-{protocol}", label, caption, scatter, marks, "training time, s",
                  f"last {view['measure']}", log=True, levels=levels)]  # fmt: skip
 
