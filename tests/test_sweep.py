@@ -261,8 +261,9 @@ def test_a_killed_sweep_is_continued(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_sweep_killed_three_times_gives_the_same_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
+def test_a_sweep_killed_three_times_gives_the_same_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # real runs
+    monkeypatch.chdir(tmp_path)
     grid = ("--methods", "sequential_lora ncm", "--streams", "smoke", "--seeds", "0,1", "--orders", "0,1",
             "--epochs", "1", "--device", "cpu", "--results")  # fmt: skip
     straight = Process(*grid, "straight", real=True)
