@@ -242,10 +242,8 @@ def makespan(seconds: Sequence[float], slots: int) -> float:
     return max(ends)
 
 
-def clock(seconds: float | None) -> str:
+def clock(seconds: float) -> str:
     """``93 s``, ``12 min``, ``3.4 h``."""
-    if seconds is None:
-        return "unknown"
     return (
         f"{seconds:.0f} s"
         if seconds < 120
