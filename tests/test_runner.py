@@ -35,19 +35,19 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
-@pytest.mark.parametrize("wait_for", ["fit-0.ckpt", "fit-1.ckpt", "predictions-1.npz"])
-def test_killed_and_run_again_gives_the_same_bytes(straight: Path, tmp_path: Path, wait_for: str) -> None:
-    """kill -9 as soon as a state file is there; the same command then continues to the same matrices."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmark", *command(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE
-    )
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(f"runs/smoke/mslora_cr/*/seed0-order0/state/{wait_for}")):
-        assert process.poll() is None and time.monotonic() < deadline, "the run ended before it could be killed"
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert records.read_record(folder_of(tmp_path))["status"] == "running"
+def test_killed_and_run_again_gives_the_same_bytes(straight: Path, tmp_path: Path) -> None:
+    """kill -9 as soon as a state file is there, three times; the same command then continues to the same matrices."""
+    for wait_for in ("fit-0.ckpt", "predictions-1.npz", "fit-1.ckpt"):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmark", *command(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE
+        )
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob(f"runs/smoke/mslora_cr/*/seed0-order0/state/{wait_for}")):
+            assert process.poll() is None and time.monotonic() < deadline, "the run ended before it could be killed"
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert records.read_record(folder_of(tmp_path))["status"] == "running"
     assert main(command(tmp_path)) == 0
     for file in sorted(folder_of(straight).glob("*.csv")):
         assert (folder_of(tmp_path) / file.name).read_bytes() == file.read_bytes(), file.name

@@ -219,7 +219,9 @@ class Process:
 
     def __init__(self, *argv: str, real: bool = False) -> None:
         stand_in = "" if real else f"from benchmark import engines; engines.COMMAND = {PROGRAM!r}\n"
-        code = f"import sys\n{stand_in}from benchmark import cli\nsys.exit(cli.main(['sweep', *sys.argv[1:]]))"
+        # tests that a script started with ``&`` are deaf to SIGINT, and so is all they start
+        heard = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        code = f"import sys\n{heard}{stand_in}from benchmark import cli\nsys.exit(cli.main(['sweep', *sys.argv[1:]]))"
         self.output = open("output", "ab")  # noqa: SIM115
         self.process = subprocess.Popen([sys.executable, "-c", code, *argv], stdout=self.output, stderr=self.output)
 
