@@ -18,14 +18,15 @@ OPTIONS = --backbone $(BACKBONE) --results $(RESULTS) \
 CELL = $(if $(METHOD),--method $(METHOD)) --stream $(STREAM) --seed $(SEED) --order $(ORDER) $(OPTIONS)
 GRID = --methods "$(METHODS)" --streams "$(STREAMS)" --seeds $(SEEDS) --orders $(ORDERS) $(OPTIONS)
 
-.PHONY: help setup bench sweep plan check smoke methods streams leaderboard report merge predict export pretrain test \
-	test-all lint
+.PHONY: help setup bench sweep plan check smoke methods streams leaderboard report merge predict export pretrain speed \
+	test test-all lint
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make bench METHOD=mslora_cr [STREAM= BACKBONE= SEED= ORDER= LIMIT= EPOCHS= DATA= RESULTS= PRESET= FORCE=1 ARGS=]"
 	@echo 'make sweep METHODS="mslora_cr stacked_lora" [STREAMS=phantom8 SEEDS=0,1,2 ORDERS=0,1 BACKEND=local|slurm|ray JOBS= REDO=stale ...]'
 	@echo "make plan METHOD=... or METHODS=... | check METHOD=... | smoke | methods | streams | leaderboard | report"
+	@echo 'make speed [METHODS="sequential_lora mslora_cr" STREAMS=phantom20]'
 	@echo "make merge FROM=dir | predict RUN=dir IMAGES=dir | export RUN=dir TASK=name TO=dir | pretrain | test | test-all | lint"
 
 setup: .venv/.installed
@@ -46,6 +47,10 @@ check: setup
 smoke: setup
 	@$(PY) -m benchmark list methods --names | OMP_NUM_THREADS=1 xargs -P 2 -I METHOD \
 		$(PY) -m benchmark run --method METHOD --stream smoke --epochs 1 --results build/smoke --force --quiet
+speed: METHODS := $(or $(METHODS),all)
+speed: LIMIT := $(or $(LIMIT),64)
+speed: setup
+	@$(PY) -m benchmark speed $(GRID)
 methods: setup
 	@$(PY) -m benchmark list methods
 streams: setup

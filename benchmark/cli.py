@@ -17,6 +17,7 @@ USAGE = """usage: python -m benchmark VERB [options]        (python -m benchmark
   list [methods|streams|cards|backbones]
   show NAME                 a method, a stream or a card in full
   check --method M          does a method keep the contract?
+  speed --methods "A B"     images a second, learned and answered, at the first and the last task
   leaderboard [--stream S]  rebuild the CSVs from the records and print them
   report [--stream S ...]   one HTML file of all results, figures and LaTeX tables
   merge --from DIR          copy the records of another results folder that are missing here
@@ -173,6 +174,24 @@ def check(argv: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
+def speed_(argv: Sequence[str]) -> int:
+    """Time methods on this machine; the table stands when all are done."""
+    from benchmark import grid, registry
+    from benchmark.plan import finds_cuda
+
+    about = "Time training steps and answers; all other options are those of run: --limit, --batch_size, ..."
+    asked, _ = grid.parsed(grid.parser("speed", about), "speed", argv)
+    cells, _ = grid.cells(asked, finds_cuda)
+    from benchmark import speed
+
+    console, found = _console(), []
+    for cell in cells:
+        console.print(f"{cell.plan.card.name} on {cell.plan.stream_folder}", highlight=False)
+        found.append(speed.measure(cell.plan, registry.load(cell.plan.config.method)))
+    console.print(speed.table(found))
+    return 0
+
+
 def leaderboard_(argv: Sequence[str]) -> int:
     from benchmark import leaderboard, markdown, records, tables
     from benchmark.listing import made_by_other_code
@@ -290,6 +309,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "list": list_,
     "show": show,
     "check": check,
+    "speed": speed_,
     "leaderboard": leaderboard_,
     "report": report_,
     "merge": merge_,

@@ -62,12 +62,16 @@ class Cell:
         return self.state != "done" or self.anew(redo)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def parser(verb: str, about: str) -> argparse.ArgumentParser:
     """The options that make a grid; several values are separated by blanks or commas."""
-    parser.add_argument("--methods", nargs="+", default=[], help="methods, or 'all' that learn a stream's kind")
-    parser.add_argument("--streams", nargs="+", default=["phantom8"], help="streams (phantom8)")
-    parser.add_argument("--seeds", nargs="+", default=["0"], help="seeds (0)")
-    parser.add_argument("--orders", nargs="+", default=["0"], help="orders of the tasks (0)")
+    made = argparse.ArgumentParser(
+        prog=f"python -m benchmark {verb}", description=about, allow_abbrev=False, exit_on_error=False
+    )
+    made.add_argument("--methods", nargs="+", default=[], help="methods, or 'all' that learn a stream's kind")
+    made.add_argument("--streams", nargs="+", default=["phantom8"], help="streams (phantom8)")
+    made.add_argument("--seeds", nargs="+", default=["0"], help="seeds (0)")
+    made.add_argument("--orders", nargs="+", default=["0"], help="orders of the tasks (0)")
+    return made
 
 
 def parsed(parser: argparse.ArgumentParser, verb: str, argv: Sequence[str]) -> tuple[Grid, argparse.Namespace]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from statistics import median
 from typing import Any
 
@@ -68,19 +69,19 @@ def measure(plan: Plan, cls: Any, threads: int | None = None) -> Measured:
         if not method.trainable_parameters():
             return Measured(0.0, 0.0, 0)
         with seeded(config.seed, "measure"):
-            times, images = _steps(method, data[0], config.batch_size, device, plan.precision)
+            taken = list(islice(stepping(method, data[0], plan, device), WARM_UP, WARM_UP + STEPS))
     steps = sum(config.steps(len(each.splits["train"])) for each in data)
-    return Measured(median(times), images / sum(times), steps)
+    seconds = [each for each, _ in taken]
+    return Measured(median(seconds), sum(images for _, images in taken) / sum(seconds), steps)
 
 
-def _steps(
-    method: IncrementalMethod, data: TaskData, batch_size: int, device: torch.device, precision: str
-) -> tuple[list[float], int]:
-    """Seconds of each of ``STEPS`` training steps, and the images in them together."""
+def stepping(
+    method: IncrementalMethod, data: TaskData, plan: Plan, device: torch.device
+) -> Iterator[tuple[float, int]]:
+    """Training steps without end: the seconds of each, and the images in it. The method has begun the task."""
     method.train()
-    optimizer, times, images = method.new_optimizer(), [], 0
-    dtype = AUTOCAST[precision]
-    for place, batch in enumerate(_endless(data, batch_size, device)):
+    optimizer, dtype = method.new_optimizer(), AUTOCAST[plan.precision]
+    for batch in _endless(data, plan.config.batch_size, device):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         started = time.perf_counter()
@@ -91,12 +92,7 @@ def _steps(
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        if place >= WARM_UP:
-            times.append(time.perf_counter() - started)
-            images += len(batch["label"])
-        if len(times) == STEPS:
-            break
-    return times, images
+        yield time.perf_counter() - started, len(batch["label"])
 
 
 def _endless(data: TaskData, batch_size: int, device: torch.device) -> Iterator[Batch]:

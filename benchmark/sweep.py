@@ -56,10 +56,7 @@ class Sweep:
 def parser(verb: str) -> argparse.ArgumentParser:
     """The options of ``sweep``; all others are those of ``run``."""
     about = "Run the missing cells of a grid; all other options are those of run: --epochs, --limit, --results, ..."
-    result = argparse.ArgumentParser(
-        prog=f"python -m benchmark {verb}", description=about, allow_abbrev=False, exit_on_error=False
-    )
-    grid.add_arguments(result)
+    result = grid.parser(verb, about)
     result.add_argument("--redo", choices=grid.REDO, default="none", help="complete cells to run anew: those made by "
                         "other code than this tree's (stale), or all (none)")  # fmt: skip
     result.add_argument("--engine", choices=ENGINES, default="local", help="where cells run (local)")

@@ -49,7 +49,7 @@ LAYERS = (
     {"benchmark.engines", "benchmark.grid", "benchmark.merge", "benchmark.trained"},
     {"benchmark.plan", "benchmark.measure", "benchmark.testing", "benchmark.predict", "benchmark.export"},
     {"benchmark.report"},
-    {"benchmark.sweep"},
+    {"benchmark.sweep", "benchmark.speed"},
     {"benchmark.cli"},
     {"benchmark.__main__"},
 )

@@ -1,0 +1,140 @@
+"""How fast methods learn and answer here, at the first and at the last task of a stream.
+
+A method's first and last task are timed in turn, step by step, so that whatever else the machine does meets both; the
+median ratio of such pairs is what adding tasks costs. Earlier tasks are begun and ended but not trained, which changes
+no cost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice, zip_longest
+from statistics import median
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from benchmark.data.module import TaskData
+from benchmark.evaluate import Evaluator
+from benchmark.measure import WARM_UP, stepping
+from benchmark.run import Plan, prepared, quiet
+from benchmark.runner import AUTOCAST, full_precision, seeded
+from methods.base import IncrementalMethod
+
+STEPS = 30
+REFERENCE = "sequential_lora"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Images a second: learned at the first and at the last task, None where nothing is trained; answered after the
+    last task, the identity given and hidden, no cell reused. ``kept``: the speed at the last task over that at the
+    first.
+    """
+
+    method: str
+    stream: str
+    first: float | None
+    last: float | None
+    kept: float | None
+    answered: float
+
+
+def measure(plan: Plan, cls: Any) -> Speed:
+    """Time a method; nothing is written below the results.
+
+    Raises:
+        UserError: anything wrong with the method's arguments or the samples.
+    """
+    quiet()
+    torch.set_float32_matmul_precision("high")
+    cuda = plan.config.device != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda", 0) if cuda else torch.device("cpu")
+    with ExitStack() as learning, seeded(plan.config.seed, "speed"):
+        ends = [_ready(plan, cls, device, whole, learning) for whole in (False, True)]
+        learned = _in_turn(*(_rates(method, data[-1], plan, device) for method, data in ends))
+        method, data = ends[-1]
+        _look(method, method.end_task, data[-1], device)
+    return Speed(plan.card.name, plan.stream_folder, *learned, _answered(plan, method, data, device))
+
+
+def _ready(
+    plan: Plan, cls: Any, device: torch.device, whole: bool, learning: ExitStack
+) -> tuple[IncrementalMethod, list[TaskData]]:
+    """A method about to train the stream's first task, or its last (``whole``), and the tasks up to there."""
+    method, data = prepared(plan, cls, device)
+    data = data if whole else data[:1]
+    for each in data[:-1]:
+        method.begin_task(each.task)
+        method.to(device)
+        with method.learning():
+            _look(method, method.prepare_task, each, device)
+            _look(method, method.end_task, each, device)
+    method.begin_task(data[-1].task)
+    method.to(device)
+    learning.enter_context(method.learning())
+    _look(method, method.prepare_task, data[-1], device)
+    return method, data
+
+
+def _look(method: IncrementalMethod, visit: Any, data: TaskData, device: torch.device) -> None:
+    method.eval()
+    with full_precision():
+        visit(data.task, data.batches("train", device))
+
+
+def _rates(method: IncrementalMethod, data: TaskData, plan: Plan, device: torch.device) -> Iterator[float]:
+    """Images a second of each training step, without end; none of a method that has nothing to train."""
+    if method.trainable_parameters():
+        for seconds, images in stepping(method, data, plan, device):
+            yield images / seconds
+
+
+def _in_turn(first: Iterator[float], last: Iterator[float]) -> tuple[float | None, float | None, float | None]:
+    """The median of both, drawn from in turn after some to warm up, and that of last over first in a turn."""
+    turns = list(islice(zip_longest(first, last), WARM_UP + STEPS))[WARM_UP:]
+    ratios = [b / a if a and b else None for a, b in turns]
+    return _median(a for a, _ in turns), _median(b for _, b in turns), _median(ratios)
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def _answered(plan: Plan, method: IncrementalMethod, data: list[TaskData], device: torch.device) -> float:
+    """Images a second; the text features of the classes are known by then."""
+    stream = plan.recipe.stream.reordered(plan.permutation)
+    dtype, config = AUTOCAST[plan.precision], plan.config
+    evaluator = Evaluator(method, stream, data, config.split, device, dtype, full=True, gallery=config.gallery)
+    evaluator.row(len(stream))
+    started = time.perf_counter()
+    row = evaluator.row(len(stream))
+    seconds = time.perf_counter() - started
+    sizes = [len(each.splits[config.split]) for each in data]
+    images = sum(size for cells in row.values() for size, cell in zip(sizes, cells, strict=True) if cell)
+    return images / seconds
+
+
+def table(found: Sequence[Speed]) -> Table:
+    """Images a second, and how they compare with the reference's on the same stream."""
+    here = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({torch.get_num_threads()} threads)"
+    title = f"images a second, {here}; relative: to {REFERENCE}, without it to the first method"
+    result = Table(title=title, title_justify="left")
+    left, right = ("method", "stream"), ("first task", "last task", "last / first", "relative", "answered", "relative")
+    for name in (*left, *right):
+        result.add_column(name, justify="left" if name in left else "right")
+    for each in found:
+        alike = [other for other in found if other.stream == each.stream]
+        reference = next((other for other in alike if other.method == REFERENCE), alike[0])
+        relative = each.last / reference.last if each.last and reference.last else None
+        result.add_row(
+            each.method, each.stream, *(f"{rate:,.0f}" if rate else "-" for rate in (each.first, each.last)),
+            *(f"{ratio:.2f}" if ratio else "-" for ratio in (each.kept, relative)),
+            f"{each.answered:,.0f}", f"{each.answered / reference.answered:.2f}",
+        )  # fmt: skip
+    return result
