@@ -161,7 +161,8 @@ def test_only_the_current_lora_takes_a_gradient(kind: str, layers: list[tuple[in
     penalty.backward()
     assert all(x.grad is None for x in two)
     assert all(torch.isfinite(x.grad).all() for x in one)
-    assert any(x.grad.abs().max() > 0 for x in one)
+    constant = kind == "cos_delta" and all(d_in * d_out == 1 for _, d_in, d_out in layers)  # the cosine of two numbers
+    assert constant or any(x.grad.abs().max() > 0 for x in one)
 
 
 @given(layers=shapes, seed=seeds, scale=st.floats(1e-3, 1e3))
