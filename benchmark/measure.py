@@ -54,8 +54,7 @@ def measure(plan: Plan, cls: Any, threads: int | None = None) -> Measured:
     """
     quiet()
     config = plan.config
-    cuda = config.device != "cpu" and torch.cuda.is_available()
-    device = torch.device("cuda", 0) if cuda else torch.device("cpu")
+    device = chosen_device(plan)
     torch.set_float32_matmul_precision("high")
     if threads is not None:
         torch.set_num_threads(threads)
@@ -63,9 +62,8 @@ def measure(plan: Plan, cls: Any, threads: int | None = None) -> Measured:
     method.begin_task(data[0].task)
     method.to(device)
     with method.learning():
-        method.eval()
-        with seeded(config.seed, "prepare"), full_precision():
-            method.prepare_task(data[0].task, data[0].batches("train", device))
+        with seeded(config.seed, "prepare"):
+            look(method, method.prepare_task, data[0], device)
         if not method.trainable_parameters():
             return Measured(0.0, 0.0, 0)
         with seeded(config.seed, "measure"):
@@ -73,6 +71,19 @@ def measure(plan: Plan, cls: Any, threads: int | None = None) -> Measured:
     steps = sum(config.steps(len(each.splits["train"])) for each in data)
     seconds = [each for each, _ in taken]
     return Measured(median(seconds), sum(images for _, images in taken) / sum(seconds), steps)
+
+
+def chosen_device(plan: Plan) -> torch.device:
+    """Where a run of this plan would compute, alone."""
+    cuda = plan.config.device != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda", 0) if cuda else torch.device("cpu")
+
+
+def look(method: IncrementalMethod, visit: Any, data: TaskData, device: torch.device) -> None:
+    """Show a method a task's training set as the runner does, before or after training."""
+    method.eval()
+    with full_precision():
+        visit(data.task, data.batches("train", device))
 
 
 def stepping(

@@ -20,9 +20,9 @@ from rich.table import Table
 
 from benchmark.data.module import TaskData
 from benchmark.evaluate import Evaluator
-from benchmark.measure import WARM_UP, stepping
+from benchmark.measure import WARM_UP, chosen_device, look, stepping
 from benchmark.run import Plan, prepared, quiet
-from benchmark.runner import AUTOCAST, full_precision, seeded
+from benchmark.runner import AUTOCAST, seeded
 from methods.base import IncrementalMethod
 
 STEPS = 30
@@ -52,13 +52,12 @@ def measure(plan: Plan, cls: Any) -> Speed:
     """
     quiet()
     torch.set_float32_matmul_precision("high")
-    cuda = plan.config.device != "cpu" and torch.cuda.is_available()
-    device = torch.device("cuda", 0) if cuda else torch.device("cpu")
+    device = chosen_device(plan)
     with ExitStack() as learning, seeded(plan.config.seed, "speed"):
         ends = [_ready(plan, cls, device, whole, learning) for whole in (False, True)]
         learned = _in_turn(*(_rates(method, data[-1], plan, device) for method, data in ends))
         method, data = ends[-1]
-        _look(method, method.end_task, data[-1], device)
+        look(method, method.end_task, data[-1], device)
     return Speed(plan.card.name, plan.stream_folder, *learned, _answered(plan, method, data, device))
 
 
@@ -72,19 +71,13 @@ def _ready(
         method.begin_task(each.task)
         method.to(device)
         with method.learning():
-            _look(method, method.prepare_task, each, device)
-            _look(method, method.end_task, each, device)
+            look(method, method.prepare_task, each, device)
+            look(method, method.end_task, each, device)
     method.begin_task(data[-1].task)
     method.to(device)
     learning.enter_context(method.learning())
-    _look(method, method.prepare_task, data[-1], device)
+    look(method, method.prepare_task, data[-1], device)
     return method, data
-
-
-def _look(method: IncrementalMethod, visit: Any, data: TaskData, device: torch.device) -> None:
-    method.eval()
-    with full_precision():
-        visit(data.task, data.batches("train", device))
 
 
 def _rates(method: IncrementalMethod, data: TaskData, plan: Plan, device: torch.device) -> Iterator[float]:
