@@ -29,6 +29,7 @@ CHOICES = {
     "strategy": ("auto", "ddp", "ddp_find_unused_parameters_true"),
     "logger": (None, "csv", "tensorboard", "wandb", "mlflow"),
 }
+AUTO = {True: "bf16-mixed", False: "32-true"}  # the precision that ``auto`` picks where there is CUDA, and where not
 ADDED = ("inputs", "gallery")  # later than the first records: at their defaults they leave a run's key as it was
 WHERE_AND_HOW = (
     "seed", "order", "data", "results", "device", "devices", "strategy", "logger", "force", "force_before",
@@ -130,10 +131,13 @@ class RunConfig(Budget):
     def settings(self, card: MethodCard) -> str:
         """What differs from the defaults, as it would be typed; empty for the defaults.
 
-        The precision that ``auto`` picks and the marks of unranked runs (limit, split) are no settings.
+        A precision that ``auto`` picks on some device and the marks of unranked runs (limit, split) are no settings:
+        what is typed for ``auto`` makes the same run of the same key.
         """
         typed = []
         for f in fields(self):
+            if f.name == "precision" and self.precision in AUTO.values():
+                continue
             if f.name in (*WHERE_AND_HOW, "method", "stream", "backbone", "limit", "split", "method_args"):
                 continue
             if _canonical(getattr(self, f.name)) != _canonical(f.default):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark import processes, provenance, records, registry
-from benchmark.config import RunConfig, run_key, weights_identity
+from benchmark.config import AUTO, RunConfig, run_key, weights_identity
 from benchmark.data import catalog
 from benchmark.errors import UserError
 from benchmark.registry import MethodCard
@@ -61,7 +61,7 @@ def resolve(config: RunConfig, card: MethodCard, cuda: bool) -> Plan:
     check_kind(config, card, recipe.stream.kind)
     samples = identity.identities(recipe)
     hashed = identity.stream_hash(recipe.stream, samples)
-    precision = config.precision if config.precision != "auto" else "bf16-mixed" if cuda else "32-true"
+    precision = AUTO[cuda] if config.precision == "auto" else config.precision
     key = run_key(config, precision, hashed, weights_identity(config.backbone, config.pretrained))
     folder = stream_folder(Path(config.results), recipe.stream.name, hashed)
     permutation = recipe.permutation(config.order)

@@ -153,6 +153,16 @@ def test_plan_tells_what_would_run_and_writes_nothing(capsys: pytest.CaptureFixt
     assert not Path("results").exists()
 
 
+def test_a_precision_that_auto_picks_is_the_same_run_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    def plan(*typed: str) -> str:
+        assert cli.main(["plan", "--method", "ncm", "--stream", stream_file(), "--device", "cpu", *typed]) == 0
+        return capsys.readouterr().out
+
+    assert plan("--precision", "32-true") == plan()
+    assert "settings: the defaults" in plan("--precision", "bf16-mixed")
+    assert "settings: precision=64-true" in plan("--precision", "64-true")
+
+
 def test_usage_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     usage = capsys.readouterr().out
