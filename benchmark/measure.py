@@ -14,7 +14,7 @@ import torch
 
 from benchmark.data.module import TaskData, training_batches
 from benchmark.plan import clock
-from benchmark.run import Plan, prepared, quiet
+from benchmark.run import Plan, prepared, quiet, uses_cuda
 from benchmark.runner import AUTOCAST, full_precision, seeded
 from methods.base import Batch, IncrementalMethod
 
@@ -75,8 +75,7 @@ def measure(plan: Plan, cls: Any, threads: int | None = None) -> Measured:
 
 def chosen_device(plan: Plan) -> torch.device:
     """Where a run of this plan would compute, alone."""
-    cuda = plan.config.device != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda", 0) if cuda else torch.device("cpu")
+    return torch.device("cuda", 0) if uses_cuda(plan.config) else torch.device("cpu")
 
 
 def look(method: IncrementalMethod, visit: Any, data: TaskData, device: torch.device) -> None:

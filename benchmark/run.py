@@ -134,6 +134,13 @@ def is_whole(folder: Path) -> bool:
     return (folder / "predictions.npz").is_file()
 
 
+def uses_cuda(config: RunConfig) -> bool:
+    """Whether a run here computes on a CUDA device; ``plan.finds_cuda`` tells it without torch."""
+    import torch
+
+    return config.device != "cpu" and torch.cuda.is_available()
+
+
 def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> Path:
     """Run (or continue) to the end; returns the run's folder.
 
@@ -147,7 +154,7 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
     from benchmark.runner import Hardware
 
     torch.set_float32_matmul_precision("high")
-    cuda = config.device != "cpu" and torch.cuda.is_available()
+    cuda = uses_cuda(config)
     there = torch.cuda.device_count() if cuda else os.cpu_count() or 1
     if config.device == "cuda" and not cuda:
         raise UserError("--device cuda: no CUDA device is available")
