@@ -22,8 +22,8 @@ from benchmark.errors import UserError
 from benchmark.records import write_text
 from benchmark.stream import Task
 from benchmark.trained import Trained, load
-from methods.backbones import WEIGHTS
-from methods.experts import Blend, Experts
+from methods.parts.backbones import WEIGHTS
+from methods.parts.experts import Blend, Experts
 
 PLACES = {  # of open_clip's and timm's blocks: name of the weight, and which third of it where q, k, v are fused
     "open_clip": {"q": ("attn.in_proj_weight", 0), "k": ("attn.in_proj_weight", 1), "v": ("attn.in_proj_weight", 2),
@@ -60,7 +60,7 @@ def export(run: Path, task: str, to: Path, format: str = "peft") -> str:
     if format == "peft":
         tower = "" if experts.tower is trained.method.backbone else ".image"
         name = trained.record["config"]["backbone"]
-        return f"PeftModel.from_pretrained(methods.backbones.load({name!r}){tower}, {str(to)!r})"
+        return f"PeftModel.from_pretrained(methods.parts.backbones.load({name!r}){tower}, {str(to)!r})"
     return f"open_clip.create_model({'local-dir:' + str(to)!r})"
 
 

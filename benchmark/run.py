@@ -210,7 +210,7 @@ def prepared(plan: Plan, cls: Any, device: torch.device) -> tuple[IncrementalMet
     """
     from benchmark.data.module import task_data
     from benchmark.runner import seeded
-    from methods import backbones
+    from methods.parts import backbones
 
     config = plan.config
     try:

@@ -29,8 +29,8 @@ from benchmark.progress import Display
 from benchmark.run import quiet
 from benchmark.runner import Hardware, Loop, seeded
 from benchmark.stream import Budget, Share, Stream
-from methods import backbones
 from methods.base import IncrementalMethod
+from methods.parts import backbones
 
 CPU = torch.device("cpu")
 Row = dict[str, list[Cell | None]]  # protocol -> a cell per task

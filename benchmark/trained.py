@@ -13,8 +13,8 @@ from benchmark.data import catalog
 from benchmark.errors import UserError, unknown
 from benchmark.run import quiet
 from benchmark.stream import Budget, Stream, Task
-from methods import backbones
 from methods.base import IncrementalMethod
+from methods.parts import backbones
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.stream import Budget, Label, Share, Task
-from methods.backbones import Backbone
-from methods.memory import Memory
+from methods.parts.backbones import Backbone
+from methods.parts.memory import Memory
 
 Batch = dict[str, Tensor]
 INPUTS: tuple[str, ...] = ("image", "text")  # what a batch may hold of a sample

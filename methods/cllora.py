@@ -34,11 +34,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.stream import Budget, Label, Task
-from methods.backbones import Backbone
 from methods.base import Batch, IncrementalMethod
-from methods.experts import Experts
 from methods.lwf import distillation
-from methods.router import class_means
+from methods.parts.backbones import Backbone
+from methods.parts.experts import Experts
+from methods.parts.router import class_means
 
 PRESETS = {"official": {"epochs": 30, "batch_size": 64, "optimizer": "sgd", "lr": 0.03, "warmup": 0.0}}
 HEADS = ("prototype", "text")

@@ -57,11 +57,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.stream import Budget, Label, Task
-from methods import router as selectors
-from methods.backbones import Backbone, TextTower, Tower
 from methods.base import Batch, IncrementalMethod, fused
-from methods.cross_modal import Factors, Mixing, TowerAdapters, cross_adapter, freeze, in_step
-from methods.mixture import put_back_after
+from methods.parts import router as selectors
+from methods.parts.backbones import Backbone, TextTower, Tower
+from methods.parts.cross_modal import Factors, Mixing, TowerAdapters, cross_adapter, freeze, in_step
+from methods.parts.mixture import put_back_after
 
 __all__ = ["CMAMoE", "align", "cross_adapter", "distil", "preserve", "relations"]
 

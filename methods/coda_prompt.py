@@ -37,8 +37,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.stream import Budget, Task
-from methods.backbones import Backbone
 from methods.base import Batch, IncrementalMethod
+from methods.parts.backbones import Backbone
 
 PRESETS = {
     "official": {

@@ -39,9 +39,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.stream import Budget, Label, Task
-from methods.backbones import Backbone
 from methods.base import Batch, IncrementalMethod
 from methods.l2p import select_prompts
+from methods.parts.backbones import Backbone
 
 PRESETS = {
     "official": {

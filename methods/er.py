@@ -25,7 +25,7 @@ from torch import Tensor
 
 from benchmark.stream import Task
 from methods.base import Batch
-from methods.memory import Memory
+from methods.parts.memory import Memory
 from methods.sequential_lora import SequentialLora
 
 

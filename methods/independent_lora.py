@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.stream import Budget, Label, Task
-from methods import router as routers
-from methods.backbones import Backbone
 from methods.base import Batch, IncrementalMethod
-from methods.experts import Blend, Experts
+from methods.parts import router as routers
+from methods.parts.backbones import Backbone
+from methods.parts.experts import Blend, Experts
 
 PRESETS = {
     "official": {

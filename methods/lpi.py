@@ -49,10 +49,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.stream import Budget, Label, Task
-from methods import router as routers
-from methods.backbones import Backbone, TextTower
 from methods.base import Batch, IncrementalMethod, fused
-from methods.prompting import class_prompts, norm_before, prompted, with_room
+from methods.parts import router as routers
+from methods.parts.backbones import Backbone, TextTower
+from methods.parts.prompting import class_prompts, norm_before, prompted, with_room
 
 PRESETS = {
     "official": {

@@ -47,11 +47,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.stream import Label, Task
-from methods import ddas, router
-from methods.backbones import BesideMLP, TextTower
 from methods.base import Batch, IncrementalMethod
-from methods.ddas import select_route
-from methods.mixture import (
+from methods.parts import ddas, router
+from methods.parts.backbones import BesideMLP, TextTower
+from methods.parts.ddas import select_route
+from methods.parts.mixture import (
     AdapterExpert,
     Seen,
     TowerExperts,

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from benchmark.stream import Task
-from methods.experts import Blend, Experts
 from methods.independent_lora import IndependentLora
+from methods.parts.experts import Blend, Experts
 
 PRESETS = {"official": {"epochs": 3, "batch_size": 16, "lr": 2e-4, "method": {"rank": 64, "lora_alpha": 64.0}}}
 SIMILARITIES = ("exp_fro", "exp_rel", "cos_delta", "margin")

@@ -29,9 +29,9 @@ from torch import Tensor, nn
 
 from benchmark.stream import Task
 from methods.base import Batch
-from methods.experts import Blend
 from methods.independent_lora import IndependentLora
 from methods.mslora_cr import Regulariser
+from methods.parts.experts import Blend
 
 PRESETS = {"official": {"epochs": 3, "batch_size": 16, "lr": 2e-4, "method": {"rank": 64, "lora_alpha": 64.0}}}
 MASKS = ("all", "modality", "list")

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from benchmark.stream import Label, Task
 from methods.base import Batch
-from methods.router import random_features, ridge_head
+from methods.parts.router import random_features, ridge_head
 from methods.sequential_lora import SequentialLora
 
 PRESETS = {

@@ -27,9 +27,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.stream import Budget, Label, Task
-from methods.backbones import Backbone
 from methods.base import Batch, IncrementalMethod
-from methods.experts import Experts
+from methods.parts.backbones import Backbone
+from methods.parts.experts import Experts
 
 PRESETS = {
     "official": {

@@ -16,9 +16,9 @@ from contextlib import AbstractContextManager
 from torch import Tensor, nn
 
 from benchmark.stream import Budget, Task
-from methods.backbones import Backbone
 from methods.base import Batch, IncrementalMethod
-from methods.experts import Experts
+from methods.parts.backbones import Backbone
+from methods.parts.experts import Experts
 
 PRESETS = {
     "inflora": {

@@ -12,8 +12,8 @@ answers never change after its training. A task not learned yet is answered with
 from __future__ import annotations
 
 from benchmark.stream import Task
-from methods.experts import Blend
 from methods.independent_lora import IndependentLora
+from methods.parts.experts import Blend
 
 
 class StackedLora(IndependentLora):

@@ -18,8 +18,8 @@ from open_clip.hf_model import HFTextEncoder
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from methods import backbones
-from methods.backbones import PLACES, Backbone, TextTower, Tower
+from methods.parts import backbones
+from methods.parts.backbones import PLACES, Backbone, TextTower, Tower
 
 
 def pixels(count: int = 3, size: int = tiny.SIZE) -> Tensor:

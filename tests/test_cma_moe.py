@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from benchmark.stream import Budget, Task
-from methods.backbones import Backbone
 from methods.base import Batch, contrastive_loss, fused
 from methods.cma_moe import CMAMoE, align, cross_adapter, distil, preserve, relations
-from methods.cross_modal import Mixing, TowerAdapters, freeze, in_step
-from methods.mixture import AdapterExpert, Stack, moe_block, stacked
+from methods.parts.backbones import Backbone
+from methods.parts.cross_modal import Mixing, TowerAdapters, freeze, in_step
+from methods.parts.mixture import AdapterExpert, Stack, moe_block, stacked
 from tests import tiny
 
 EXACT = 1e-9

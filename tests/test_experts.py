@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.stream import Budget
-from methods.backbones import PLACES, Tower
-from methods.experts import Experts, lora_forward
 from methods.mslora_cr import MSLoRACR
+from methods.parts.backbones import PLACES, Tower
+from methods.parts.experts import Experts, lora_forward
 
 RANK, ALPHA = 3, 6.0
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from benchmark.stream import Budget
-from methods.backbones import Block, Tower
-from methods.experts import Experts
 from methods.inflora import DualGPM, InfLoRA, design_reduction, released_schedule, threshold
+from methods.parts.backbones import Block, Tower
+from methods.parts.experts import Experts
 from tests import tiny
 from tests.golden_files import GOLDEN, close, golden
 

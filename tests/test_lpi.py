@@ -21,7 +21,6 @@ from open_clip.model import CLIP
 from torch import Tensor, nn
 
 from benchmark.stream import Budget, Task
-from methods.backbones import Backbone, TextTower
 from methods.base import contrastive_loss, fused
 from methods.lpi import (
     LPI,
@@ -36,7 +35,8 @@ from methods.lpi import (
     task_contrast,
     task_distances,
 )
-from methods.prompting import norm_before, prompted, with_room
+from methods.parts.backbones import Backbone, TextTower
+from methods.parts.prompting import norm_before, prompted, with_room
 
 seeds = st.integers(0, 2**31 - 1)
 EQUATIONS = settings(max_examples=30, deadline=None)

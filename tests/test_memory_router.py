@@ -13,9 +13,9 @@ from sklearn.covariance import ShrunkCovariance
 from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
-from methods import router
 from methods.independent_lora import IndependentLora
-from methods.memory import Memory
+from methods.parts import router
+from methods.parts.memory import Memory
 
 names = st.text("abcxyz_09", min_size=1, max_size=8)
 sizes = st.lists(st.integers(0, 4), max_size=3)

@@ -16,11 +16,11 @@ from open_clip.model import CLIP
 from torch import Tensor, nn
 
 from benchmark.stream import Budget
-from methods import ddas
-from methods.backbones import Backbone
 from methods.base import cosine
-from methods.mixture import TowerExperts, favourites
 from methods.moe_adapters import AdapterExpert, MoEAdapters, balance_loss, moe_block, noisy_top_k, select_route
+from methods.parts import ddas
+from methods.parts.backbones import Backbone
+from methods.parts.mixture import TowerExperts, favourites
 
 GOLDEN = Path(__file__).parent / "golden"
 TOLERANCE = 2e-5  # of the golden README: relative to max(1, |max|), float32

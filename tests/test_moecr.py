@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.stream import Budget, Task
 from benchmark.testing import Bench, assert_same, check_method, state
-from methods import backbones
 from methods.mslora_cr import MSLoRACR
 from methods.mslora_moecr import Gate, MSLoRAMoECR, parse_masks
+from methods.parts import backbones
 from tests import tiny
 
 MODALITIES = ("pathology", "radiology", "pathology", "radiology")

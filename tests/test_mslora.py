@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmark.stream import Budget, Label, Task
-from methods import backbones
-from methods.experts import lora_forward
 from methods.mslora_cr import MSLoRACR, contrastive_penalty, lora_similarity, orthogonality_penalty
+from methods.parts import backbones
+from methods.parts.experts import lora_forward
 from tests.golden_files import GOLDEN, close, files, golden, leaf
 
 KINDS = ("exp_fro", "exp_rel", "cos_delta", "margin")

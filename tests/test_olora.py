@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from methods.experts import lora_forward
 from methods.olora import OLora, overlap_penalty
+from methods.parts.experts import lora_forward
 from methods.sequential_lora import SequentialLora
 from tests import tiny
 from tests.golden_files import close, golden

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from benchmark.stream import Budget
-from methods.backbones import Backbone
 from methods.base import Batch, IncrementalMethod
 from methods.coda_prompt import CodaPrompt, attend, gram_schmidt, orthogonality
 from methods.dualprompt import DualPrompt, prefix
 from methods.l2p import L2P, select_prompts
+from methods.parts.backbones import Backbone
 from tests.golden_files import close, golden, leaf
 
 seeds = st.integers(0, 2**31 - 1)

@@ -291,7 +291,7 @@ def test_fingerprint_ignores_place_and_line_ends(checkout: Path, tmp_path_factor
 
 def test_fingerprint_of_a_plug_in(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     plug_in = tmp_path_factory.mktemp("plug_in") / "mine.py"
-    plug_in.write_text("from .near import thing\nfrom methods.router import Router\n")
+    plug_in.write_text("from .near import thing\nfrom methods.parts.router import Router\n")
     before = provenance.fingerprint(checkout, plug_in)
     (checkout / "methods" / "base.py").write_text("import numpy\n")
     assert provenance.fingerprint(checkout, plug_in) != before

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from methods.der import DER
 from methods.er import ER, recall, remember, reservoir_slots
-from methods.memory import Memory
+from methods.parts.memory import Memory
 from methods.sequential_lora import SequentialLora
 from tests import tiny
 from tests.golden_files import close, golden

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmark.stream import Budget
-from methods.experts import lora_forward
+from methods.parts.experts import lora_forward
 from methods.sdlora import SDLora, decomposed, parse_schedule
 from tests import tiny
 from tests.golden_files import GOLDEN, close

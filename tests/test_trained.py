@@ -18,7 +18,7 @@ from benchmark import cli, trained
 from benchmark.data import catalog, identity
 from benchmark.data.module import task_data
 from benchmark.errors import UserError
-from methods import backbones
+from methods.parts import backbones
 
 CPU = torch.device("cpu")
 

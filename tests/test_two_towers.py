@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.stream import Budget, Task
-from methods import router
 from methods.base import Batch, belongs, contrastive_loss, fused
 from methods.er import ER
 from methods.ewc import EWC
-from methods.experts import Experts
 from methods.independent_lora import IndependentLora
 from methods.l2p import L2P
-from methods.memory import Memory
 from methods.mslora_cr import MSLoRACR
+from methods.parts import router
+from methods.parts.experts import Experts
+from methods.parts.memory import Memory
 from methods.sequential_lora import SequentialLora
 from tests import tiny
 

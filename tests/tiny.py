@@ -13,7 +13,7 @@ from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 
 from benchmark.stream import Label, Task
-from methods.backbones import Backbone
+from methods.parts.backbones import Backbone
 
 EMBED, WIDTH, LAYERS, HEADS, SIZE, CONTEXT, VOCABULARY = 24, 32, 2, 4, 32, 12, 50
 VISION = {"image_size": SIZE, "patch_size": 8, "width": WIDTH, "head_width": WIDTH // HEADS, "layers": LAYERS}

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from benchmark.stream import Label
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 PLACES = ("q", "k", "v", "out", "fc1", "fc2")
 
 EditTokens = Callable[[int, Tensor], Tensor]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmark.stream import Label, Task
 from methods.base import INPUTS, Batch
-from methods.memory import Memory
+from methods.parts.memory import Memory
 
 KINDS = ("ridge", "mahalanobis", "ncm")
 RANDOM_FEATURES = 1000

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.stream import Label
-from methods.backbones import Backbone, EditTokens, Tower
+from methods.parts.backbones import Backbone, EditTokens, Tower
 
 
 def prompted(first_PD: Tensor, prompts_LPD: Tensor, depth: int, insert: bool) -> EditTokens:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from methods.memory import Memory
+from methods.parts.memory import Memory
 
 CODE, STEPS, BATCH = 100, 300, 64
 PARTS = ("enc_w", "enc_b", "dec_w", "dec_b")

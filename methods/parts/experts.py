@@ -24,7 +24,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from methods.backbones import PLACES
+from methods.parts.backbones import PLACES
 
 Blend = dict[str, float | tuple[float, ...]]  # weight of every expert that acts: one, or one per adapted layer
 
@@ -59,10 +59,10 @@ class Experts:
     ) -> None:  # fmt: skip
         """``places`` in ``blocks`` (all by default) are adapted; two pools on one tower must not share a layer.
 
-        ``tower`` is a :class:`~methods.backbones.Tower`, or a backbone, of which image and text tower are adapted.
+        ``tower`` is a :class:`~methods.parts.backbones.Tower`, or a backbone, whose two towers are then adapted.
 
         Raises:
-            ValueError: a rank below 1, or a place that is none of :data:`~methods.backbones.PLACES`.
+            ValueError: a rank below 1, or a place that is none of :data:`~methods.parts.backbones.PLACES`.
         """
         if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
             raise ValueError(

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.backbones import TextTower, Tower
-from methods.mixture import Stack, like, noisy_top_k
+from methods.parts.backbones import TextTower, Tower
+from methods.parts.mixture import Stack, like, noisy_top_k
 
 
 class Factors(NamedTuple):

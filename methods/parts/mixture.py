@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.backbones import BesideMLP, Tower
+from methods.parts.backbones import BesideMLP, Tower
 
 Seen = list[tuple[Tensor, Tensor]]  # (gates, load) of every block of one forward pass
 
