@@ -71,8 +71,9 @@ def _parse(parser: Any, argv: Sequence[str]) -> Any:
 
 def run(argv: Sequence[str]) -> int:
     """Run (or continue) one method on one stream."""
-    from benchmark import arguments, leaderboard, processes, records, tables
+    from benchmark import arguments, leaderboard, processes, tables
     from benchmark.data import catalog
+    from benchmark.record import records
     from benchmark.run import check_kind, execute, rank_here
 
     processes.follow_parent()
@@ -193,8 +194,9 @@ def speed_(argv: Sequence[str]) -> int:
 
 
 def leaderboard_(argv: Sequence[str]) -> int:
-    from benchmark import leaderboard, markdown, records, tables
+    from benchmark import leaderboard, markdown, tables
     from benchmark.listing import made_by_other_code
+    from benchmark.record import records
 
     parser = _parser("leaderboard")
     parser.add_argument("--stream", default=None, help="of one stream; default: all that have records")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark import stats
 from benchmark.entries import by_key, counts, group_place
 from benchmark.errors import UserError
-from benchmark.records import PROTOCOLS, Record, decimals
+from benchmark.record.records import PROTOCOLS, Record, decimals
 
 if TYPE_CHECKING:
     import numpy as np

@@ -23,9 +23,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmark import records
 from benchmark.errors import UserError
 from benchmark.processes import PARENT
+from benchmark.record import records
 
 Arguments = Sequence[str]  # of one ``run``
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from benchmark.records import Record, finished
+from benchmark.record.records import Record, finished
 
 GROUPS = ("plain", "needs identity", "keeps images", "needs length", "joint")
 

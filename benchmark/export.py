@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmark.errors import UserError
-from benchmark.records import write_text
+from benchmark.record.records import write_text
 from benchmark.stream import Task
 from benchmark.trained import Trained, load
 from methods.parts.backbones import WEIGHTS

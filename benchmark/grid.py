@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmark import arguments, provenance, records, registry
+from benchmark import arguments, registry
 from benchmark.config import RunConfig
 from benchmark.data import catalog
 from benchmark.errors import UserError
+from benchmark.record import provenance, records
 from benchmark.run import ROOT, Plan, resolve
 
 INSTEAD = {

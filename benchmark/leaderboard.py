@@ -13,7 +13,7 @@ from typing import Any
 from benchmark import comparisons, metrics
 from benchmark.entries import age, by_key, counts, group_place, newest
 from benchmark.errors import UserError, unknown
-from benchmark.records import (
+from benchmark.record.records import (
     DROPS,
     MATCHES,
     PROTOCOLS,

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmark import leaderboard, provenance, records, registry
+from benchmark import leaderboard, registry
 from benchmark.data import catalog
 from benchmark.errors import UserError, unknown
+from benchmark.record import provenance, records
 
 BACKBONES = {
     "phantom-clip": "shipped, 64 px, trained on made images: the default",

@@ -13,8 +13,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmark import leaderboard, processes, records
+from benchmark import leaderboard, processes
 from benchmark.errors import UserError
+from benchmark.record import records
 from benchmark.run import stream_folder
 
 PREFER = ("newest", "theirs")

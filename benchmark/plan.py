@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmark import arguments, records, registry
+from benchmark import arguments, registry
 from benchmark.config import RunConfig
 from benchmark.engines import gpus
 from benchmark.grid import Cell
+from benchmark.record import records
 from benchmark.run import Plan, is_whole, resolve
 
 HEAVY = ("predictions.npz", "method.safetensors", "experts")  # what a run leaves beside its record

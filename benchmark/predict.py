@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmark.data.files import Images
 from benchmark.data.module import resized
 from benchmark.errors import UserError
-from benchmark.records import csv_text, decimals, write_text
+from benchmark.record.records import csv_text, decimals, write_text
 from benchmark.stream import Task
 from benchmark.trained import Trained, load
 

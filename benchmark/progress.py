@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmark import tables
-from benchmark.records import Record
+from benchmark.record.records import Record
 
 EVERY = 10.0  # seconds between plain lines
 

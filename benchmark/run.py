@@ -11,10 +11,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark import processes, provenance, records, registry
+from benchmark import processes, registry
 from benchmark.config import AUTO, RunConfig, run_key, weights_identity
 from benchmark.data import catalog
 from benchmark.errors import UserError
+from benchmark.record import provenance, records
 from benchmark.registry import MethodCard
 
 if TYPE_CHECKING:

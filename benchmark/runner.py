@@ -25,10 +25,10 @@ import torch
 from lightning.pytorch.loggers import Logger
 from safetensors.torch import save_file
 
-from benchmark import records
 from benchmark.data.module import TaskData, training_batches
 from benchmark.evaluate import PROTOCOLS, Cell, Evaluator
 from benchmark.progress import Display
+from benchmark.record import records
 from benchmark.stream import Share, Stream, Task
 from methods.base import IncrementalMethod
 
@@ -140,7 +140,7 @@ class Loop:
     Args:
         method: attached to its backbone, on the device.
         data: the tasks' samples, in the run's order.
-        record: what is known of the run so far (``benchmark.records``); its scores are filled here.
+        record: what is known of the run so far (``benchmark.record.records``); its scores are filled here.
         folder: the run's folder.
         logger: one of Lightning's, for losses and scores besides the record.
     """

@@ -14,7 +14,7 @@ from itertools import combinations
 from statistics import fmean, stdev, variance
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmark.records import Record
+from benchmark.record.records import Record
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,10 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark import engines, grid, leaderboard, plan, records
+from benchmark import engines, grid, leaderboard, plan
 from benchmark.config import RunConfig
 from benchmark.errors import UserError
 from benchmark.grid import Cell
+from benchmark.record import records
 from benchmark.tables import percent
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark import metrics
 from benchmark.leaderboard import known_stream, rank_class, rows
-from benchmark.records import PROTOCOLS, Record, decimals, missing_rows, read_all
+from benchmark.record.records import PROTOCOLS, Record, decimals, missing_rows, read_all
 from benchmark.stats import mean
 
 if TYPE_CHECKING:

@@ -21,11 +21,11 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from benchmark import records
 from benchmark.data import catalog, identity
 from benchmark.data.module import TaskData, task_data
 from benchmark.evaluate import Cell, Evaluator
 from benchmark.progress import Display
+from benchmark.record import records
 from benchmark.run import quiet
 from benchmark.runner import Hardware, Loop, seeded
 from benchmark.stream import Budget, Share, Stream

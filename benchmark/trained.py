@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from benchmark import records, registry
+from benchmark import registry
 from benchmark.data import catalog
 from benchmark.errors import UserError, unknown
+from benchmark.record import records
 from benchmark.run import quiet
 from benchmark.stream import Budget, Stream, Task
 from methods.base import IncrementalMethod

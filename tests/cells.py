@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmark import arguments, engines, processes, records
+from benchmark import arguments, engines, processes
+from benchmark.record import records
 from benchmark.run import Plan, new_record, resolve, starts_anew
 
 PROGRAM = (sys.executable, str(Path(__file__).resolve()))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark import records
+from benchmark.record import records
 
 TASKS = ("lung_ct", "retina_oct", "skin")
 

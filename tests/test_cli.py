@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmark import cli, listing, provenance, registry
+from benchmark import cli, listing, registry
 from benchmark.data import catalog
+from benchmark.record import provenance
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "lightning", "open_clip", "peft", "timm", "torchvision", "torchmetrics")

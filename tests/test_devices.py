@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from benchmark import cli, records
+from benchmark import cli
 from benchmark.data.module import Batches, Samples
+from benchmark.record import records
 from benchmark.stream import Share
 from methods.base import augment
 

@@ -17,8 +17,9 @@ from cells import PROGRAM, ROOT, installed, scores, statuses, tables
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark import cli, engines, records
+from benchmark import cli, engines
 from benchmark.errors import UserError
+from benchmark.record import records
 
 ARGV = ("--method", "ncm", "--stream", "smoke", "--results", "out", "--device", "cpu", "--quiet")
 

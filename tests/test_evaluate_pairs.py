@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark import metrics, records, tables
+from benchmark import metrics, tables
 from benchmark.data.module import Batches, Samples, TaskData, joined
 from benchmark.errors import UserError
 from benchmark.evaluate import Evaluator
+from benchmark.record import records
 from benchmark.stream import Label, Stream, Task
 from methods.base import belongs, contrastive_loss
 

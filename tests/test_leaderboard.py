@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmark import leaderboard, records, tables
+from benchmark import leaderboard, tables
 from benchmark.errors import UserError
+from benchmark.record import records
 from tests.made_records import made, save, with_hits
 
 ROOT = Path(__file__).parents[1]

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmark import cli, processes, records
+from benchmark import cli, processes
 from benchmark.errors import UserError
 from benchmark.progress import Display
+from benchmark.record import records
 
 RUN = ["run", "--method", "sequential_lora", "--stream", "smoke", "--epochs", "1", "--limit", "24", "--quiet"]
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from test_leaderboard import files, save
 from test_leaderboard import made as unwritten
 
-from benchmark import cli, leaderboard, merge, processes, records
+from benchmark import cli, leaderboard, merge, processes
 from benchmark.errors import UserError
+from benchmark.record import records
 
 
 def made(**changes: Any) -> records.Record:

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmark import provenance, records
 from benchmark.errors import UserError
+from benchmark.record import provenance, records
 
 NAN = float("nan")
 ROOT = Path(__file__).parents[1]
@@ -328,7 +328,9 @@ def test_provenance_asks_git(checkout: Path, monkeypatch: pytest.MonkeyPatch, ch
 
 
 def test_import_is_light() -> None:
-    program = "import sys, benchmark.records; print([m for m in ('numpy', 'pandas', 'torch') if m in sys.modules])"
+    program = (
+        "import sys, benchmark.record.records; print([m for m in ('numpy', 'pandas', 'torch') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True).stdout == "[]\n"
 
 

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from made_records import made, save, with_hits
 
-from benchmark import arguments, cli, comparisons, leaderboard, records, report
+from benchmark import arguments, cli, comparisons, leaderboard, report
 from benchmark.errors import UserError
+from benchmark.record import records
 from benchmark.report import figures, findings, labels, latex, plates, views
 from benchmark.report.wording import MINUS, NONE, exact, per_cent, recall, shown
 

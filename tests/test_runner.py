@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import records
 from benchmark.cli import main
+from benchmark.record import records
 from benchmark.runner import derive_seed, seeded
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,7 +17,8 @@ from cells import PROGRAM, ROOT, finished, scores, statuses, tables
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark import arguments, cli, engines, plan, records, sweep
+from benchmark import arguments, cli, engines, plan, sweep
+from benchmark.record import records
 from benchmark.run import new_record, resolve, starts_anew
 
 GRID = ("--methods", "ncm zero_shot", "--streams", "smoke", "--seeds", "0,1", "--results", "out", "--device", "cpu")

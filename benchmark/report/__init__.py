@@ -17,7 +17,7 @@ from benchmark import comparisons
 from benchmark.entries import counts
 from benchmark.errors import UserError, unknown
 from benchmark.leaderboard import known_stream
-from benchmark.records import MISSING_RATES, PROTOCOLS, RECALLS, Record, read_all, write_bytes, write_text
+from benchmark.record.records import MISSING_RATES, PROTOCOLS, RECALLS, Record, read_all, write_bytes, write_text
 from benchmark.report import findings, latex, panels, plates
 from benchmark.report.views import View, stream_view
 from benchmark.report.wording import PAGE, environment, recall, slug

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmark.entries import GROUPS
 from benchmark.leaderboard import rank_class
-from benchmark.records import PROTOCOLS
+from benchmark.record.records import PROTOCOLS
 from benchmark.report.wording import per_cent
 from benchmark.tables import percent
 

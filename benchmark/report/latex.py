@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmark.leaderboard import rank_class
-from benchmark.records import PROTOCOLS
+from benchmark.record.records import PROTOCOLS
 from benchmark.report.findings import defaults
 from benchmark.tables import percent
 

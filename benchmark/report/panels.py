@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchmark import comparisons, stats
-from benchmark.records import PROTOCOLS
+from benchmark.record.records import PROTOCOLS
 from benchmark.report import findings
 from benchmark.report.views import MISSING, View
 from benchmark.report.wording import p_value

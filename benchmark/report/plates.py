@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmark import stats
 from benchmark.comparisons import Across
-from benchmark.records import PROTOCOLS
+from benchmark.record.records import PROTOCOLS
 from benchmark.report import findings
 from benchmark.report.figures import Mark, critical_difference, curves, dumbbells, heat, inline, render, scatter
 from benchmark.tables import percent

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmark import leaderboard, metrics
 from benchmark.entries import by_key, counts
-from benchmark.records import MISSING_RATES, PROTOCOLS, Record, missing_rows, run_folder
+from benchmark.record.records import MISSING_RATES, PROTOCOLS, Record, missing_rows, run_folder
 from benchmark.report import modality
 
 View = dict[str, Any]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from benchmark.records import decimals
+from benchmark.record.records import decimals
 
 PAGE = Path(__file__).parent / "page"
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"

@@ -1,0 +1,1 @@
+"""What one run leaves behind: its record, its folder, where its numbers come from. No torch."""
