@@ -64,14 +64,15 @@ def _parser(verb: str) -> Any:
 
 
 def _parse(parser: Any, argv: Sequence[str]) -> Any:
-    from benchmark import arguments
+    from benchmark.config.run_config import arguments
 
     return arguments.parsed(parser, list(argv))
 
 
 def run(argv: Sequence[str]) -> int:
     """Run (or continue) one method on one stream."""
-    from benchmark import arguments, leaderboard, processes, tables
+    from benchmark import leaderboard, processes, tables
+    from benchmark.config.run_config import arguments
     from benchmark.data import catalog
     from benchmark.record import records
     from benchmark.run import check_kind, execute, rank_here
@@ -131,7 +132,7 @@ def sweep_(argv: Sequence[str]) -> int:
 
 
 def list_(argv: Sequence[str]) -> int:
-    from benchmark import listing
+    from benchmark.config.run_config import listing
 
     parser = _parser("list")
     parser.add_argument("what", nargs="?", default="all", help="methods, streams, cards or backbones")
@@ -142,7 +143,7 @@ def list_(argv: Sequence[str]) -> int:
 
 
 def show(argv: Sequence[str]) -> int:
-    from benchmark import listing
+    from benchmark.config.run_config import listing
 
     parser = _parser("show")
     parser.add_argument("name", help="a method, stream or card")
@@ -154,7 +155,7 @@ def show(argv: Sequence[str]) -> int:
 
 def check(argv: Sequence[str]) -> int:
     """Check a method against the contract; exit status 1 if it fails."""
-    from benchmark import registry
+    from benchmark.config.run_config import registry
 
     parser = _parser("check")
     parser.add_argument(
@@ -177,7 +178,8 @@ def check(argv: Sequence[str]) -> int:
 
 def speed_(argv: Sequence[str]) -> int:
     """Time methods on this machine; the table stands when all are done."""
-    from benchmark import grid, registry
+    from benchmark import grid
+    from benchmark.config.run_config import registry
     from benchmark.plan import finds_cuda
 
     about = "Time training steps and answers; all other options are those of run: --limit, --batch_size, ..."
@@ -195,7 +197,7 @@ def speed_(argv: Sequence[str]) -> int:
 
 def leaderboard_(argv: Sequence[str]) -> int:
     from benchmark import leaderboard, markdown, tables
-    from benchmark.listing import made_by_other_code
+    from benchmark.config.run_config.listing import made_by_other_code
     from benchmark.record import records
 
     parser = _parser("leaderboard")

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmark import arguments, registry
-from benchmark.config import RunConfig
+from benchmark.config.run_config import RunConfig, arguments, registry
 from benchmark.engines import gpus
 from benchmark.grid import Cell
 from benchmark.record import records

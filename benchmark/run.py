@@ -11,12 +11,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark import processes, registry
-from benchmark.config import AUTO, RunConfig, run_key, weights_identity
+from benchmark import processes
+from benchmark.config.run_config import AUTO, RunConfig, registry, run_key, weights_identity
+from benchmark.config.run_config.registry import MethodCard
 from benchmark.data import catalog
 from benchmark.errors import UserError
 from benchmark.record import provenance, records
-from benchmark.registry import MethodCard
 
 if TYPE_CHECKING:
     import torch

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark import engines, grid, leaderboard, plan
-from benchmark.config import RunConfig
+from benchmark.config.run_config import RunConfig
 from benchmark.errors import UserError
 from benchmark.grid import Cell
 from benchmark.record import records

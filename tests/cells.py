@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmark import arguments, engines, processes
+from benchmark import engines, processes
+from benchmark.config.run_config import arguments
 from benchmark.record import records
 from benchmark.run import Plan, new_record, resolve, starts_anew
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmark import cli, listing, registry
+from benchmark import cli
+from benchmark.config.run_config import listing, registry
 from benchmark.data import catalog
 from benchmark.record import provenance
 

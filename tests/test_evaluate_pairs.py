@@ -325,7 +325,7 @@ def test_missing_modality_of_a_record(tmp_path: Path) -> None:
     ],
 )
 def test_kinds_and_settings_that_do_not_fit_are_refused(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
-    from benchmark import arguments as parsing
+    from benchmark.config.run_config import arguments as parsing
     from benchmark.run import resolve
 
     method, stream, *rest = arguments
@@ -337,7 +337,7 @@ def test_kinds_and_settings_that_do_not_fit_are_refused(arguments: tuple[str, ..
 
 
 def test_later_settings_leave_earlier_keys_alone() -> None:
-    from benchmark.config import RunConfig, run_key
+    from benchmark.config.run_config import RunConfig, run_key
 
     plain = RunConfig(method="ncm")
     assert not {"inputs", "gallery"} & set(plain.resolved("32-true"))

@@ -37,10 +37,10 @@ HEAVY = {"torch", "lightning", "peft", "open_clip", "torchmetrics", "timm", "tra
 # Who may be imported by whom, lowest layer first: a module imports from its own layer or below.
 LAYERS = (
     {"benchmark.errors", "benchmark.stream"},
-    {"benchmark.metrics", "benchmark.data", "methods", "benchmark.registry"},
+    {"benchmark.metrics", "benchmark.data", "methods", "benchmark.config.registry"},
     {"benchmark.processes", "benchmark.loggers"},
     {
-        "benchmark.config",
+        "benchmark.config.run_config",
         "benchmark.record.records",
         "benchmark.record.provenance",
         "benchmark.evaluate",
@@ -51,7 +51,7 @@ LAYERS = (
     {"benchmark.tables", "benchmark.markdown"},
     {"benchmark.progress"},
     {"benchmark.runner"},
-    {"benchmark.run", "benchmark.listing", "benchmark.arguments"},
+    {"benchmark.run", "benchmark.config.listing", "benchmark.config.arguments"},
     {"benchmark.engines", "benchmark.grid", "benchmark.merge", "benchmark.trained"},
     {"benchmark.plan", "benchmark.measure", "benchmark.testing", "benchmark.predict", "benchmark.export"},
     {"benchmark.report"},

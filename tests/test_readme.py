@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import registry
+from benchmark.config.run_config import registry
 from benchmark.data import catalog
 from benchmark.testing import check_method
 

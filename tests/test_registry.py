@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import registry
+from benchmark.config.run_config import registry
 from benchmark.errors import UserError
 from methods.base import IncrementalMethod
 

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from made_records import made, save, with_hits
 
-from benchmark import arguments, cli, comparisons, leaderboard, report
+from benchmark import cli, comparisons, leaderboard, report
+from benchmark.config.run_config import arguments
 from benchmark.errors import UserError
 from benchmark.record import records
 from benchmark.report import figures, findings, labels, latex, plates, views

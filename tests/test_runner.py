@@ -155,7 +155,7 @@ def test_limited_runs_enter_no_leaderboard(tmp_path: Path, capsys: pytest.Captur
 def test_preset_and_config_file_and_command_line_in_that_order(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("method: {name: mslora_cr, rank: 3}\nstream: smoke\nepochs: 2\nlr: 0.001\n")
-    from benchmark.arguments import parse
+    from benchmark.config.run_config.arguments import parse
 
     run, card, _ = parse("plan", ["--config", str(config), "--lr", "0.01"], with_class=False)
     assert (card.name, run.epochs, run.lr, run.method_args["rank"]) == ("mslora_cr", 2, 0.01, 3)

@@ -48,7 +48,7 @@ def test_a_method_is_timed_at_both_ends_and_writes_nothing(
             seen.append(("end", task.index))
             super().end_task(task, loader)
 
-    monkeypatch.setattr("benchmark.registry.load", lambda name: Watched)
+    monkeypatch.setattr("benchmark.config.registry.load", lambda name: Watched)
     assert cli.main(["speed", "--methods", "stacked_lora", *OPTIONS]) == 0
     assert seen == [("end", 0), *[("step", 1), ("step", 2)] * 5, ("end", 1)]
     assert not any(tmp_path.iterdir())

@@ -17,7 +17,8 @@ from cells import PROGRAM, ROOT, finished, scores, statuses, tables
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark import arguments, cli, engines, plan, sweep
+from benchmark import cli, engines, plan, sweep
+from benchmark.config.run_config import arguments
 from benchmark.record import records
 from benchmark.run import new_record, resolve, starts_anew
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from benchmark.config import RunConfig
+from benchmark.config.run_config import RunConfig
+from benchmark.config.run_config.registry import MethodCard, card, load
 from benchmark.errors import UserError, unknown
-from benchmark.registry import MethodCard, card, load
 
 SKIP = {"method", "method_args"}
 FLAGS = ("--force", "--quiet", "--full_evaluation")

@@ -13,8 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from benchmark.config.run_config.registry import MethodCard
 from benchmark.errors import UserError, unknown
-from benchmark.registry import MethodCard
 from benchmark.stream import Budget
 
 CHOICES = {

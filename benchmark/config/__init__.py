@@ -1,0 +1,1 @@
+"""What a run is, from its arguments: resolved before torch is imported."""
