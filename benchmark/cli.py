@@ -71,7 +71,8 @@ def _parse(parser: Any, argv: Sequence[str]) -> Any:
 
 def run(argv: Sequence[str]) -> int:
     """Run (or continue) one method on one stream."""
-    from benchmark import leaderboard, processes, tables
+    from benchmark import processes
+    from benchmark.compare import leaderboard, tables
     from benchmark.config.run_config import arguments
     from benchmark.data import catalog
     from benchmark.record import records
@@ -196,7 +197,7 @@ def speed_(argv: Sequence[str]) -> int:
 
 
 def leaderboard_(argv: Sequence[str]) -> int:
-    from benchmark import leaderboard, markdown, tables
+    from benchmark.compare import leaderboard, markdown, tables
     from benchmark.config.run_config.listing import made_by_other_code
     from benchmark.record import records
 

@@ -13,7 +13,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmark import leaderboard, processes
+from benchmark import processes
+from benchmark.compare import leaderboard
 from benchmark.errors import UserError
 from benchmark.record import records
 from benchmark.run import stream_folder

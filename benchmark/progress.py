@@ -9,7 +9,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmark import tables
+from benchmark.compare import tables
 from benchmark.record.records import Record
 
 EVERY = 10.0  # seconds between plain lines

@@ -17,12 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark import engines, grid, leaderboard, plan
+from benchmark import engines, grid, plan
+from benchmark.compare import leaderboard
+from benchmark.compare.tables import percent
 from benchmark.config.run_config import RunConfig
 from benchmark.errors import UserError
 from benchmark.grid import Cell
 from benchmark.record import records
-from benchmark.tables import percent
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats as oracle
 
-from benchmark import comparisons, leaderboard, stats
+from benchmark.compare import comparisons, leaderboard, stats
 from benchmark.errors import UserError
 from benchmark.record import records
 from tests.made_records import TASKS, made, packed, save, with_hits

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark import metrics, tables
+from benchmark import metrics
+from benchmark.compare import tables
 from benchmark.data.module import Batches, Samples, TaskData, joined
 from benchmark.errors import UserError
 from benchmark.evaluate import Evaluator

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmark import leaderboard, tables
+from benchmark.compare import leaderboard, tables
 from benchmark.errors import UserError
 from benchmark.record import records
 from tests.made_records import made, save, with_hits
@@ -333,7 +333,7 @@ def test_one_replicate_is_shown_as_such(tmp_path: Path) -> None:
 
 def test_no_torch() -> None:
     program = (
-        "import sys, benchmark.leaderboard; heavy = ('torch', 'lightning', 'methods', 'scipy', 'pandas')\n"
+        "import sys, benchmark.compare.leaderboard; heavy = ('torch', 'lightning', 'methods', 'scipy', 'pandas')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True).stdout == "[]\n"

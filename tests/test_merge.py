@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from test_leaderboard import files, save
 from test_leaderboard import made as unwritten
 
-from benchmark import cli, leaderboard, merge, processes
+from benchmark import cli, merge, processes
+from benchmark.compare import leaderboard
 from benchmark.errors import UserError
 from benchmark.record import records
 

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from made_records import made, save, with_hits
 
-from benchmark import cli, comparisons, leaderboard, report
+from benchmark import cli, report
+from benchmark.compare import comparisons, leaderboard
 from benchmark.config.run_config import arguments
 from benchmark.errors import UserError
 from benchmark.record import records

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from statistics import fmean
 
-from benchmark import leaderboard, markdown
+from benchmark.compare import leaderboard, markdown
 from benchmark.record import records
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats as oracle
 from statsmodels.stats.multitest import multipletests
 
-from benchmark import stats
+from benchmark.compare import stats
 
 # Five blocks, methods a, b, c. Ranks: a 1 1.5 1 1 2, b 2 1.5 3 2 1, c 3 3 2 3 3.
 TABLE = [[0.90, 0.85, 0.50], [0.80, 0.80, 0.60], [0.70, 0.60, 0.65], [0.90, 0.60, 0.52], [0.75, 0.90, 0.72]]

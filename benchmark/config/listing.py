@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmark import leaderboard
+from benchmark.compare import leaderboard
 from benchmark.config.run_config import registry
 from benchmark.data import catalog
 from benchmark.errors import UserError, unknown

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from benchmark import comparisons
-from benchmark.entries import counts
+from benchmark.compare import comparisons
+from benchmark.compare.entries import counts
+from benchmark.compare.leaderboard import known_stream
+from benchmark.compare.tables import percent
 from benchmark.errors import UserError, unknown
-from benchmark.leaderboard import known_stream
 from benchmark.record.records import MISSING_RATES, PROTOCOLS, RECALLS, Record, read_all, write_bytes, write_text
 from benchmark.report import findings, latex, panels, plates
 from benchmark.report.views import View, stream_view
 from benchmark.report.wording import PAGE, environment, recall, slug
-from benchmark.tables import percent
 
 # The leaderboard's columns: key of the row, label, what it is, first direction when sorted, with its deviation.
 COLUMNS = [

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from benchmark.entries import GROUPS
-from benchmark.leaderboard import rank_class
+from benchmark.compare.entries import GROUPS
+from benchmark.compare.leaderboard import rank_class
+from benchmark.compare.tables import percent
 from benchmark.record.records import PROTOCOLS
 from benchmark.report.wording import per_cent
-from benchmark.tables import percent
 
 Row = dict[str, Any]
 View = dict[str, Any]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark.leaderboard import rank_class
+from benchmark.compare.leaderboard import rank_class
+from benchmark.compare.tables import percent
 from benchmark.record.records import PROTOCOLS
 from benchmark.report.findings import defaults
-from benchmark.tables import percent
 
 Row = dict[str, Any]
 

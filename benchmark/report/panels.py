@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchmark import comparisons, stats
+from benchmark.compare import comparisons, stats
+from benchmark.compare.tables import percent
 from benchmark.record.records import PROTOCOLS
 from benchmark.report import findings
 from benchmark.report.views import MISSING, View
 from benchmark.report.wording import p_value
-from benchmark.tables import percent
 
 
 def span(rows: Sequence[View]) -> dict[str, Any]:

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark import stats
-from benchmark.comparisons import Across
+from benchmark.compare import stats
+from benchmark.compare.comparisons import Across
+from benchmark.compare.tables import percent
 from benchmark.record.records import PROTOCOLS
 from benchmark.report import findings
 from benchmark.report.figures import Mark, critical_difference, curves, dumbbells, heat, inline, render, scatter
-from benchmark.tables import percent
 
 Images = dict[str, tuple[str, bytes]]  # name: SVG, PNG
 View = dict[str, Any]

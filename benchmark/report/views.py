@@ -12,8 +12,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmark import leaderboard, metrics
-from benchmark.entries import by_key, counts
+from benchmark import metrics
+from benchmark.compare import leaderboard
+from benchmark.compare.entries import by_key, counts
 from benchmark.record.records import MISSING_RATES, PROTOCOLS, Record, missing_rows, run_folder
 from benchmark.report import modality
 

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark import comparisons, metrics
-from benchmark.entries import age, by_key, counts, group_place, newest
+from benchmark import metrics
+from benchmark.compare import comparisons
+from benchmark.compare.entries import age, by_key, counts, group_place, newest
+from benchmark.compare.stats import average_ranks, deviation, interval, mean, whole
 from benchmark.errors import UserError, unknown
 from benchmark.record.records import (
     DROPS,
@@ -25,7 +27,6 @@ from benchmark.record.records import (
     read_all,
     write_text,
 )
-from benchmark.stats import average_ranks, deviation, interval, mean, whole
 
 COLUMNS = (
     "rank", "method", "backbone", "key", "settings", "group", "protocol", "primary", "n_runs", "seeds", "orders",

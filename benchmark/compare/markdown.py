@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark import comparisons, leaderboard
+from benchmark.compare import comparisons, leaderboard
+from benchmark.compare.tables import percent
 from benchmark.errors import UserError
 from benchmark.record import records
 from benchmark.record.records import Record
-from benchmark.tables import percent
 
 MARKS = re.compile(r"(<!-- (leaderboard [\w@.-]+(?: inputs)?|overall) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 Row = dict[str, Any]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from benchmark import stats
-from benchmark.entries import by_key, counts, group_place
+from benchmark.compare import stats
+from benchmark.compare.entries import by_key, counts, group_place
 from benchmark.errors import UserError
 from benchmark.record.records import PROTOCOLS, Record, decimals
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark import metrics
-from benchmark.leaderboard import known_stream, rank_class, rows
+from benchmark.compare.leaderboard import known_stream, rank_class, rows
+from benchmark.compare.stats import mean
 from benchmark.record.records import PROTOCOLS, Record, decimals, missing_rows, read_all
-from benchmark.stats import mean
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -1,0 +1,1 @@
+"""Records beside each other: which count, statistics, leaderboards, tables. No torch."""
