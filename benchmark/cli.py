@@ -71,12 +71,12 @@ def _parse(parser: Any, argv: Sequence[str]) -> Any:
 
 def run(argv: Sequence[str]) -> int:
     """Run (or continue) one method on one stream."""
-    from benchmark import processes
     from benchmark.compare import leaderboard, tables
     from benchmark.config.run_config import arguments
     from benchmark.data import catalog
     from benchmark.record import records
-    from benchmark.run import check_kind, execute, rank_here
+    from benchmark.running import processes
+    from benchmark.running.execute import check_kind, execute, rank_here
 
     processes.follow_parent()
     config, card, _ = arguments.parse("run", argv, with_class=False)
@@ -186,7 +186,7 @@ def speed_(argv: Sequence[str]) -> int:
     about = "Time training steps and answers; all other options are those of run: --limit, --batch_size, ..."
     asked, _ = grid.parsed(grid.parser("speed", about), "speed", argv)
     cells, _ = grid.cells(asked, finds_cuda)
-    from benchmark import speed
+    from benchmark.running import speed
 
     console, found = _console(), []
     for cell in cells:

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmark.errors import UserError
-from benchmark.processes import PARENT
 from benchmark.record import records
+from benchmark.running.processes import PARENT
 
 Arguments = Sequence[str]  # of one ``run``
 

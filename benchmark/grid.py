@@ -11,7 +11,7 @@ from benchmark.config.run_config import RunConfig, arguments, registry
 from benchmark.data import catalog
 from benchmark.errors import UserError
 from benchmark.record import provenance, records
-from benchmark.run import ROOT, Plan, resolve
+from benchmark.running.execute import ROOT, Plan, resolve
 
 INSTEAD = {
     "--method": "--methods",

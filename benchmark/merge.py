@@ -13,11 +13,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmark import processes
 from benchmark.compare import leaderboard
 from benchmark.errors import UserError
 from benchmark.record import records
-from benchmark.run import stream_folder
+from benchmark.running import processes
+from benchmark.running.execute import stream_folder
 
 PREFER = ("newest", "theirs")
 

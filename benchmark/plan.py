@@ -13,7 +13,7 @@ from benchmark.config.run_config import RunConfig, arguments, registry
 from benchmark.engines import gpus
 from benchmark.grid import Cell
 from benchmark.record import records
-from benchmark.run import Plan, is_whole, resolve
+from benchmark.running.execute import Plan, is_whole, resolve
 
 HEAVY = ("predictions.npz", "method.safetensors", "experts")  # what a run leaves beside its record
 
@@ -122,7 +122,7 @@ def told(argv: Sequence[str], measured: bool) -> Iterator[str]:
 
 def measured_lines(plan: Plan, threads: int | None = None) -> Iterator[str]:
     """What a training step takes here, with so many threads on a CPU; this alone imports torch."""
-    from benchmark.measure import measure
+    from benchmark.running.timing import measure
 
     return measure(plan, registry.load(plan.config.method), threads).lines()
 

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from benchmark.data import catalog, identity
 from benchmark.data.module import TaskData, task_data
-from benchmark.evaluate import Cell, Evaluator
-from benchmark.progress import Display
 from benchmark.record import records
-from benchmark.run import quiet
-from benchmark.runner import Hardware, Loop, seeded
+from benchmark.running.evaluate import Cell, Evaluator
+from benchmark.running.execute import quiet
+from benchmark.running.loop import Hardware, Loop, seeded
+from benchmark.running.progress import Display
 from benchmark.stream import Budget, Share, Stream
 from methods.base import IncrementalMethod
 from methods.parts import backbones

@@ -12,7 +12,7 @@ from benchmark.config.run_config import registry
 from benchmark.data import catalog
 from benchmark.errors import UserError, unknown
 from benchmark.record import records
-from benchmark.run import quiet
+from benchmark.running.execute import quiet
 from benchmark.stream import Budget, Stream, Task
 from methods.base import IncrementalMethod
 from methods.parts import backbones

@@ -16,8 +16,8 @@ from benchmark import metrics
 from benchmark.compare import tables
 from benchmark.data.module import Batches, Samples, TaskData, joined
 from benchmark.errors import UserError
-from benchmark.evaluate import Evaluator
 from benchmark.record import records
+from benchmark.running.evaluate import Evaluator
 from benchmark.stream import Label, Stream, Task
 from methods.base import belongs, contrastive_loss
 
@@ -327,7 +327,7 @@ def test_missing_modality_of_a_record(tmp_path: Path) -> None:
 )
 def test_kinds_and_settings_that_do_not_fit_are_refused(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
     from benchmark.config.run_config import arguments as parsing
-    from benchmark.run import resolve
+    from benchmark.running.execute import resolve
 
     method, stream, *rest = arguments
     argv = ["--method", method, "--stream", stream, "--results", str(tmp_path), *rest]

@@ -38,24 +38,24 @@ HEAVY = {"torch", "lightning", "peft", "open_clip", "torchmetrics", "timm", "tra
 LAYERS = (
     {"benchmark.errors", "benchmark.stream"},
     {"benchmark.metrics", "benchmark.data", "methods", "benchmark.config.registry"},
-    {"benchmark.processes", "benchmark.loggers"},
+    {"benchmark.running.processes", "benchmark.running.loggers"},
     {
         "benchmark.config.run_config",
         "benchmark.record.records",
         "benchmark.record.provenance",
-        "benchmark.evaluate",
+        "benchmark.running.evaluate",
         "benchmark.pretrain",
     },
     {"benchmark.compare.entries", "benchmark.compare.stats"},
     {"benchmark.compare.leaderboard", "benchmark.compare.comparisons"},
     {"benchmark.compare.tables", "benchmark.compare.markdown"},
-    {"benchmark.progress"},
-    {"benchmark.runner"},
-    {"benchmark.run", "benchmark.config.listing", "benchmark.config.arguments"},
+    {"benchmark.running.progress"},
+    {"benchmark.running.loop"},
+    {"benchmark.running.execute", "benchmark.config.listing", "benchmark.config.arguments"},
     {"benchmark.engines", "benchmark.grid", "benchmark.merge", "benchmark.trained"},
-    {"benchmark.plan", "benchmark.measure", "benchmark.testing", "benchmark.predict", "benchmark.export"},
+    {"benchmark.plan", "benchmark.running.timing", "benchmark.testing", "benchmark.predict", "benchmark.export"},
     {"benchmark.report"},
-    {"benchmark.sweep", "benchmark.speed"},
+    {"benchmark.sweep", "benchmark.running.speed"},
     {"benchmark.cli"},
     {"benchmark.__main__"},
 )
@@ -119,7 +119,7 @@ def test_light_modules_import_no_torch() -> None:
 def test_only_the_runner_owns_a_trainer() -> None:
     for name, file in modules().items():
         if "Trainer(" in file.read_text():
-            assert name == "benchmark.runner"
+            assert name == "benchmark.running.loop"
 
 
 def test_a_datasets_package_elsewhere_is_not_shadowed(tmp_path: Path) -> None:

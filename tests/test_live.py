@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmark import cli, processes
+from benchmark import cli
 from benchmark.errors import UserError
-from benchmark.progress import Display
 from benchmark.record import records
+from benchmark.running import processes
+from benchmark.running.progress import Display
 
 RUN = ["run", "--method", "sequential_lora", "--stream", "smoke", "--epochs", "1", "--limit", "24", "--quiet"]
 
@@ -33,7 +34,7 @@ def record(stages: int) -> records.Record:
 
 
 def test_plain_lines_tell_step_loss_speed_and_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmark.progress.EVERY", -1.0)
+    monkeypatch.setattr("benchmark.running.progress.EVERY", -1.0)
     out = io.StringIO()
     with Display(Console(file=out, width=120), 40) as display:
         display.step("task 1/2 lung_ct  epoch 1/2", 9, None, 100.0)

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from test_leaderboard import files, save
 from test_leaderboard import made as unwritten
 
-from benchmark import cli, merge, processes
+from benchmark import cli, merge
 from benchmark.compare import leaderboard
 from benchmark.errors import UserError
 from benchmark.record import records
+from benchmark.running import processes
 
 
 def made(**changes: Any) -> records.Record:

@@ -13,7 +13,7 @@ import torch
 
 from benchmark.cli import main
 from benchmark.record import records
-from benchmark.runner import derive_seed, seeded
+from benchmark.running.loop import derive_seed, seeded
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import cli, speed
+from benchmark import cli
+from benchmark.running import speed
 from methods.sequential_lora import SequentialLora
 from methods.stacked_lora import StackedLora
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from benchmark import cli, engines, plan, sweep
 from benchmark.config.run_config import arguments
 from benchmark.record import records
-from benchmark.run import new_record, resolve, starts_anew
+from benchmark.running.execute import new_record, resolve, starts_anew
 
 GRID = ("--methods", "ncm zero_shot", "--streams", "smoke", "--seeds", "0,1", "--results", "out", "--device", "cpu")
 

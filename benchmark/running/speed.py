@@ -19,10 +19,10 @@ import torch
 from rich.table import Table
 
 from benchmark.data.module import TaskData
-from benchmark.evaluate import Evaluator
-from benchmark.measure import WARM_UP, chosen_device, look, stepping
-from benchmark.run import Plan, prepared, quiet
-from benchmark.runner import AUTOCAST, seeded
+from benchmark.running.evaluate import Evaluator
+from benchmark.running.execute import Plan, prepared, quiet
+from benchmark.running.loop import AUTOCAST, seeded
+from benchmark.running.timing import WARM_UP, chosen_device, look, stepping
 from methods.base import IncrementalMethod
 
 STEPS = 30

@@ -14,8 +14,8 @@ import torch
 
 from benchmark.data.module import TaskData, training_batches
 from benchmark.plan import clock
-from benchmark.run import Plan, prepared, quiet, uses_cuda
-from benchmark.runner import AUTOCAST, full_precision, seeded
+from benchmark.running.execute import Plan, prepared, quiet, uses_cuda
+from benchmark.running.loop import AUTOCAST, full_precision, seeded
 from methods.base import Batch, IncrementalMethod
 
 WARM_UP, STEPS = 3, 12

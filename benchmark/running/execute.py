@@ -11,19 +11,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark import processes
 from benchmark.config.run_config import AUTO, RunConfig, registry, run_key, weights_identity
 from benchmark.config.run_config.registry import MethodCard
 from benchmark.data import catalog
 from benchmark.errors import UserError
 from benchmark.record import provenance, records
+from benchmark.running import processes
 
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
     from benchmark.data.module import TaskData
-    from benchmark.runner import Hardware
+    from benchmark.running.loop import Hardware
     from methods.base import IncrementalMethod
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -151,8 +151,8 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
     quiet()
     import torch
 
-    from benchmark import loggers
-    from benchmark.runner import Hardware
+    from benchmark.running import loggers
+    from benchmark.running.loop import Hardware
 
     torch.set_float32_matmul_precision("high")
     cuda = uses_cuda(config)
@@ -210,7 +210,7 @@ def prepared(plan: Plan, cls: Any, device: torch.device) -> tuple[IncrementalMet
         UserError: the method or the backbone refuses its arguments, or samples cannot be read.
     """
     from benchmark.data.module import task_data
-    from benchmark.runner import seeded
+    from benchmark.running.loop import seeded
     from methods.parts import backbones
 
     config = plan.config
@@ -234,9 +234,9 @@ def prepared(plan: Plan, cls: Any, device: torch.device) -> tuple[IncrementalMet
 
 def _learn(plan: Plan, method: IncrementalMethod, data: list[TaskData], hardware: Hardware, console: Console) -> None:
     """All phases that the record in the run's folder does not have yet."""
-    from benchmark import loggers
-    from benchmark.progress import Display
-    from benchmark.runner import Loop
+    from benchmark.running import loggers
+    from benchmark.running.loop import Loop
+    from benchmark.running.progress import Display
 
     config, folder, logger = plan.config, plan.folder, None
     record, known = new_record(plan, _device_name(hardware)), None

@@ -26,9 +26,9 @@ from lightning.pytorch.loggers import Logger
 from safetensors.torch import save_file
 
 from benchmark.data.module import TaskData, training_batches
-from benchmark.evaluate import PROTOCOLS, Cell, Evaluator
-from benchmark.progress import Display
 from benchmark.record import records
+from benchmark.running.evaluate import PROTOCOLS, Cell, Evaluator
+from benchmark.running.progress import Display
 from benchmark.stream import Share, Stream, Task
 from methods.base import IncrementalMethod
 

@@ -1,0 +1,1 @@
+"""One run: loaded, looped over tasks, fitted, evaluated, shown."""
