@@ -112,7 +112,8 @@ def run(argv: Sequence[str]) -> int:
 
 def plan(argv: Sequence[str]) -> int:
     """What would run, of a run or of a sweep, without running it; torch is imported to ``--measure`` alone."""
-    from benchmark import plan, sweep
+    from benchmark.sweep.sweep import forecast as plan
+    from benchmark.sweep.sweep import sweep
 
     measured = "--measure" in argv
     argv = [word for word in argv if word != "--measure"]
@@ -127,7 +128,7 @@ def plan(argv: Sequence[str]) -> int:
 
 def sweep_(argv: Sequence[str]) -> int:
     """Run the missing cells of a grid; exit status 1 if one failed."""
-    from benchmark import sweep
+    from benchmark.sweep.sweep import sweep
 
     return sweep.run(sweep.resolve(argv), _console())
 
@@ -179,9 +180,9 @@ def check(argv: Sequence[str]) -> int:
 
 def speed_(argv: Sequence[str]) -> int:
     """Time methods on this machine; the table stands when all are done."""
-    from benchmark import grid
     from benchmark.config.run_config import registry
-    from benchmark.plan import finds_cuda
+    from benchmark.sweep.sweep import grid
+    from benchmark.sweep.sweep.forecast import finds_cuda
 
     about = "Time training steps and answers; all other options are those of run: --limit, --batch_size, ..."
     asked, _ = grid.parsed(grid.parser("speed", about), "speed", argv)
@@ -243,7 +244,7 @@ def report_(argv: Sequence[str]) -> int:
 
 def merge_(argv: Sequence[str]) -> int:
     """Copy another results folder's records; exit status 1 if some are in conflict."""
-    from benchmark import merge
+    from benchmark.sweep.sweep import merge
 
     parser = _parser("merge")
     parser.add_argument("--from", required=True, help="another results folder, or its runs/")

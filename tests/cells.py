@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmark import engines
 from benchmark.config.run_config import arguments
 from benchmark.record import records
 from benchmark.running import processes
 from benchmark.running.execute import Plan, new_record, resolve, starts_anew
+from benchmark.sweep.sweep import engines
 
 PROGRAM = (sys.executable, str(Path(__file__).resolve()))
 ROOT = Path(__file__).resolve().parents[1]

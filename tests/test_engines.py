@@ -17,9 +17,10 @@ from cells import PROGRAM, ROOT, installed, scores, statuses, tables
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark import cli, engines
+from benchmark import cli
 from benchmark.errors import UserError
 from benchmark.record import records
+from benchmark.sweep.sweep import engines
 
 ARGV = ("--method", "ncm", "--stream", "smoke", "--results", "out", "--device", "cpu", "--quiet")
 

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from test_leaderboard import files, save
 from test_leaderboard import made as unwritten
 
-from benchmark import cli, merge
+from benchmark import cli
 from benchmark.compare import leaderboard
 from benchmark.errors import UserError
 from benchmark.record import records
 from benchmark.running import processes
+from benchmark.sweep.sweep import merge
 
 
 def made(**changes: Any) -> records.Record:

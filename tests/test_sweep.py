@@ -17,10 +17,12 @@ from cells import PROGRAM, ROOT, finished, scores, statuses, tables
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark import cli, engines, plan, sweep
+from benchmark import cli
 from benchmark.config.run_config import arguments
 from benchmark.record import records
 from benchmark.running.execute import new_record, resolve, starts_anew
+from benchmark.sweep.sweep import engines, sweep
+from benchmark.sweep.sweep import forecast as plan
 
 GRID = ("--methods", "ncm zero_shot", "--streams", "smoke", "--seeds", "0,1", "--results", "out", "--device", "cpu")
 

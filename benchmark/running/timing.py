@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from benchmark.data.module import TaskData, training_batches
-from benchmark.plan import clock
 from benchmark.running.execute import Plan, prepared, quiet, uses_cuda
 from benchmark.running.loop import AUTOCAST, full_precision, seeded
+from benchmark.sweep.sweep.forecast import clock
 from methods.base import Batch, IncrementalMethod
 
 WARM_UP, STEPS = 3, 12

@@ -17,13 +17,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark import engines, grid, plan
 from benchmark.compare import leaderboard
 from benchmark.compare.tables import percent
 from benchmark.config.run_config import RunConfig
 from benchmark.errors import UserError
-from benchmark.grid import Cell
 from benchmark.record import records
+from benchmark.sweep.sweep import engines, grid
+from benchmark.sweep.sweep import forecast as plan
+from benchmark.sweep.sweep.grid import Cell
 
 if TYPE_CHECKING:
     from rich.console import Console
