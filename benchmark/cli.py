@@ -271,7 +271,7 @@ def predict_(argv: Sequence[str]) -> int:
     parser.add_argument("--to", default="predictions.csv", help="CSV that is written")
     parser.add_argument("--top", type=int, default=1, help="rows for an image, likeliest class first")
     given = _parse(parser, argv)
-    from benchmark.predict import predict
+    from benchmark.deploy.predict import predict
 
     count = predict(Path(given.run), Path(given.images), given.task, Path(given.to), given.top, given.inputs)
     _console().print(f"{given.to}: {count} images", highlight=False, soft_wrap=True)
@@ -286,7 +286,7 @@ def export_(argv: Sequence[str]) -> int:
     parser.add_argument("--to", required=True, help="folder that is made")
     parser.add_argument("--format", type=Literal["peft", "open_clip"], default="peft", help="an adapter, or weights")
     given = _parse(parser, argv)
-    from benchmark.export import export
+    from benchmark.deploy.export import export
 
     _console().print(export(Path(given.run), given.task, Path(given.to), given.format), highlight=False, soft_wrap=True)
     return 0

@@ -14,9 +14,10 @@ from peft import PeftModel
 from PIL import Image
 from torch import Tensor
 
-from benchmark import cli, trained
+from benchmark import cli
 from benchmark.data import catalog, identity
 from benchmark.data.module import task_data
+from benchmark.deploy import trained
 from benchmark.errors import UserError
 from methods.parts import backbones
 
@@ -163,14 +164,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 @pytest.mark.parametrize("method", ["ncm", "l2p", "ranpac"])
 def test_what_is_more_than_a_lora_is_not_exported_as_one(method: str, runs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no adapter to export|more than LoRA"):
-        from benchmark.export import export
+        from benchmark.deploy.export import export
 
         export(runs[method], "gland_nuclei", tmp_path / "to")
     assert not any(tmp_path.iterdir())
 
 
 def test_retrieval_and_unfinished_runs_are_refused(runs: dict[str, Path], folder: Path, tmp_path: Path) -> None:
-    from benchmark.predict import predict
+    from benchmark.deploy.predict import predict
 
     with pytest.raises(UserError, match="has no classes"):
         predict(runs["sequential_lora"], folder, None, tmp_path / "out.csv")

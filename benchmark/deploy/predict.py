@@ -11,10 +11,10 @@ from torch import Tensor
 
 from benchmark.data.files import Images
 from benchmark.data.module import resized
+from benchmark.deploy.trained import Trained, load
 from benchmark.errors import UserError
 from benchmark.record.records import csv_text, decimals, write_text
 from benchmark.stream import Task
-from benchmark.trained import Trained, load
 
 COLUMNS = ("image", "task", "class", "probability")
 BATCH = 64

@@ -18,10 +18,10 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmark.deploy.trained import Trained, load
 from benchmark.errors import UserError
 from benchmark.record.records import write_text
 from benchmark.stream import Task
-from benchmark.trained import Trained, load
 from methods.parts.backbones import WEIGHTS
 from methods.parts.experts import Blend, Experts
 

@@ -1,0 +1,1 @@
+"""What leaves a finished run: predictions on new images, adapters, folded weights."""
