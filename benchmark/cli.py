@@ -64,7 +64,7 @@ def _parser(verb: str) -> Any:
 
 
 def _parse(parser: Any, argv: Sequence[str]) -> Any:
-    from benchmark.config.run_config import arguments
+    from benchmark.config import arguments
 
     return arguments.parsed(parser, list(argv))
 
@@ -72,7 +72,7 @@ def _parse(parser: Any, argv: Sequence[str]) -> Any:
 def run(argv: Sequence[str]) -> int:
     """Run (or continue) one method on one stream."""
     from benchmark.compare import leaderboard, tables
-    from benchmark.config.run_config import arguments
+    from benchmark.config import arguments
     from benchmark.data import catalog
     from benchmark.record import records
     from benchmark.running import processes
@@ -112,8 +112,8 @@ def run(argv: Sequence[str]) -> int:
 
 def plan(argv: Sequence[str]) -> int:
     """What would run, of a run or of a sweep, without running it; torch is imported to ``--measure`` alone."""
-    from benchmark.sweep.sweep import forecast as plan
-    from benchmark.sweep.sweep import sweep
+    from benchmark.sweep import forecast as plan
+    from benchmark.sweep import sweep
 
     measured = "--measure" in argv
     argv = [word for word in argv if word != "--measure"]
@@ -128,13 +128,13 @@ def plan(argv: Sequence[str]) -> int:
 
 def sweep_(argv: Sequence[str]) -> int:
     """Run the missing cells of a grid; exit status 1 if one failed."""
-    from benchmark.sweep.sweep import sweep
+    from benchmark.sweep import sweep
 
     return sweep.run(sweep.resolve(argv), _console())
 
 
 def list_(argv: Sequence[str]) -> int:
-    from benchmark.config.run_config import listing
+    from benchmark.config import listing
 
     parser = _parser("list")
     parser.add_argument("what", nargs="?", default="all", help="methods, streams, cards or backbones")
@@ -145,7 +145,7 @@ def list_(argv: Sequence[str]) -> int:
 
 
 def show(argv: Sequence[str]) -> int:
-    from benchmark.config.run_config import listing
+    from benchmark.config import listing
 
     parser = _parser("show")
     parser.add_argument("name", help="a method, stream or card")
@@ -157,7 +157,7 @@ def show(argv: Sequence[str]) -> int:
 
 def check(argv: Sequence[str]) -> int:
     """Check a method against the contract; exit status 1 if it fails."""
-    from benchmark.config.run_config import registry
+    from benchmark.config import registry
 
     parser = _parser("check")
     parser.add_argument(
@@ -180,9 +180,9 @@ def check(argv: Sequence[str]) -> int:
 
 def speed_(argv: Sequence[str]) -> int:
     """Time methods on this machine; the table stands when all are done."""
-    from benchmark.config.run_config import registry
-    from benchmark.sweep.sweep import grid
-    from benchmark.sweep.sweep.forecast import finds_cuda
+    from benchmark.config import registry
+    from benchmark.sweep import grid
+    from benchmark.sweep.forecast import finds_cuda
 
     about = "Time training steps and answers; all other options are those of run: --limit, --batch_size, ..."
     asked, _ = grid.parsed(grid.parser("speed", about), "speed", argv)
@@ -199,7 +199,7 @@ def speed_(argv: Sequence[str]) -> int:
 
 def leaderboard_(argv: Sequence[str]) -> int:
     from benchmark.compare import leaderboard, markdown, tables
-    from benchmark.config.run_config.listing import made_by_other_code
+    from benchmark.config.listing import made_by_other_code
     from benchmark.record import records
 
     parser = _parser("leaderboard")
@@ -244,7 +244,7 @@ def report_(argv: Sequence[str]) -> int:
 
 def merge_(argv: Sequence[str]) -> int:
     """Copy another results folder's records; exit status 1 if some are in conflict."""
-    from benchmark.sweep.sweep import merge
+    from benchmark.sweep import merge
 
     parser = _parser("merge")
     parser.add_argument("--from", required=True, help="another results folder, or its runs/")

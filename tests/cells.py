@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.config.run_config import arguments
+from benchmark.config import arguments
 from benchmark.record import records
 from benchmark.running import processes
 from benchmark.running.execute import Plan, new_record, resolve, starts_anew
-from benchmark.sweep.sweep import engines
+from benchmark.sweep import engines
 
 PROGRAM = (sys.executable, str(Path(__file__).resolve()))
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def installed(folder: Path) -> str:
     """The PYTHONPATH under which it is: with a module in ``folder`` that every Python imports when it starts."""
-    code = f"from benchmark import engines\nengines.COMMAND = {PROGRAM!r}\n"
+    code = f"from benchmark.sweep import engines\nengines.COMMAND = {PROGRAM!r}\n"
     (folder / "sitecustomize.py").write_text(code, encoding="utf-8")
     return f"{folder}:{ROOT}"
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from benchmark import cli
-from benchmark.config.run_config import listing, registry
+from benchmark.config import listing, registry
 from benchmark.data import catalog
 from benchmark.record import provenance
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
+from benchmark.config.registry import MethodCard, card, load
 from benchmark.config.run_config import RunConfig
-from benchmark.config.run_config.registry import MethodCard, card, load
 from benchmark.errors import UserError, unknown
 
 SKIP = {"method", "method_args"}

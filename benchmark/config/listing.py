@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmark.compare import leaderboard
-from benchmark.config.run_config import registry
+from benchmark.config import registry
 from benchmark.data import catalog
 from benchmark.errors import UserError, unknown
 from benchmark.record import provenance, records
@@ -28,7 +28,7 @@ BACKBONES = {
 
 def made_by_other_code(found: Iterable[records.Record]) -> list[str]:
     """The methods whose newest complete record of a stream was made by other code than that of the working tree."""
-    root, changed = Path(__file__).resolve().parent.parent, []
+    root, changed = Path(__file__).resolve().parents[2], []
     for method, record in sorted(leaderboard.newest(found).items()):
         with suppress(UserError):  # a method that is no longer there
             if record["provenance"]["fingerprint"] != provenance.fingerprint(root, registry.card(method).file):

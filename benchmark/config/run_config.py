@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmark.config.run_config.registry import MethodCard
+from benchmark.config.registry import MethodCard
 from benchmark.errors import UserError, unknown
 from benchmark.stream import Budget
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from benchmark.config.run_config import registry
+from benchmark.config import registry
 from benchmark.data import catalog
 from benchmark.errors import UserError, unknown
 from benchmark.record import records

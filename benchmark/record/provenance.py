@@ -12,7 +12,7 @@ from typing import Any
 from benchmark.errors import UserError
 
 PACKAGES = ("torch", "lightning", "peft", "open_clip_torch", "torchmetrics", "numpy", "timm")
-COMPUTING = ("benchmark/runner.py", "benchmark/evaluate.py", "benchmark/metrics.py")
+COMPUTING = ("benchmark/running/loop.py", "benchmark/running/evaluate.py", "benchmark/metrics.py")
 
 
 def fingerprint(root: Path, method_file: Path) -> str:

@@ -11,8 +11,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.config.run_config import AUTO, RunConfig, registry, run_key, weights_identity
-from benchmark.config.run_config.registry import MethodCard
+from benchmark.config import registry
+from benchmark.config.registry import MethodCard
+from benchmark.config.run_config import AUTO, RunConfig, run_key, weights_identity
 from benchmark.data import catalog
 from benchmark.errors import UserError
 from benchmark.record import provenance, records
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from benchmark.running.loop import Hardware
     from methods.base import IncrementalMethod
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

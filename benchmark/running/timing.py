@@ -15,7 +15,7 @@ import torch
 from benchmark.data.module import TaskData, training_batches
 from benchmark.running.execute import Plan, prepared, quiet, uses_cuda
 from benchmark.running.loop import AUTOCAST, full_precision, seeded
-from benchmark.sweep.sweep.forecast import clock
+from benchmark.sweep.forecast import clock
 from methods.base import Batch, IncrementalMethod
 
 WARM_UP, STEPS = 3, 12

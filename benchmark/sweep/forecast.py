@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmark.config.run_config import RunConfig, arguments, registry
+from benchmark.config import arguments, registry
+from benchmark.config.run_config import RunConfig
 from benchmark.record import records
 from benchmark.running.execute import Plan, is_whole, resolve
-from benchmark.sweep.sweep.engines import gpus
-from benchmark.sweep.sweep.grid import Cell
+from benchmark.sweep.engines import gpus
+from benchmark.sweep.grid import Cell
 
 HEAVY = ("predictions.npz", "method.safetensors", "experts")  # what a run leaves beside its record
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmark.config.run_config import RunConfig, arguments, registry
+from benchmark.config import arguments, registry
+from benchmark.config.run_config import RunConfig
 from benchmark.data import catalog
 from benchmark.errors import UserError
 from benchmark.record import provenance, records

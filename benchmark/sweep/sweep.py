@@ -22,9 +22,9 @@ from benchmark.compare.tables import percent
 from benchmark.config.run_config import RunConfig
 from benchmark.errors import UserError
 from benchmark.record import records
-from benchmark.sweep.sweep import engines, grid
-from benchmark.sweep.sweep import forecast as plan
-from benchmark.sweep.sweep.grid import Cell
+from benchmark.sweep import engines, grid
+from benchmark.sweep import forecast as plan
+from benchmark.sweep.grid import Cell
 
 if TYPE_CHECKING:
     from rich.console import Console

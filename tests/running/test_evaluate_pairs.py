@@ -22,7 +22,7 @@ from benchmark.stream import Label, Stream, Task
 from methods.base import belongs, contrastive_loss
 
 CPU = torch.device("cpu")
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 PAIRS = [
     torch.tensor([[0, 0], [1, 1], [1, 2], [2, 2]]),  # image 1 has two texts, text 2 has two images
     torch.tensor([[0, 0], [1, 0], [2, 1]]),
@@ -326,7 +326,7 @@ def test_missing_modality_of_a_record(tmp_path: Path) -> None:
     ],
 )
 def test_kinds_and_settings_that_do_not_fit_are_refused(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
-    from benchmark.config.run_config import arguments as parsing
+    from benchmark.config import arguments as parsing
     from benchmark.running.execute import resolve
 
     method, stream, *rest = arguments

@@ -20,7 +20,7 @@ from benchmark.errors import UserError
 from benchmark.record import records
 from tests.made_records import made, save, with_hits
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 Rows = list[dict[str, str]]
 
 
@@ -246,7 +246,8 @@ WRITERS = """
 import json, multiprocessing, sys
 from pathlib import Path
 import scipy.stats
-from benchmark import leaderboard, records
+from benchmark.compare import leaderboard
+from benchmark.record import records
 results, many = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
 def write(place):
     for record in many[place::8]:

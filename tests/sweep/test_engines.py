@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from benchmark import cli
 from benchmark.errors import UserError
 from benchmark.record import records
-from benchmark.sweep.sweep import engines
+from benchmark.sweep import engines
 
 ARGV = ("--method", "ncm", "--stream", "smoke", "--results", "out", "--device", "cpu", "--quiet")
 
@@ -179,7 +179,7 @@ def test_closing_the_engine_ends_the_cells(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_cell_dies_with_a_killed_parent(tmp_path: Path) -> None:
     code = (
-        f"from benchmark import engines; engines.COMMAND = {PROGRAM!r}\n"
+        f"from benchmark.sweep import engines; engines.COMMAND = {PROGRAM!r}\n"
         f"list(engines.local({seeds(0)!r}, [engines.Slot((engines.cores()[0],))]))"
     )
     environment = os.environ | {"CELLS_SECONDS": "60"}

@@ -18,11 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark import cli
-from benchmark.config.run_config import arguments
+from benchmark.config import arguments
 from benchmark.record import records
 from benchmark.running.execute import new_record, resolve, starts_anew
-from benchmark.sweep.sweep import engines, sweep
-from benchmark.sweep.sweep import forecast as plan
+from benchmark.sweep import engines, sweep
+from benchmark.sweep import forecast as plan
 
 GRID = ("--methods", "ncm zero_shot", "--streams", "smoke", "--seeds", "0,1", "--results", "out", "--device", "cpu")
 
@@ -222,7 +222,7 @@ class Process:
     """A sweep in a process of its own, whose cells are stand-ins or (``real``) runs."""
 
     def __init__(self, *argv: str, real: bool = False) -> None:
-        stand_in = "" if real else f"from benchmark import engines; engines.COMMAND = {PROGRAM!r}\n"
+        stand_in = "" if real else f"from benchmark.sweep import engines; engines.COMMAND = {PROGRAM!r}\n"
         # tests that a script started with ``&`` are deaf to SIGINT, and so is all they start
         heard = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         code = f"import sys\n{heard}{stand_in}from benchmark import cli\nsys.exit(cli.main(['sweep', *sys.argv[1:]]))"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark.config.run_config import registry
+from benchmark.config import registry
 from benchmark.testing import CPU, Bench, Loop, check_method, records
 from methods.sequential_lora import SequentialLora
 from methods.stacked_lora import StackedLora

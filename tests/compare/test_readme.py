@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.config.run_config import registry
+from benchmark.config import registry
 from benchmark.data import catalog
 from benchmark.testing import check_method
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 
 
 def test_the_example_method_is_short_and_keeps_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,6 +38,6 @@ def test_streams_that_are_named_exist() -> None:
 
 
 def test_make_targets_that_are_named_exist() -> None:
-    makefile = (Path(__file__).resolve().parent.parent / "Makefile").read_text()
+    makefile = (Path(__file__).resolve().parents[2] / "Makefile").read_text()
     for target in set(re.findall(r"\bmake ([a-z-]+)", README)) - {"and"}:
         assert re.search(rf"^{target}:", makefile, flags=re.M), target

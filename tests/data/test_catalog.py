@@ -175,13 +175,13 @@ def test_a_card_is_a_task_and_tells_where_it_comes_from(card: str, data: Path, t
 
 
 def test_no_python_below_datasets() -> None:
-    checkout = Path(__file__).parents[1] / "datasets"
+    checkout = Path(__file__).resolve().parents[2] / "datasets"
     assert {file.suffix for file in checkout.rglob("*") if file.is_file()} == {".yaml", ".md"}
 
 
 def in_the_readme(kind: type) -> list[Any]:
     """Its YAML: whole streams and fragments of tasks (dict), lists of tasks (list)."""
-    text = (Path(__file__).parents[1] / "datasets" / "README.md").read_text(encoding="utf-8")
+    text = (Path(__file__).resolve().parents[2] / "datasets" / "README.md").read_text(encoding="utf-8")
     blocks = [yaml.safe_load(block.split("```")[0]) for block in text.split("```yaml\n")[1:]]
     return [block for block in blocks if isinstance(block, kind)]
 

@@ -18,7 +18,7 @@ from benchmark.errors import UserError
 from benchmark.record import provenance, records
 
 NAN = float("nan")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def small_record() -> records.Record:
@@ -128,7 +128,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
 def test_a_killed_write_leaves_the_old_record(tmp_path: Path) -> None:
     folder, record = saved(tmp_path)
     program = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom benchmark import records\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom benchmark.record import records\n"
         "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
         "records.write_json(Path(sys.argv[1]), {'schema': 1})\n"
     )
@@ -240,11 +240,11 @@ def checkout(tmp_path: Path) -> Path:
     files = {
         "methods/__init__.py": "",
         "methods/base.py": "import torch\n",
-        "methods/experts.py": "from . import router\n",
-        "methods/router.py": "import methods.base\n",
-        "methods/mine.py": "def build():\n    from methods import experts\n",
+        "methods/parts/experts.py": "from . import router\n",
+        "methods/parts/router.py": "import methods.base\n",
+        "methods/mine.py": "def build():\n    from methods.parts import experts\n",
         "methods/other.py": "import torch\n",
-        "benchmark/runner.py": "from benchmark.data.module import x\n",
+        "benchmark/running/loop.py": "from benchmark.data.module import x\n",
         "benchmark/metrics.py": "import numpy\n",
         "benchmark/report.py": "import html\n",
         "benchmark/data/phantom/ct.py": "import numpy\n",
@@ -260,13 +260,13 @@ def checkout(tmp_path: Path) -> Path:
     [
         ("methods/mine.py", True),
         ("methods/__init__.py", True),
-        ("methods/experts.py", True),
-        ("methods/router.py", True),
+        ("methods/parts/experts.py", True),
+        ("methods/parts/router.py", True),
         ("methods/base.py", True),
         ("methods/other.py", False),
-        ("benchmark/runner.py", True),
+        ("benchmark/running/loop.py", True),
         ("benchmark/metrics.py", True),
-        ("benchmark/evaluate.py", True),
+        ("benchmark/running/evaluate.py", True),
         ("benchmark/data/phantom/ct.py", True),
         ("benchmark/data/new.py", True),
         ("benchmark/report.py", False),

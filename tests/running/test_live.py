@@ -127,7 +127,7 @@ def test_one_process_at_a_time_in_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "seed0-order0"
     with processes.alone(folder):
         code = (
-            "import sys; from pathlib import Path; from benchmark import processes\n"
+            "import sys; from pathlib import Path; from benchmark.running import processes\n"
             f"with processes.alone(Path({str(folder)!r})): pass"
         )
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -141,7 +141,7 @@ def test_one_process_at_a_time_in_a_folder(tmp_path: Path) -> None:
 def test_a_killed_process_leaves_the_folder_free(tmp_path: Path) -> None:
     folder = tmp_path / "seed0-order0"
     code = (
-        "import time; from pathlib import Path; from benchmark import processes\n"
+        "import time; from pathlib import Path; from benchmark.running import processes\n"
         f"with processes.alone(Path({str(folder)!r})): print('in', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
@@ -153,7 +153,7 @@ def test_a_killed_process_leaves_the_folder_free(tmp_path: Path) -> None:
 
 def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     child = (
-        "import os, time; from benchmark import processes; processes.follow_parent();"
+        "import os, time; from benchmark.running import processes; processes.follow_parent();"
         "print(os.getpid(), flush=True); time.sleep(60)"
     )
     parent = (

@@ -8,7 +8,7 @@ from statistics import fmean
 from benchmark.compare import leaderboard, markdown
 from benchmark.record import records
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+RESULTS = Path(__file__).resolve().parents[2] / "results"
 
 
 def test_committed_leaderboards_are_rebuilt_from_the_committed_records(tmp_path: Path) -> None:

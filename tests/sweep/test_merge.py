@@ -19,7 +19,7 @@ from benchmark.compare import leaderboard
 from benchmark.errors import UserError
 from benchmark.record import records
 from benchmark.running import processes
-from benchmark.sweep.sweep import merge
+from benchmark.sweep import merge
 
 
 def made(**changes: Any) -> records.Record:
@@ -210,7 +210,7 @@ def test_merging_in_any_order_gives_the_same_bytes(data: st.DataObject) -> None:
 
 
 def test_committed_records_go_through_unchanged(tmp_path: Path) -> None:
-    committed = Path(__file__).parents[1] / "results"
+    committed = Path(__file__).resolve().parents[2] / "results"
     for path in records.run_files(committed, "covid_notes3"):
         if records.read_record(path)["status"] == "complete":
             place = tmp_path / "source" / path.parent.relative_to(committed)

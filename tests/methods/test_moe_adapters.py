@@ -22,7 +22,7 @@ from methods.parts import ddas
 from methods.parts.backbones import Backbone
 from methods.parts.mixture import TowerExperts, favourites
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 TOLERANCE = 2e-5  # of the golden README: relative to max(1, |max|), float32
 seeds = st.integers(0, 2**31 - 1)
 

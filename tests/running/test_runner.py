@@ -15,7 +15,7 @@ from benchmark.cli import main
 from benchmark.record import records
 from benchmark.running.loop import derive_seed, seeded
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def command(results: Path, *more: str) -> list[str]:
@@ -155,7 +155,7 @@ def test_limited_runs_enter_no_leaderboard(tmp_path: Path, capsys: pytest.Captur
 def test_preset_and_config_file_and_command_line_in_that_order(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("method: {name: mslora_cr, rank: 3}\nstream: smoke\nepochs: 2\nlr: 0.001\n")
-    from benchmark.config.run_config.arguments import parse
+    from benchmark.config.arguments import parse
 
     run, card, _ = parse("plan", ["--config", str(config), "--lr", "0.01"], with_class=False)
     assert (card.name, run.epochs, run.lr, run.method_args["rank"]) == ("mslora_cr", 2, 0.01, 3)

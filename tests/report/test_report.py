@@ -18,13 +18,13 @@ from made_records import made, save, with_hits
 
 from benchmark import cli, report
 from benchmark.compare import comparisons, leaderboard
-from benchmark.config.run_config import arguments
+from benchmark.config import arguments
 from benchmark.errors import UserError
 from benchmark.record import records
 from benchmark.report import figures, findings, labels, latex, plates, views
 from benchmark.report.wording import MINUS, NONE, exact, per_cent, recall, shown
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TASKS = ("ct_lung", "mri_brain", "ct_liver", "us_breast")
 ODD = 'text=<b>"x"&'
 

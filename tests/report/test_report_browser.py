@@ -12,7 +12,7 @@ import pytest
 from benchmark import report
 
 pytestmark = pytest.mark.browser
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STREAMS = ("phantom8", "phantom_notes6", "phantom_retrieval6")
 METHODS = ("er", "ewc", "independent_lora", "joint_lora", "zero_shot")
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from benchmark.data import catalog, phantom, sources
 from benchmark.data.catalog import Source
 
-THUMBNAILS = Path(__file__).parent / "thumbnails" / "phantoms.npz"
+THUMBNAILS = Path(__file__).resolve().parents[1] / "thumbnails" / "phantoms.npz"
 SHIPPED = ("phantom8", "phantom20", "smoke")
 PINNED = [
     0.3346621446379968,
@@ -91,7 +91,9 @@ def test_the_pictures_are_the_same_on_a_plain_processor(tmp_path: Path) -> None:
     features = [name for name in dispatched if np._core._multiarray_umath.__cpu_features__.get(name)]
     plain = {"NPY_DISABLE_CPU_FEATURES": " ".join(features), "OPENBLAS_CORETYPE": "Nehalem"}
     command = [sys.executable, "-m", "tests.test_phantoms", str(tmp_path / "plain.npz")]
-    subprocess.run(command, env=os.environ | plain, cwd=Path(__file__).parents[1], check=True, capture_output=True)
+    subprocess.run(
+        command, env=os.environ | plain, cwd=Path(__file__).resolve().parents[2], check=True, capture_output=True
+    )
     with np.load(tmp_path / "plain.npz") as made:
         assert_same_pictures({name: made[name] for name in made.files})
 

@@ -578,7 +578,7 @@ def test_planning_downloads_nothing_and_imports_no_torch(tmp_path: Path) -> None
         "import sys; from pathlib import Path; from benchmark.data import catalog, identity;"
         "print(len(set(identity.identities(catalog.load('medmnist12', Path()))))); print(*sys.modules)"
     )
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     count, loaded = done.stdout.splitlines()
     assert count == "12" and not {"torch", "medmnist"} & set(loaded.split())
