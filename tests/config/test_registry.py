@@ -78,7 +78,8 @@ def test_other_files_hold_no_method(file: Path) -> None:
 
 
 def test_reading_the_cards_imports_no_torch() -> None:
-    code = "import sys; from benchmark.config import registry as r; [r.card(n) for n in r.names()]; print('torch' in sys.modules)"
+    code = "import sys; from benchmark.config import registry as r; [r.card(n) for n in r.names()]; "
+    code += "print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == "False"
 
