@@ -1,0 +1,73 @@
+"""What is said of a kind of task: what a sample has, how an answer is measured, what tables show and records keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the README's tables: ``name`` is of a leaderboard's row, without its ``_mean``.
+
+    ``shown``: percent, count, mib or ratio. ``hidden``: the row of the hidden protocol. ``spread``: with deviation.
+    """
+
+    heading: str
+    name: str
+    shown: str = "percent"
+    hidden: bool = False
+    spread: bool = False
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of task.
+
+    Args:
+        name: as stream files and records have it.
+        smoke: a tiny stream of the kind, which ``check_method`` runs.
+        inputs: what a sample holds, of image and text.
+        labelled: the candidates are labels, so that a task names its classes and a template; without labels the
+            candidates are the test items themselves, a gallery.
+        metrics: of a test set's answers, the primary one first.
+        last_row: summary name -> the metric whose mean over the last row it is.
+        of_matrix: summary name -> (a function of ``benchmark.metrics``, the metric whose matrix it is of).
+        beside: metrics that stand beside the primary one in the tables per task.
+        withheld: inputs that a sample may lack when the final model answers; empty: never.
+        kept: protocol -> names of the arrays that ``predictions.npz`` keeps of a cell.
+        whole_batch: the loss sets every sample against all others of its batch, so that devices cannot share one.
+        table: the README's columns behind the last scores.
+    """
+
+    name: str
+    smoke: str
+    inputs: tuple[str, ...]
+    labelled: bool
+    metrics: tuple[str, ...]
+    last_row: Mapping[str, str]
+    kept: Mapping[str, tuple[str, ...]]
+    table: tuple[Column, ...]
+    of_matrix: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
+    withheld: tuple[str, ...] = ()
+    whole_batch: bool = False
+
+    @property
+    def primary(self) -> str:
+        return self.metrics[0]
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether text is an input, so that the text tower learns as well."""
+        return "text" in self.inputs
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The metrics of the tables per task, the primary one first."""
+        return (self.primary, *self.beside)
+
+    @property
+    def summary(self) -> tuple[str, ...]:
+        """Names of the summary behind those that every kind has."""
+        return (*self.last_row, *self.of_matrix)

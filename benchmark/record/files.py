@@ -1,0 +1,82 @@
+"""Files that appear under their final name only when they are whole, and how numbers stand in them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+def now() -> str:
+    """The time in UTC as the records write it: ``2026-05-09T07:35:25+00:00``."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Put ``data`` at ``path`` in one step: readers, and a process killed half-way, see the old file or the new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """``write_bytes`` of UTF-8. What UTF-8 cannot hold (half a character of a file's name) becomes a ``\\u`` escape."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON: keys as given, floats by repr, NaN and infinity as null, a list of plain values on one line."""
+    write_text(path, _json(_plain(value)) + "\n")
+
+
+def _plain(value: object) -> object:
+    """Numpy's scalars and arrays as Python's, tuples as lists, numbers that JSON lacks as None."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _json(value: object, indent: str = "") -> str:
+    deeper = indent + " "
+    if isinstance(value, dict) and value:
+        lines = [f"{json.dumps(key, ensure_ascii=False)}: {_json(item, deeper)}" for key, item in value.items()]
+    elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        lines = [_json(item, deeper) for item in value]
+    else:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    start, end = "{}" if isinstance(value, dict) else "[]"
+    return f"{start}\n{deeper}" + f",\n{deeper}".join(lines) + f"\n{indent}{end}"
+
+
+def csv_text(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A CSV with ``\\n`` at line ends on every system."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def decimals(value: float | None, digits: int = 6) -> str:
+    """``0.5`` as ``0.500000``, None and NaN as nothing, and never a negative zero."""
+    if value is None or not math.isfinite(value):
+        return ""
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text

@@ -1,0 +1,292 @@
+"""What a record is: the content of ``run.json``, typed. Nothing else in the suite knows its keys.
+
+``Record.from_json`` checks types and ranges and reads every schema there was, ``to_json`` gives the keys in order. Of
+an unfinished run only its identity is certain, the rest has defaults. Values are frozen: what changes is replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from benchmark import kinds
+from benchmark.kinds import Kind
+
+SCHEMA = 1
+PROTOCOLS = ("given", "hidden")
+
+Count = Annotated[int, Meta(ge=0)]
+Amount = Annotated[float, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Row = list[Share | None]  # a number for each task; None where the protocol defines no cell or the method has no answer
+Matrix = list[Row]  # (T+1, T): row 0 before any training
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """A task as the record names it."""
+
+    name: str
+    modality: str = ""
+    labels: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class StreamEntry:
+    """The stream in the order of the run; ``folder`` is its name, with the start of the hash where names clash."""
+
+    name: str
+    folder: str
+    tasks: list[TaskEntry]
+    version: int = 1
+    hash: str = ""
+    kind: str = "classification"
+    label_space: str = "own"
+
+    @property
+    def task_names(self) -> list[str]:
+        return [task.name for task in self.tasks]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """All that can change a result but the seed and the order, as ``RunConfig.resolved`` gives it.
+
+    ``inputs`` and ``gallery`` are later than the first records, which do not have them.
+    """
+
+    epochs: Count = 0
+    batch_size: Count = 0
+    optimizer: str = ""
+    lr: float = 0.0
+    weight_decay: float = 0.0
+    schedule: str = ""
+    warmup: float = 0.0
+    augment: str = ""
+    method: str = ""
+    stream: str = ""
+    backbone: str = ""
+    pretrained: str | None = None
+    limit: int | None = None
+    split: str = "test"
+    sampling: str = ""
+    inputs: str = "both"
+    gallery: str = "seen"
+    precision: str = ""
+    method_args: dict[str, Any] = field(default_factory=dict)
+
+    def value(self, name: str) -> Any:
+        """A setting as ``settings`` names it: ``epochs``, or ``method.rank``."""
+        bare = name.removeprefix("method.")
+        return self.method_args.get(bare) if bare != name else getattr(self, name)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a run took: a number for each task learned (``eval_seconds``: for each row), the peak once."""
+
+    trainable_params: list[Count] = field(default_factory=list)
+    stored_params: list[Count] = field(default_factory=list)
+    stored_bytes: list[Count] = field(default_factory=list)
+    train_seconds: list[Amount] = field(default_factory=list)
+    eval_seconds: list[Amount] = field(default_factory=list)
+    images_per_second: list[Amount] = field(default_factory=list)
+    peak_memory_mib: list[Amount] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Of training and evaluation, without start-up."""
+        return sum(self.train_seconds) + sum(self.eval_seconds)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a run came from (``benchmark.record.provenance``); times are ISO 8601 with their zone."""
+
+    git_sha: str | None = None
+    git_dirty: bool | None = None
+    fingerprint: str = ""
+    python: str | None = None
+    packages: dict[str, str | None] = field(default_factory=dict)
+    device: str | None = None
+    data: dict[str, str] = field(default_factory=dict)
+    started: str | None = None
+    finished: str | None = None
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Whether each of ``n`` test samples was answered rightly: base64 of ``numpy.packbits``."""
+
+    n: int
+    bits: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run.
+
+    Attributes:
+        scores: metric -> protocol -> matrix.
+        router_accuracy: the share of samples that the router sent to their own task, a matrix; None in old records.
+        router_confusion: (T, T) how many test samples of each task the final router sent to each task.
+        summary: protocol -> name -> number, None where it is undefined; None until the run is complete.
+        hits: protocol -> task -> the final model's right answers; None in records made before they were kept.
+        missing: withheld input -> protocol -> the final model's row without it; of fusion.
+        stages: rows of the matrices that are filled.
+    """
+
+    schema: int
+    key: str
+    method: str
+    stream: StreamEntry
+    seed: Count
+    order: Count
+    status: Literal["running", "complete"]
+    group: str = "plain"
+    config: Configuration = field(default_factory=Configuration)
+    settings: str = ""
+    backbone: str = ""
+    permutation: list[Count] = field(default_factory=list)
+    limit: int | None = None
+    split: str = "test"
+    stages: Count = 0
+    primary: str = "accuracy"
+    scores: dict[str, dict[str, Matrix]] = field(default_factory=dict)
+    router_accuracy: Matrix | None = None
+    summary: dict[str, dict[str, float | None]] | None = None
+    cost: Costs = field(default_factory=Costs)
+    provenance: Provenance = field(default_factory=Provenance)
+    router_confusion: list[list[Count]] | None = None
+    hits: dict[str, dict[str, Hits | None]] | None = None
+    missing: dict[str, dict[str, Row]] | None = None
+
+    @classmethod
+    def from_json(cls, value: Any) -> Record:
+        """A record of any schema so far, checked.
+
+        Raises:
+            ValueError: something is missing, of another type or out of range, or the schema is newer than this code.
+        """
+        if not isinstance(value, dict) or not isinstance(value.get("schema"), int):
+            raise ValueError("not a record, it has no 'schema'")
+        if value["schema"] > SCHEMA:
+            raise ValueError(f"schema {value['schema']} is newer than {SCHEMA}, the last one this version knows")
+        if value["schema"] < 1:
+            raise ValueError(f"schema {value['schema']} is not known")
+        try:
+            record = msgspec.convert(value, cls)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"not a whole record: {error}") from None
+        if record.complete:
+            record._check()
+        return record
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys in the order of ``run.json``; parts that a run does not have are left out."""
+        value = asdict(self)
+        last = [name for name in ("router_confusion", "hits", "missing") if value[name] is not None]
+        ordered = {name: value[name] for name in (*ORDER, *last)}
+        for name, default in (("inputs", "both"), ("gallery", "seen")):
+            if ordered["config"][name] == default:
+                del ordered["config"][name]
+        return ordered
+
+    @property
+    def complete(self) -> bool:
+        return self.status == "complete"
+
+    @property
+    def ranked(self) -> bool:
+        """Whether it may enter a leaderboard."""
+        return self.complete and self.split == "test" and self.limit is None
+
+    @property
+    def kind(self) -> Kind:
+        return kinds.of(self.stream.kind)
+
+    @property
+    def place(self) -> tuple[str, str, str, int, int]:
+        """What tells one run from all others, and in which order runs are listed."""
+        return self.stream.folder, self.method, self.key, self.seed, self.order
+
+    @property
+    def finished(self) -> datetime:
+        """When a complete run ended; a time without a zone is taken as UTC."""
+        when = datetime.fromisoformat(str(self.provenance.finished))
+        return when if when.tzinfo else when.replace(tzinfo=UTC)
+
+    def matrix(self, protocol: str) -> Matrix:
+        """Of the primary metric."""
+        return self.scores[self.primary][protocol]
+
+    def number(self, protocol: str, name: str) -> float | None:
+        """A number of the summary of a complete run; None where it is undefined or was not measured."""
+        assert self.summary is not None, "an unfinished run has no summary"
+        return self.summary[protocol].get(name)
+
+    def with_row(self, stage: int, rows: Mapping[str, Mapping[str, Row]], router: Row) -> Record:
+        """With one row more: metric -> protocol -> row; the rows above it are known."""
+        scores = {
+            metric: {protocol: _put(matrix, stage, rows[metric][protocol]) for protocol, matrix in protocols.items()}
+            for metric, protocols in self.scores.items()
+        }
+        router_accuracy = _put(self.router_accuracy or [], stage, router)
+        return replace(self, scores=scores, router_accuracy=router_accuracy, stages=stage + 1)
+
+    def _check(self) -> None:
+        """Raise ValueError on what would break a reader of a complete record."""
+        if self.stream.kind not in kinds.KINDS:
+            raise ValueError(f"not a whole record: stream.kind {self.stream.kind!r} is not known")
+        tasks = len(self.stream.tasks)
+        if self.primary not in self.scores:
+            raise ValueError(f"not a whole record: scores has no {self.primary!r}, the primary metric")
+        for metric, protocols in self.scores.items():
+            for protocol in PROTOCOLS:
+                if [len(row) for row in protocols.get(protocol, [])] != [tasks] * (tasks + 1):
+                    raise ValueError(f"not a whole record: scores.{metric}.{protocol} is not {tasks + 1} x {tasks}")
+        for protocol in PROTOCOLS:
+            known = (self.summary or {}).get(protocol, {})
+            lacking = next((name for name in (*SUMMARY, *self.kind.summary) if name not in known), None)
+            if lacking is not None:
+                raise ValueError(f"not a whole record: summary.{protocol} lacks {lacking!r}")
+        if sorted(self.permutation) != list(range(tasks)):
+            raise ValueError(f"not a whole record: permutation {self.permutation} is not one of {tasks} tasks")
+        if not self.provenance.fingerprint:
+            raise ValueError("not a whole record: provenance lacks 'fingerprint'")
+        try:
+            _ = self.finished
+        except ValueError:
+            raise ValueError("not a whole record: provenance.finished is no ISO 8601 time") from None
+
+
+SUMMARY = ("last_acc", "avg_acc", "aia", "forgetting", "bwt", "fwt", "transfer", "learning_acc")  # of every kind
+ORDER = (
+    "schema", "key", "method", "group", "stream", "config", "settings", "backbone", "seed", "order", "permutation",
+    "limit", "split", "status", "stages", "primary", "scores", "router_accuracy", "summary", "cost", "provenance",
+)  # fmt: skip
+
+
+def blank(tasks: int) -> Matrix:
+    """A matrix of nulls."""
+    return [[None] * tasks for _ in range(tasks + 1)]
+
+
+def unmeasured(tasks: int, kind: str) -> dict[str, Any]:
+    """The fields that a run fills, before it has begun: matrices of nulls, costs of no task."""
+    metrics = kinds.of(kind).metrics
+    return {
+        "status": "running",
+        "primary": metrics[0],
+        "scores": {metric: {protocol: blank(tasks) for protocol in PROTOCOLS} for metric in metrics},
+        "router_accuracy": blank(tasks),
+    }
+
+
+def _put(matrix: Matrix, stage: int, row: Row) -> Matrix:
+    return [*matrix[:stage], list(row), *matrix[stage + 1 :]]

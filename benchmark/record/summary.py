@@ -1,0 +1,61 @@
+"""What a record's matrices come to: the summary of a run, and accuracy where inputs are missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+
+from benchmark import metrics
+from benchmark.kinds import Kind
+from benchmark.kinds.fusion import DROPS
+from benchmark.record.files import decimals
+from benchmark.record.schema import PROTOCOLS, Matrix, Record, Row
+
+INPUTS = ("image", "text")  # of fusion, either of which may be missing
+MISSING_RATES = (0.3, 0.5, 0.7, 0.9, 1.0)
+
+
+def summarise(
+    kind: Kind,
+    scores: Mapping[str, Mapping[str, Matrix]],
+    missing: Mapping[str, Mapping[str, Row]] | None = None,
+) -> dict[str, dict[str, float | None]]:
+    """The record's ``summary``: for each protocol the numbers of ``metrics.summary`` on the primary metric's matrix,
+    then what the kind adds; None where a needed cell is null or the metric was not measured.
+
+    Where an input was withheld also what the final model loses without it.
+    """
+    result: dict[str, dict[str, float | None]] = {}
+    for protocol in PROTOCOLS:
+        matrices = {metric: [floats(row) for row in protocols[protocol]] for metric, protocols in scores.items()}
+        values = metrics.summary(matrices[kind.primary])
+        for name, metric in kind.last_row.items():
+            values[name] = metrics.last_accuracy(matrices[metric]) if metric in scores else None
+        for name, (function, metric) in kind.of_matrix.items():
+            values[name] = getattr(metrics, function)(matrices[metric]) if metric in scores else None
+        if missing is not None:
+            full = scores[kind.primary][protocol][-1]
+            drops = [metrics.modality_drop(floats(full), floats(missing[name][protocol])) for name in INPUTS]
+            values |= dict(zip(DROPS, (*drops, metrics.dominance(*drops)), strict=True))
+        result[protocol] = {name: None if v is None or math.isnan(v) else v for name, v in values.items()}
+    return result
+
+
+def floats(row: Iterable[float | None]) -> list[float]:
+    """A row with NaN for null."""
+    return [math.nan if value is None else value for value in row]
+
+
+def missing_rows(record: Record) -> Iterator[list[str]]:
+    """Protocol, what is missing, at which rate, the final model's accuracy on every task, their mean.
+
+    ``both``: a sample that lacks something lacks the image or the text, equally often.
+    """
+    assert record.missing is not None, "no input was withheld"
+    for protocol in PROTOCOLS:
+        full = floats(record.matrix(protocol)[-1])
+        without = {name: floats(record.missing[name][protocol]) for name in INPUTS}
+        without["both"] = [sum(pair) / 2 for pair in zip(*without.values(), strict=True)]
+        for name, rate in [("none", 0.0), *((name, rate) for name in without for rate in MISSING_RATES)]:
+            row = metrics.at_missing_rate(full, without.get(name, full), rate).tolist()
+            yield [protocol, name, f"{rate:.1f}", *map(decimals, row), decimals(sum(row) / len(row))]
