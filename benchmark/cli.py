@@ -73,37 +73,30 @@ def run(argv: Sequence[str]) -> int:
     """Run (or continue) one method on one stream."""
     from benchmark.compare import leaderboard, tables
     from benchmark.config import arguments
-    from benchmark.data import catalog
-    from benchmark.record import records
-    from benchmark.running import processes
-    from benchmark.running.execute import check_kind, execute, rank_here
+    from benchmark.config.resolve import checked
+    from benchmark.record.folder import read_record
+    from benchmark.running import execute, processes
 
     processes.follow_parent()
     config, card, _ = arguments.parse("run", argv, with_class=False)
-    check_kind(config, card, catalog.load(config.stream, Path(config.data)).stream.kind)  # said before torch is loaded
+    checked(config, card)  # said before torch is loaded
     config, card, cls = arguments.parse("run", argv, with_class=True)
 
     console = _console()
-    folder = execute(config, card, cls, console)
-    if rank_here():
+    folder = execute.execute(config, card, cls, console)
+    if processes.rank_here():
         return 0
-    record = records.read_record(folder)
-    ranked = record["limit"] is None and record["split"] == "test"
-    if ranked:
-        leaderboard.build(Path(config.results), record["stream"]["folder"])
+    record = read_record(folder)
+    if record.ranked:
+        leaderboard.build(Path(config.results), record.stream.folder)
     if config.quiet:
         console.print(tables.summary_line(record), highlight=False)
         return 0
-    for protocol in ("given", "hidden"):
-        console.print(tables.matrix_table(record, protocol))
-    console.print(tables.transfer_table(record))
-    if record["stream"]["kind"] == "retrieval":
-        console.print(tables.recall_table(record))
-    if "missing" in record:
-        console.print(tables.missing_table(record))
+    for table in tables.after_run(record):
+        console.print(table)
     console.print(tables.summary_line(record), highlight=False)
-    if ranked:
-        console.print(tables.table(Path(config.results), record["stream"]["folder"]))
+    if record.ranked:
+        console.print(tables.table(Path(config.results), record.stream.folder))
     else:
         console.print("a run with --limit or --split val is marked and enters no leaderboard")
     console.print(f"record {folder}/run.json, matrices {folder}/*.csv", highlight=False, soft_wrap=True)
@@ -112,14 +105,18 @@ def run(argv: Sequence[str]) -> int:
 
 def plan(argv: Sequence[str]) -> int:
     """What would run, of a run or of a sweep, without running it; torch is imported to ``--measure`` alone."""
-    from benchmark.sweep import forecast as plan
-    from benchmark.sweep import sweep
+    from benchmark.config import arguments
+    from benchmark.config.resolve import resolve
+    from benchmark.sweep import forecast, sweep
 
     measured = "--measure" in argv
     argv = [word for word in argv if word != "--measure"]
     whole = {f"--{name}" for name in ("methods", "streams", "seeds", "orders")}
-    several = any(word.split("=")[0] in whole for word in argv)
-    lines = sweep.told(sweep.resolve(argv, "plan"), measured) if several else plan.told(argv, measured)
+    if any(word.split("=")[0] in whole for word in argv):
+        lines = sweep.lines(sweep.planned(argv, "plan"), measured)
+    else:
+        config, card, _ = arguments.parse("plan", argv, with_class=False)
+        lines = forecast.of_run(resolve(config, card, forecast.finds_cuda(config)), measured)
     console = _console()
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
@@ -130,7 +127,7 @@ def sweep_(argv: Sequence[str]) -> int:
     """Run the missing cells of a grid; exit status 1 if one failed."""
     from benchmark.sweep import sweep
 
-    return sweep.run(sweep.resolve(argv), _console())
+    return sweep.run(sweep.planned(argv), _console())
 
 
 def list_(argv: Sequence[str]) -> int:
@@ -186,13 +183,13 @@ def speed_(argv: Sequence[str]) -> int:
 
     about = "Time training steps and answers; all other options are those of run: --limit, --batch_size, ..."
     asked, _ = grid.parsed(grid.parser("speed", about), "speed", argv)
-    cells, _ = grid.cells(asked, finds_cuda)
+    cells, _ = grid.runs(asked, finds_cuda)
     from benchmark.running import speed
 
     console, found = _console(), []
     for cell in cells:
         console.print(f"{cell.plan.card.name} on {cell.plan.stream_folder}", highlight=False)
-        found.append(speed.measure(cell.plan, registry.load(cell.plan.config.method)))
+        found.append(speed.speed_of(cell.plan, registry.load(cell.plan.config.method)))
     console.print(speed.table(found))
     return 0
 
@@ -200,7 +197,7 @@ def speed_(argv: Sequence[str]) -> int:
 def leaderboard_(argv: Sequence[str]) -> int:
     from benchmark.compare import leaderboard, markdown, tables
     from benchmark.config.listing import made_by_other_code
-    from benchmark.record import records
+    from benchmark.record.folder import read_all, run_files
 
     parser = _parser("leaderboard")
     parser.add_argument("--stream", default=None, help="of one stream; default: all that have records")
@@ -208,7 +205,7 @@ def leaderboard_(argv: Sequence[str]) -> int:
     parser.add_argument("--readme", default=None, help="a Markdown file whose marked tables are written anew")
     given = _parse(parser, argv)
     results, console = Path(given.results), _console()
-    streams = sorted({path.parts[-5] for path in records.run_files(results)})
+    streams = sorted({path.parts[-5] for path in run_files(results)})
     if given.readme is not None:
         markdown.rewrite(Path(given.readme), results)
     if given.stream is not None and given.stream not in streams:
@@ -219,7 +216,7 @@ def leaderboard_(argv: Sequence[str]) -> int:
         console.print(str(path), highlight=False, soft_wrap=True)
     for stream in [given.stream] if given.stream else streams:
         console.print(tables.table(results, stream))
-        changed = made_by_other_code(records.read_all(results, stream))
+        changed = made_by_other_code(read_all(results, stream))
         if changed:
             names = ", ".join(changed)
             console.print(f"made by other code than this tree's (FORCE=1 makes them anew): {names}", highlight=False)

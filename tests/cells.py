@@ -10,19 +10,25 @@ start is a line of ``CELLS_LOG``.
 from __future__ import annotations
 
 import csv
+import json
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmark.config import arguments
-from benchmark.record import records
+from benchmark.config.resolve import Plan, resolve
+from benchmark.record.files import now, write_json
+from benchmark.record.folder import RunFolder, State, read_record, run_files
+from benchmark.record.schema import Costs, Record
+from benchmark.record.summary import summarise
 from benchmark.running import processes
-from benchmark.running.execute import Plan, new_record, resolve, starts_anew
-from benchmark.sweep import engines
+from benchmark.running.execute import new_record, starts_anew
+from benchmark.sweep.engines import local
 
 PROGRAM = (sys.executable, str(Path(__file__).resolve()))
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,23 +41,26 @@ def installed(folder: Path) -> str:
     return f"{folder}:{ROOT}"
 
 
-def finished(plan: Plan) -> records.Record:
+def finished(plan: Plan) -> Record:
     """The record of a complete run."""
-    tasks, seed, order = len(plan.recipe.stream), plan.config.seed, plan.config.order
+    tasks, seed, order = len(plan.stream), plan.config.seed, plan.config.order
     generator = np.random.default_rng([seed, order, *plan.card.name.encode()])
     given = np.round(generator.random((tasks + 1, tasks)), 4)
-    hidden = np.where(np.tri(tasks + 1, tasks, -1, dtype=bool), given, np.nan)
-    matrices = {"given": records._plain(given), "hidden": records._plain(hidden)}
-    record = new_record(plan, f"cpu ({len(engines.cores())} threads)")
-    record["scores"] = {metric: matrices for metric in record["scores"]}
-    record["cost"] = {
-        "trainable_params": [8] * tasks, "stored_params": [8] * tasks, "stored_bytes": [2**20] * tasks,
-        "train_seconds": [4.0] * tasks, "eval_seconds": [1.0] * (tasks + 1), "images_per_second": [9.0] * tasks,
-        "peak_memory_mib": [100.0],
-    }  # fmt: skip
-    record |= {"status": "complete", "stages": tasks + 1, "summary": records.summarise(record["scores"])}
-    record["provenance"]["finished"] = records.now()
-    return record
+    shown = np.tri(tasks + 1, tasks, -1, dtype=bool)
+    hidden = [[cell if there else None for cell, there in zip(*pair, strict=True)]
+              for pair in zip(given.tolist(), shown.tolist(), strict=True)]  # fmt: skip
+    record = new_record(plan, f"cpu ({len(local.cores())} threads)")
+    scores = {metric: {"given": given.tolist(), "hidden": hidden} for metric in record.scores}
+    cost = Costs(
+        trainable_params=[8] * tasks, stored_params=[8] * tasks, stored_bytes=[2**20] * tasks,
+        train_seconds=[4.0] * tasks, eval_seconds=[1.0] * (tasks + 1), images_per_second=[9.0] * tasks,
+        peak_memory_mib=[100.0],
+    )  # fmt: skip
+    made = replace(record.provenance, finished=now())
+    return replace(
+        record, scores=scores, cost=cost, status="complete", stages=tasks + 1, provenance=made,
+        summary=summarise(record.kind, scores),
+    )  # fmt: skip
 
 
 # What a sweep leaves
@@ -71,37 +80,38 @@ def tables(results: Path) -> dict[str, list[dict[str, str]]]:
 
 def scores(results: Path) -> dict[str, Any]:
     """Every score matrix, by the run's folder below ``results``."""
-    files = records.run_files(results)
-    return {str(path.relative_to(results)): records.read_record(path)["scores"] for path in files}
+    return {str(path.relative_to(results)): read_record(path).scores for path in run_files(results)}
 
 
 def statuses(results: Path = Path("out")) -> list[str]:
-    return [records.read_record(path)["status"] for path in records.run_files(results)]
+    return [read_record(path).status for path in run_files(results)]
+
+
+def surroundings(folder: Path) -> dict[str, Any]:
+    """In which threads, on which cores and GPU the run in this folder was computed."""
+    return json.loads((folder / "surroundings.json").read_text())
 
 
 def main(argv: list[str]) -> int:
     processes.follow_parent()
     config, card, _ = arguments.parse("run", argv, with_class=False)
     plan = resolve(config, card, cuda=False)
-    going = (plan.folder / "run.json").exists() and records.read_record(plan.folder)["status"] == "running"
-    anew = starts_anew(config, plan.folder)
-    state = "anew" if anew else "continued" if going else "new"
-    with open(os.environ.get("CELLS_LOG", os.devnull), "a", encoding="utf-8") as log:
-        print(card.name, config.seed, config.order, state, file=log)
-    print("a line before the last")
-    if os.environ.get("CELLS_FAIL") == card.name:
-        raise RuntimeError("the disk is full")
-    with processes.alone(plan.folder):
-        if anew:
-            (plan.folder / "run.json").unlink()
-        if not (plan.folder / "run.json").exists():
-            records.write_record(plan.folder, new_record(plan, "cpu") | {"stages": 2})
+    with RunFolder(plan.path, plan.key).claimed() as folder:
+        found = folder.found()
+        anew = starts_anew(config, found)
+        state = "anew" if anew else "continued" if found.state is State.UNFINISHED else "new"
+        with open(os.environ.get("CELLS_LOG", os.devnull), "a", encoding="utf-8") as log:
+            print(card.name, config.seed, config.order, state, file=log)
+        print("a line before the last")
+        if os.environ.get("CELLS_FAIL") == card.name:
+            raise RuntimeError("the disk is full")
+        if state != "continued":
+            folder.begin(replace(new_record(plan, "cpu"), stages=2))
+        folder.state.mkdir(exist_ok=True)
         time.sleep(float(os.environ.get("CELLS_SECONDS", "0")))
-        record = finished(plan)
-        record["threads"] = os.environ["OMP_NUM_THREADS"]
-        record["cores"] = engines.cores()
-        record["gpu"] = os.environ.get("CUDA_VISIBLE_DEVICES")
-        records.write_record(plan.folder, record)
+        threads, gpu = os.environ["OMP_NUM_THREADS"], os.environ.get("CUDA_VISIBLE_DEVICES")
+        write_json(folder.making / "surroundings.json", {"threads": threads, "cores": local.cores(), "gpu": gpu})
+        folder.finish(finished(plan))
     print(f"{card.name}: done")
     return 0
 

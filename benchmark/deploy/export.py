@@ -20,7 +20,8 @@ from torch import Tensor
 
 from benchmark.deploy.trained import Trained, load
 from benchmark.errors import UserError
-from benchmark.record.records import write_text
+from benchmark.record.files import write_text
+from benchmark.record.schema import Configuration
 from benchmark.stream import Task
 from methods.parts.backbones import WEIGHTS
 from methods.parts.experts import Blend, Experts
@@ -55,18 +56,18 @@ def export(run: Path, task: str, to: Path, format: str = "peft") -> str:
         if format == "peft":
             _adapter(experts, factors, part)
         else:
-            _folded(trained.record["config"], factors, part)
+            _folded(trained.record.config, factors, part)
         part.replace(to)
     if format == "peft":
         tower = "" if experts.tower is trained.method.backbone else ".image"
-        name = trained.record["config"]["backbone"]
+        name = trained.record.config.backbone
         return f"PeftModel.from_pretrained(methods.parts.backbones.load({name!r}){tower}, {str(to)!r})"
     return f"open_clip.create_model({'local-dir:' + str(to)!r})"
 
 
 def _factors(trained: Trained, task: Task) -> tuple[dict[str, tuple[Tensor, Tensor]], Experts]:
     """By path of the adapted layer below the tower: A (R, D_in) and B (D_out, R), their product the whole update."""
-    method, name = trained.method, trained.record["method"]
+    method, name = trained.method, trained.record.method
     experts: Any = getattr(method, "experts", None)
     if not isinstance(experts, Experts):
         raise UserError(f"{name} answers without LoRA experts: there is no adapter to export")
@@ -91,15 +92,15 @@ def _acting(trained: Trained, experts: Experts, task: Task) -> Blend:
     Raises:
         UserError: none are, or the answer is not that of a tower with these folded in (prompts, gates, other heads).
     """
-    method, name = trained.method, trained.record["method"]
+    method, name = trained.method, trained.record.method
     size, seen = method.backbone.image_size, []
     pixels = torch.randint(256, (4, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    batch = {"image": pixels, "index": torch.arange(4)}
+    batch = {"image": pixels}
     watch = method.backbone.image.register_forward_pre_hook(
         lambda *_: seen.append((dict(experts.folded), experts.live))
     )
     with torch.no_grad():
-        answer_BC = None if task.kind == "retrieval" else method.scores(batch, task.labels, task)
+        answer_BC = method.scores(batch, task.labels, task) if task.labels else None
         features_BE = method.represent(batch, task)
         watch.remove()
         blend, live = seen[-1] if seen else ({}, None)
@@ -130,8 +131,8 @@ def _adapter(experts: Experts, factors: dict[str, tuple[Tensor, Tensor]], to: Pa
     write_text(to / "adapter_config.json", json.dumps(plain, indent=1, sort_keys=True, default=str) + "\n")
 
 
-def _folded(config: dict[str, Any], factors: dict[str, tuple[Tensor, Tensor]], to: Path) -> None:
-    name, pretrained = config["backbone"], config["pretrained"]
+def _folded(config: Configuration, factors: dict[str, tuple[Tensor, Tensor]], to: Path) -> None:
+    name, pretrained = config.backbone, config.pretrained
     if name == "phantom-clip":
         name = f"local-dir:{WEIGHTS / name}"
     elif pretrained is None and ":" not in name and name.count("/") == 1:

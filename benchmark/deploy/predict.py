@@ -13,7 +13,7 @@ from benchmark.data.files import Images
 from benchmark.data.module import resized
 from benchmark.deploy.trained import Trained, load
 from benchmark.errors import UserError
-from benchmark.record.records import csv_text, decimals, write_text
+from benchmark.record.files import csv_text, decimals, write_text
 from benchmark.stream import Task
 
 COLUMNS = ("image", "task", "class", "probability")
@@ -37,19 +37,20 @@ def predict(run: Path, images: Path, task: str | None, to: Path, top: int = 1, i
         raise UserError(f"--top: expected a whole number of at least 1, got {top}")
     paths = _images(images)
     trained = load(run)
-    if trained.stream.kind == "retrieval":
-        raise UserError(f"{run}: a retrieval run finds texts and has no classes to predict")
-    if trained.stream.kind == "fusion" and "image" not in (inputs, trained.record["config"].get("inputs")):
+    kind = trained.record.kind
+    if not kind.labelled:
+        raise UserError(f"{run}: a {kind.name} run finds texts and has no classes to predict")
+    if kind.reads_text and "image" not in (inputs, trained.record.config.inputs):
         raise UserError(
             f"{run}: learned from image and text, of which images are one: --inputs image answers from them"
         )
-    told = None if task is None else trained.task(task)
-    if told is None and trained.method.requires_task_id:
-        raise UserError(f"{run}: {trained.record['method']} has to be told the task: --task NAME")
+    chosen = None if task is None else trained.task(task)
+    if chosen is None and trained.method.requires_task_id:
+        raise UserError(f"{run}: {trained.record.method} has to be told the task: --task NAME")
     rows: list[list[str]] = []
     with torch.no_grad():
         for start in range(0, len(paths), BATCH):
-            rows += _answers(trained, images, paths[start : start + BATCH], told, top)
+            rows += _answers(trained, images, paths[start : start + BATCH], chosen, top)
     write_text(to, csv_text(COLUMNS, rows))
     return len(paths)
 
@@ -68,11 +69,11 @@ def _images(folder: Path) -> list[Path]:
 def _answers(trained: Trained, folder: Path, paths: Sequence[Path], task: Task | None, top: int) -> Iterator[list[str]]:
     method, stream = trained.method, trained.stream
     pixels = resized(Images(paths), method.backbone.image_size)
-    batch = {"image": torch.from_numpy(pixels), "index": torch.arange(len(paths))}
+    batch = {"image": torch.from_numpy(pixels)}
     labels = stream.labels() if task is None else task.labels
     probability_BC = method.scores(batch, labels, task).float().softmax(dim=1)
     if probability_BC.isnan().any():
-        raise UserError(f"{trained.record['method']} has no answer {'without a task' if task is None else 'here'}")
+        raise UserError(f"{trained.record.method} has no answer {'without a task' if task is None else 'here'}")
     route_B = method.route(batch) if task is None else None
     best_Bk = probability_BC.topk(min(top, len(labels)), dim=1)
     for row, path in enumerate(paths):

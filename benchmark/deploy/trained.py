@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from benchmark import kinds
 from benchmark.config import registry
 from benchmark.data import catalog
 from benchmark.errors import UserError, unknown
-from benchmark.record import records
-from benchmark.running.execute import quiet
+from benchmark.record.folder import read_record
+from benchmark.record.schema import Record
+from benchmark.running.load import attached, quiet
 from benchmark.stream import Budget, Stream, Task
 from methods.base import IncrementalMethod
-from methods.parts import backbones
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Trained:
 
     method: IncrementalMethod
     stream: Stream
-    record: records.Record
+    record: Record
 
     def task(self, name: str) -> Task:
         """A learned task by name.
@@ -45,29 +46,25 @@ def load(folder: Path) -> Trained:
         UserError: no complete run is there, its state was left on another machine, or its stream's labels have changed.
     """
     quiet()
-    record = records.read_record(folder)
-    state = Path(folder) / "method.safetensors"
-    config = record.get("config", {})
-    if record["status"] != "complete":
+    record = read_record(folder)
+    state, config = Path(folder) / "method.safetensors", record.config
+    if not record.complete:
         raise UserError(f"{folder}: the run is unfinished; the command that began it continues")
     if not state.is_file():
         raise UserError(f"{state}: not there (it stays on the machine that made the run): run it again with --force")
-    recipe = catalog.load(config["stream"], None)
-    stream = recipe.stream.reordered(record["permutation"])
-    if [[label.name for label in task.labels] for task in stream] != [t["labels"] for t in record["stream"]["tasks"]]:
-        raise UserError(f"{folder}: the classes of stream {config['stream']} are not those that were learned")
-    cls = registry.load(config["method"])
+    stream = catalog.load(config.stream, None).stream.reordered(record.permutation)
+    learned = [task.labels for task in record.stream.tasks]
+    if [[label.name for label in task.labels] for task in stream] != learned:
+        raise UserError(f"{folder}: the classes of stream {config.stream} are not those that were learned")
+    cls, kind = registry.load(config.method), kinds.of(stream.kind)
+    budget = Budget(**{field.name: getattr(config, field.name) for field in fields(Budget)})
     with torch.random.fork_rng():  # what grows is drawn at random, and then overwritten
-        method: IncrementalMethod = cls(**config["method_args"])
-        backbone = backbones.load(config["backbone"], config["pretrained"])
-        if stream.kind != "classification":
-            backbone.with_text()
-        method.attach(backbone, Budget(**{field.name: config[field.name] for field in fields(Budget)}))
+        method = attached(cls, config.method_args, config.backbone, config.pretrained, kind, budget)
         for task in stream:
             method.begin_task(task)
     tensors = load_file(state)
     _, unexpected = method.load_state_dict(tensors, strict=False)
     lost = [*unexpected, *(set(method.state_dict()) - set(tensors))]
     if lost:
-        raise UserError(f"{state}: does not fit this version of {record['method']} ({', '.join(sorted(lost)[:3])})")
+        raise UserError(f"{state}: does not fit this version of {record.method} ({', '.join(sorted(lost)[:3])})")
     return Trained(method.eval(), stream, record)

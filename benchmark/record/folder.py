@@ -19,7 +19,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from benchmark.errors import UserError
-from benchmark.record.files import csv_text, decimals, write_json, write_text
+from benchmark.record.files import csv_text, decimals, write_bytes, write_json, write_text
 from benchmark.record.schema import Matrix, Record
 from benchmark.record.summary import missing_rows
 
@@ -266,12 +266,20 @@ def replaced(folder: Path, source: Path, record: Record) -> None:
     shutil.rmtree(building, ignore_errors=True)
     try:
         shutil.copytree(source, building / "new", ignore=shutil.ignore_patterns(STATE, ".*"))
-        write_record(building / "new", record)
+        adopt(building / "new", source, record)
         if folder.exists():
             folder.rename(building / "old")
         (building / "new").rename(folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def adopt(folder: Path, source: Path, record: Record) -> None:
+    """Put the record of a run that was made at ``source`` into ``folder``: to the byte, unless its stream is renamed."""
+    if record == read_record(source):
+        write_bytes(folder / RECORD, (source / RECORD).read_bytes())
+    else:
+        write_record(folder, record)
 
 
 def renamed(record: Record, stream_folder: str) -> Record:

@@ -7,26 +7,34 @@ import os
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from benchmark.errors import UserError
+from benchmark.record.schema import Provenance
 
 PACKAGES = ("torch", "lightning", "peft", "open_clip_torch", "torchmetrics", "numpy", "timm")
-COMPUTING = ("benchmark/running/loop.py", "benchmark/running/evaluate.py", "benchmark/metrics.py")
+ROOT = Path(__file__).resolve().parents[2]  # the checkout, or the folder a wheel was unpacked to
+COMPUTING = (  # beside what reads data
+    "benchmark/kinds", "benchmark/metrics.py", "benchmark/running/answers", "benchmark/running/evaluate.py",
+    "benchmark/running/fit.py", "benchmark/running/loop.py", "benchmark/running/seeds.py",
+)  # fmt: skip
 
 
 def fingerprint(root: Path, method_file: Path) -> str:
     """16 hex digits that change when the code behind a score changes.
 
     The sha256 over the method's file, the ``methods`` files it imports, directly or through others, and the files of
-    ``benchmark`` that compute (data, runner, evaluate, metrics), in sorted order of their path below ``root``; path and
+    ``benchmark`` that compute (:data:`COMPUTING` and data), in sorted order of their path below ``root``; path and
     content both count, kinds of line ends do not.
 
     Raises:
         UserError: a file is missing or no Python.
     """
     root, method_file = Path(root).resolve(), Path(method_file).resolve()
-    files = {method_file, *(root / "benchmark" / "data").rglob("*.py"), *(root / name for name in COMPUTING)}
+    computing = [root / name for name in ("benchmark/data", *COMPUTING)]
+    files = {
+        method_file,
+        *(file for place in computing for file in (place.rglob("*.py") if place.is_dir() else [place])),
+    }
     waiting = [method_file]
     while waiting:
         imported = set(_imported(root, waiting.pop())) - files
@@ -85,7 +93,7 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 def collect(
     root: Path, method_file: Path, device: str, data: Mapping[str, str], started: str, finished: str | None = None
-) -> dict[str, Any]:
+) -> Provenance:
     """Where a run came from.
 
     Args:
@@ -110,14 +118,14 @@ def collect(
     top = _git(root, "rev-parse", "--show-toplevel")
     ours = top is not None and Path(top).resolve() == Path(root).resolve()
     changes = _git(root, "status", "--porcelain", "--", "benchmark", "methods", "datasets", "pyproject.toml")
-    return {
-        "git_sha": _git(root, "rev-parse", "HEAD") if ours else None,
-        "git_dirty": bool(changes) if ours and changes is not None else None,
-        "fingerprint": fingerprint(root, method_file),
-        "python": platform.python_version(),
-        "packages": packages,
-        "device": device,
-        "data": dict(data),
-        "started": started,
-        "finished": finished,
-    }
+    return Provenance(
+        git_sha=_git(root, "rev-parse", "HEAD") if ours else None,
+        git_dirty=bool(changes) if ours and changes is not None else None,
+        fingerprint=fingerprint(root, method_file),
+        python=platform.python_version(),
+        packages=packages,
+        device=device,
+        data=dict(data),
+        started=started,
+        finished=finished,
+    )

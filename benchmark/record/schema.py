@@ -22,7 +22,7 @@ PROTOCOLS = ("given", "hidden")
 
 Count = Annotated[int, Meta(ge=0)]
 Amount = Annotated[float, Meta(ge=0)]
-Share = Annotated[float, Meta(ge=0, le=1)]
+Share = Annotated[float, Meta(ge=0, le=1 + 1e-6)]  # sums of float32 may end just above 1
 Row = list[Share | None]  # a number for each task; None where the protocol defines no cell or the method has no answer
 Matrix = list[Row]  # (T+1, T): row 0 before any training
 

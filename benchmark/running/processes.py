@@ -1,15 +1,10 @@
-"""Processes and their run folders: one at a time in each, and none outlives the process that started it."""
+"""The processes of a run: none outlives the one that started it, and one of those that learn together leads."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
-from benchmark.errors import UserError
 
 PARENT = "MBIL_PARENT"  # in the environment of a process that must end with this one
 
@@ -30,32 +25,6 @@ def _watch(parent: int) -> None:
     os._exit(1)
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Inside, no other process of this machine is in the run's folder; the lock goes with the process that holds it.
-
-    Raises:
-        UserError: another process is there.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    path = folder.with_name(f".{folder.name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        file = path.open("a")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            raise UserError(f"{folder}: another process is running this; wait for it, or stop it") from None
-        if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-            break
-        file.close()  # the one before has just removed it
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        file.close()
+def rank_here() -> int:
+    """Which of the processes that learn together this is; Lightning starts those above 0 with the same command."""
+    return int(os.environ.get("LOCAL_RANK", "0"))

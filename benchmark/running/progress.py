@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmark.compare import tables
-from benchmark.record.records import Record
+from benchmark.record.schema import Record
 
 EVERY = 10.0  # seconds between plain lines
 
@@ -77,7 +77,7 @@ class Display:
         if self.live:
             self.live.update(Group(tables.matrix_table(record, "given"), self.bar))
         elif not self.quiet:
-            stage = record["stages"] - 1
-            row = record["scores"][record["primary"]]["given"][stage]
-            self.say(f"  after {stage}/{len(row)}: {tables.spoken(record['primary'])} given " +
+            stage = record.stages - 1
+            row = record.matrix("given")[stage]
+            self.say(f"  after {stage}/{len(row)}: {tables.spoken(record.primary)} given " +
                      "  ".join(map(tables.percent, row)))  # fmt: skip

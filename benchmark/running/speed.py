@@ -18,11 +18,14 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from benchmark.config.resolve import Plan
 from benchmark.data.module import TaskData
 from benchmark.running.evaluate import Evaluator
-from benchmark.running.execute import Plan, prepared, quiet
-from benchmark.running.loop import AUTOCAST, seeded
-from benchmark.running.timing import WARM_UP, chosen_device, look, stepping
+from benchmark.running.fit import look
+from benchmark.running.hardware import Hardware
+from benchmark.running.load import loaded
+from benchmark.running.seeds import seeded
+from benchmark.running.timing import WARM_UP, alone, stepping
 from methods.base import IncrementalMethod
 
 STEPS = 30
@@ -44,15 +47,13 @@ class Speed:
     answered: float
 
 
-def measure(plan: Plan, cls: Any) -> Speed:
+def speed_of(plan: Plan, cls: Any) -> Speed:
     """Time a method; nothing is written below the results.
 
     Raises:
         UserError: anything wrong with the method's arguments or the samples.
     """
-    quiet()
-    torch.set_float32_matmul_precision("high")
-    device = chosen_device(plan)
+    device = alone(plan)
     with ExitStack() as learning, seeded(plan.config.seed, "speed"):
         ends = [_ready(plan, cls, device, whole, learning) for whole in (False, True)]
         learned = _in_turn(*(_rates(method, data[-1], plan, device) for method, data in ends))
@@ -65,7 +66,7 @@ def _ready(
     plan: Plan, cls: Any, device: torch.device, whole: bool, learning: ExitStack
 ) -> tuple[IncrementalMethod, list[TaskData]]:
     """A method about to train the stream's first task, or its last (``whole``), and the tasks up to there."""
-    method, data = prepared(plan, cls, device)
+    method, data = loaded(plan, cls, device)
     data = data if whole else data[:1]
     for each in data[:-1]:
         method.begin_task(each.task)
@@ -101,21 +102,19 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 def _answered(plan: Plan, method: IncrementalMethod, data: list[TaskData], device: torch.device) -> float:
     """Images a second; the text features of the classes are known by then."""
-    stream = plan.recipe.stream.reordered(plan.permutation)
-    dtype, config = AUTOCAST[plan.precision], plan.config
-    evaluator = Evaluator(method, stream, data, config.split, device, dtype, full=True, gallery=config.gallery)
-    evaluator.row(len(stream))
+    evaluator = Evaluator(method, plan.stream, data, plan.config, plan.precision, device, full=True)
+    evaluator.row(len(data))
     started = time.perf_counter()
-    row = evaluator.row(len(stream))
+    row = evaluator.row(len(data))
     seconds = time.perf_counter() - started
-    sizes = [len(each.splits[config.split]) for each in data]
+    sizes = [len(each.splits[plan.config.split]) for each in data]
     images = sum(size for cells in row.values() for size, cell in zip(sizes, cells, strict=True) if cell)
     return images / seconds
 
 
 def table(found: Sequence[Speed]) -> Table:
     """Images a second, and how they compare with the reference's on the same stream."""
-    here = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({torch.get_num_threads()} threads)"
+    here = Hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu")).name
     title = f"images a second, {here}; relative: to {REFERENCE}, without it to the first method"
     result = Table(title=title, title_justify="left")
     left, right = ("method", "stream"), ("first task", "last task", "last / first", "relative", "answered", "relative")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from statistics import median
@@ -12,10 +11,13 @@ from typing import Any
 
 import torch
 
+from benchmark.compare.tables import clock
+from benchmark.config.resolve import Plan
 from benchmark.data.module import TaskData, training_batches
-from benchmark.running.execute import Plan, prepared, quiet, uses_cuda
-from benchmark.running.loop import AUTOCAST, full_precision, seeded
-from benchmark.sweep.forecast import clock
+from benchmark.running.fit import look
+from benchmark.running.hardware import autocast, uses_cuda
+from benchmark.running.load import loaded
+from benchmark.running.seeds import seeded
 from methods.base import Batch, IncrementalMethod
 
 WARM_UP, STEPS = 3, 12
@@ -41,7 +43,7 @@ class Measured:
         )
 
 
-def measure(plan: Plan, cls: Any, threads: int | None = None) -> Measured:
+def timed(plan: Plan, cls: Any, threads: int | None = None) -> Measured:
     """Time training steps of the method on the first task of the plan's order, after some to warm up.
 
     The samples are read, and cached, as a run would; nothing is written below the results.
@@ -52,37 +54,28 @@ def measure(plan: Plan, cls: Any, threads: int | None = None) -> Measured:
     Raises:
         UserError: anything wrong with the method's arguments or the samples.
     """
-    quiet()
-    config = plan.config
-    device = chosen_device(plan)
-    torch.set_float32_matmul_precision("high")
+    device = alone(plan)
     if threads is not None:
         torch.set_num_threads(threads)
-    method, data = prepared(plan, cls, device)
+    method, data = loaded(plan, cls, device)
     method.begin_task(data[0].task)
     method.to(device)
     with method.learning():
-        with seeded(config.seed, "prepare"):
+        with seeded(plan.config.seed, "prepare"):
             look(method, method.prepare_task, data[0], device)
         if not method.trainable_parameters():
             return Measured(0.0, 0.0, 0)
-        with seeded(config.seed, "measure"):
+        with seeded(plan.config.seed, "measure"):
             taken = list(islice(stepping(method, data[0], plan, device), WARM_UP, WARM_UP + STEPS))
-    steps = sum(config.steps(len(each.splits["train"])) for each in data)
+    steps = sum(plan.budget.steps(len(each.splits["train"])) for each in data)
     seconds = [each for each, _ in taken]
     return Measured(median(seconds), sum(images for _, images in taken) / sum(seconds), steps)
 
 
-def chosen_device(plan: Plan) -> torch.device:
+def alone(plan: Plan) -> torch.device:
     """Where a run of this plan would compute, alone."""
+    torch.set_float32_matmul_precision("high")
     return torch.device("cuda", 0) if uses_cuda(plan.config) else torch.device("cpu")
-
-
-def look(method: IncrementalMethod, visit: Any, data: TaskData, device: torch.device) -> None:
-    """Show a method a task's training set as the runner does, before or after training."""
-    method.eval()
-    with full_precision():
-        visit(data.task, data.batches("train", device))
 
 
 def stepping(
@@ -90,12 +83,12 @@ def stepping(
 ) -> Iterator[tuple[float, int]]:
     """Training steps without end: the seconds of each, and the images in it. The method has begun the task."""
     method.train()
-    optimizer, dtype = method.new_optimizer(), AUTOCAST[plan.precision]
+    optimizer = method.new_optimizer()
     for batch in _endless(data, plan.config.batch_size, device):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         started = time.perf_counter()
-        with torch.autocast(device.type, dtype) if dtype is not None else nullcontext():
+        with autocast(device, plan.precision):
             loss = method.loss(batch)
         optimizer.zero_grad()
         loss.backward()

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmark.config import arguments, registry
+from benchmark.compare.tables import clock
+from benchmark.config import registry
+from benchmark.config.resolve import Plan
 from benchmark.config.run_config import RunConfig
-from benchmark.record import records
-from benchmark.running.execute import Plan, is_whole, resolve
-from benchmark.sweep.engines import gpus
-from benchmark.sweep.grid import Cell
+from benchmark.record.folder import PREDICTIONS, Found, RunFolder, State, path_of, read_all
+from benchmark.record.schema import Record
+from benchmark.sweep.engines.local import gpus
+from benchmark.sweep.grid import GridRun
 
-HEAVY = ("predictions.npz", "method.safetensors", "experts")  # what a run leaves beside its record
+HEAVY = (PREDICTIONS, "method.safetensors", "experts")  # what a run leaves beside its record
 
 
 @dataclass(frozen=True)
@@ -42,52 +44,50 @@ def finds_cuda(config: RunConfig) -> bool:
     return config.device == "cuda" or (config.device == "auto" and bool(gpus()))
 
 
-def complete(results: Path) -> list[records.Record]:
-    """The earlier runs that estimates are made from."""
-    return [record for record in records.read_all(Path(results)) if record["status"] == "complete"]
+def earlier_runs(results: Path) -> list[Record]:
+    """The complete runs that estimates are made from."""
+    return [record for record in read_all(Path(results)) if record.complete]
 
 
-def estimate(plan: Plan, earlier: Sequence[records.Record], cuda: bool) -> Estimate:
+def estimate(plan: Plan, earlier: Sequence[Record], cuda: bool) -> Estimate:
     """From complete runs on the same sort of device, the first of these that there are: of the same key, of the method
     on the stream, of the method on other streams, of other methods on the stream; but for the first scaled by tasks
     and epochs. A run with ``--limit`` is told by runs of its own key alone.
     """
     config, method = plan.config, plan.card.name
-    alike = [r for r in earlier if ("cpu (" in r["provenance"]["device"]) != cuda]
-    same = [r for r in alike if (r["key"], r["method"]) == (plan.key, method)]
+    alike = [r for r in earlier if ("cpu (" in str(r.provenance.device)) != cuda]
+    same = [r for r in alike if (r.key, r.method) == (plan.key, method)]
     if same:
-        seconds = median(sum(r["cost"]["train_seconds"]) + sum(r["cost"]["eval_seconds"]) for r in same)
+        seconds = median(r.cost.seconds for r in same)
         return Estimate(seconds, _memory(same), _disk(plan, same, earlier), f"{_runs(same)} of this key", exact=True)
-    full = [r for r in alike if r["limit"] is None and config.limit is None and r["config"]["epochs"]]
-    full = [r for r in full if r["backbone"] == config.backbone]
-    here = [r for r in full if r["stream"]["hash"] == plan.stream_hash]
+    full = [r for r in alike if r.limit is None and config.limit is None and r.config.epochs]
+    full = [r for r in full if r.backbone == config.backbone]
+    here = [r for r in full if r.stream.hash == plan.stream_hash]
     choices = [
-        ("of the method with other settings", [r for r in here if r["method"] == method]),
-        ("of the method on other streams", [r for r in full if r["method"] == method]),
+        ("of the method with other settings", [r for r in here if r.method == method]),
+        ("of the method on other streams", [r for r in full if r.method == method]),
         ("of other methods on the stream", here),
     ]
     for words, like in choices:
         if like:
-            seconds = median(map(_seconds_per_task_epoch, like)) * len(plan.recipe.stream) * config.epochs
+            seconds = median(map(_seconds_per_task_epoch, like)) * len(plan.stream) * config.epochs
             return Estimate(seconds, _memory(like), _disk(plan, like, earlier), f"{_runs(like)} {words}")
     return Estimate(None, None, None, "")
 
 
-def _runs(like: Sequence[records.Record]) -> str:
+def _runs(like: Sequence[Record]) -> str:
     return f"{len(like)} run{'s' if len(like) > 1 else ''}"
 
 
-def _memory(like: Sequence[records.Record]) -> float:
-    return float(max(max(r["cost"]["peak_memory_mib"]) for r in like))
+def _memory(like: Sequence[Record]) -> float:
+    return float(max(max(r.cost.peak_memory_mib) for r in like))
 
 
-def _seconds_per_task_epoch(record: records.Record) -> float:
-    cost = record["cost"]
-    total = sum(cost["train_seconds"]) + sum(cost["eval_seconds"])
-    return float(total / len(record["stream"]["tasks"]) / record["config"]["epochs"])
+def _seconds_per_task_epoch(record: Record) -> float:
+    return record.cost.seconds / len(record.stream.tasks) / record.config.epochs
 
 
-def _disk(plan: Plan, like: Sequence[records.Record], earlier: Sequence[records.Record]) -> float:
+def _disk(plan: Plan, like: Sequence[Record], earlier: Sequence[Record]) -> float:
     """Bytes: as much as such runs left here. Where they left nothing, what a method keeps counts twice (its state, its
     experts), and predictions are those of any run on the stream.
     """
@@ -95,16 +95,15 @@ def _disk(plan: Plan, like: Sequence[records.Record], earlier: Sequence[records.
     left = [size for size in (_kept(results, record, HEAVY) for record in like) if size]
     if left:
         return median(left)
-    here = [record for record in earlier if record["stream"]["hash"] == plan.stream_hash]
+    here = [record for record in earlier if record.stream.hash == plan.stream_hash]
     predictions = [size for size in (_kept(results, record, HEAVY[:1]) for record in here) if size]
-    stored = [record["cost"]["stored_bytes"][-1] for record in like if record["cost"]["stored_bytes"]]
+    stored = [record.cost.stored_bytes[-1] for record in like if record.cost.stored_bytes]
     return 2 * median(stored or [0]) + median(predictions or [0])
 
 
-def _kept(results: Path, record: records.Record, names: Sequence[str]) -> int:
+def _kept(results: Path, record: Record, names: Sequence[str]) -> int:
     """Bytes of these files and folders of a record made here; 0 where they are missing."""
-    identity = (record[name] for name in ("method", "key", "seed", "order"))
-    folder = records.run_folder(results, record["stream"]["folder"], *identity)
+    folder = path_of(results, record)
     files = [file for name in names for file in (folder / name, *(folder / name).glob("**/*"))]
     return sum(file.stat().st_size for file in files if file.is_file())
 
@@ -112,32 +111,29 @@ def _kept(results: Path, record: records.Record, names: Sequence[str]) -> int:
 # One run
 
 
-def told(argv: Sequence[str], measured: bool) -> Iterator[str]:
-    """Lines of ``plan``: the cell and its state, its settings, the time, memory and disk that it would take."""
-    config, card, _ = arguments.parse("plan", argv, with_class=False)
-    plan = resolve(config, card, finds_cuda(config))
-    yield from describe(plan)
+def of_run(plan: Plan, measured: bool) -> Iterator[str]:
+    """Lines of ``plan``: the run and its state, its settings, the time, memory and disk that it would take."""
+    yield from described(plan)
     if measured:
         yield from measured_lines(plan)
 
 
 def measured_lines(plan: Plan, threads: int | None = None) -> Iterator[str]:
     """What a training step takes here, with so many threads on a CPU; this alone imports torch."""
-    from benchmark.running.timing import measure
+    from benchmark.running.timing import timed
 
-    return measure(plan, registry.load(plan.config.method), threads).lines()
+    return timed(plan, registry.load(plan.config.method), threads).lines()
 
 
-def describe(plan: Plan) -> Iterator[str]:
-    """Lines of one cell, from the records alone."""
-    config, card = plan.config, plan.card
-    stream = plan.recipe.stream.reordered(plan.permutation)
+def described(plan: Plan) -> Iterator[str]:
+    """Lines of one run, from the records alone."""
+    config, card, stream = plan.config, plan.card, plan.stream
     size = f"{len(stream)} tasks" + (f", {len(stream.labels())} classes" if stream.labels() else "")
     yield f"{card.name} on {plan.stream_folder}: {size}, order {list(plan.permutation)}"
     yield f"settings: {config.settings(card) or 'the defaults'}; group: {card.group}; precision {plan.precision}"
-    yield f"record: {plan.folder}"
-    yield f"state: {_state(plan.folder, len(stream))}"
-    expected = estimate(plan, complete(Path(config.results)), finds_cuda(config))
+    yield f"record: {plan.path}"
+    yield f"state: {_state(RunFolder(plan.path, plan.key).found(), len(stream))}"
+    expected = estimate(plan, earlier_runs(Path(config.results)), finds_cuda(config))
     if expected.seconds is None or expected.memory is None or expected.disk is None:
         yield "time and memory: no earlier record of this method or stream on this backbone and device; try --measure"
         return
@@ -148,27 +144,29 @@ def describe(plan: Plan) -> Iterator[str]:
     yield f"memory: up to {expected.memory:,.0f} MiB in those runs; disk: about {_mib(expected.disk)}"
 
 
-def _state(folder: Path, tasks: int) -> str:
-    if not (folder / "run.json").is_file():
-        return "missing: would run from the start"
-    record = records.read_record(folder)
-    if record["status"] == "complete":
-        return "complete: nothing to do" if is_whole(folder) else "a record made elsewhere: would run from the start"
-    return f"unfinished: would continue after {record['stages'] - 1} of {tasks} tasks"
+def _state(found: Found, tasks: int) -> str:
+    said = {
+        State.MISSING: "missing: would run from the start",
+        State.WHOLE: "complete: nothing to do",
+        State.ELSEWHERE: "a record made elsewhere: would run from the start",
+        State.UNFINISHED: f"unfinished: would continue after {found.learned} of {tasks} tasks",
+        State.DAMAGED: f"damaged, --force starts anew: {found.reason}",
+    }
+    return said[found.state]
 
 
 # A grid
 
 
-Expected = Callable[[Cell], Estimate]
+Expected = Callable[[GridRun], Estimate]
 
 
-def expectation(cells: Sequence[Cell], cuda: Callable[[RunConfig], bool]) -> Expected:
+def expectation(cells: Sequence[GridRun], cuda: Callable[[RunConfig], bool]) -> Expected:
     """What each cell of a grid would take; replicates take the same."""
-    earlier = complete(Path(cells[0].plan.config.results)) if cells else []
+    earlier = earlier_runs(Path(cells[0].plan.config.results)) if cells else []
     known: dict[tuple[str, str], Estimate] = {}
 
-    def expected(cell: Cell) -> Estimate:
+    def expected(cell: GridRun) -> Estimate:
         place = cell.plan.card.name, cell.plan.key
         if place not in known:
             known[place] = estimate(cell.plan, earlier, cuda(cell.plan.config))
@@ -177,21 +175,21 @@ def expectation(cells: Sequence[Cell], cuda: Callable[[RunConfig], bool]) -> Exp
     return expected
 
 
-def seconds_left(cell: Cell, redo: str, expected: Expected) -> float | None:
+def seconds_left(cell: GridRun, redo: str, expected: Expected) -> float | None:
     """Seconds that the cell would still take; None where nothing tells."""
     seconds = expected(cell).seconds
     return None if seconds is None else seconds * (1.0 if cell.anew(redo) else cell.left)
 
 
-def grouped(cells: Sequence[Cell]) -> list[list[Cell]]:
+def grouped(cells: Sequence[GridRun]) -> list[list[GridRun]]:
     """The cells of each method on each stream."""
-    groups: dict[tuple[str, str], list[Cell]] = {}
+    groups: dict[tuple[str, str], list[GridRun]] = {}
     for cell in cells:
         groups.setdefault((cell.plan.card.name, cell.plan.stream_folder), []).append(cell)
     return list(groups.values())
 
 
-def group_line(group: Sequence[Cell], redo: str, expected: Expected) -> str:
+def group_line(group: Sequence[GridRun], redo: str, expected: Expected) -> str:
     """What is missing of a method on a stream, and what one of its runs takes."""
     due = [cell.plan.config for cell in group if cell.runs(redo)]
     text = f"{group[0].plan.card.name} on {group[0].plan.stream_folder}: {len(due)} of {len(group)} to run"
@@ -205,7 +203,7 @@ def group_line(group: Sequence[Cell], redo: str, expected: Expected) -> str:
     return f"{text}; {clock(like.seconds)}, {like.memory:,.0f} MiB each{source}"
 
 
-def overview(cells: Sequence[Cell], redo: str, expected: Expected, slots: int | None) -> Iterator[str]:
+def overview(cells: Sequence[GridRun], redo: str, expected: Expected, slots: int | None) -> Iterator[str]:
     """Lines: cells done and to run, and the time, memory and disk that those take.
 
     Args:
@@ -241,17 +239,6 @@ def makespan(seconds: Sequence[float], slots: int) -> float:
     for length in seconds:
         heapq.heappushpop(ends, ends[0] + length)
     return max(ends)
-
-
-def clock(seconds: float) -> str:
-    """``93 s``, ``12 min``, ``3.4 h``."""
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
 
 
 def _mib(size: float) -> str:

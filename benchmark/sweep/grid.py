@@ -1,18 +1,19 @@
-"""The cells of a sweep, resolved before anything starts: streams x methods x seeds x orders. No torch."""
+"""The runs of a sweep, resolved before anything starts: streams x methods x seeds x orders. No torch."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.config import arguments, registry
+from benchmark.config.resolve import Plan, resolve
 from benchmark.config.run_config import RunConfig
 from benchmark.data import catalog
 from benchmark.errors import UserError
-from benchmark.record import provenance, records
-from benchmark.running.execute import ROOT, Plan, resolve
+from benchmark.record import provenance
+from benchmark.record.folder import Found, RunFolder, State
 
 INSTEAD = {
     "--method": "--methods",
@@ -37,30 +38,30 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One run of a grid.
-
-    ``state`` is missing, unfinished or done (the record is complete, wherever it was made); ``stale``: the record was
-    made by other code than the working tree's; ``left``: the part of its tasks that is not learned yet.
-    """
+class GridRun:
+    """One run of a grid; ``stale``: what is in its folder was made by other code than the working tree's."""
 
     plan: Plan
     argv: tuple[str, ...]
-    state: str
+    found: Found
     stale: bool
-    left: float
 
     @property
-    def name(self) -> str:
-        plan = self.plan
-        return f"{plan.card.name} on {plan.stream_folder}, seed {plan.config.seed}, order {plan.config.order}"
+    def state(self) -> str:
+        """missing, unfinished, or done: the record is complete, wherever it was made."""
+        return "done" if self.found.complete else self.found.state.value
+
+    @property
+    def left(self) -> float:
+        """The part of its tasks that is not learned yet."""
+        return 0.0 if self.found.complete else 1 - self.found.learned / len(self.plan.stream)
 
     def anew(self, redo: str) -> bool:
         """Whether what is there is thrown away. An unfinished run goes on, unless other code began it."""
-        return redo != "none" and (self.stale or (redo == "all" and self.state == "done"))
+        return redo != "none" and (self.stale or (redo == "all" and self.found.complete))
 
     def runs(self, redo: str) -> bool:
-        return self.state != "done" or self.anew(redo)
+        return not self.found.complete or self.anew(redo)
 
 
 def parser(verb: str, about: str) -> argparse.ArgumentParser:
@@ -106,8 +107,8 @@ def _numbers(name: str, words: Sequence[str]) -> tuple[int, ...]:
         raise UserError(f"--{name}: expected whole numbers such as 0,1,2, got {' '.join(words)!r}") from None
 
 
-def cells(grid: Grid, cuda: Callable[[RunConfig], bool]) -> tuple[list[Cell], list[str]]:
-    """The cells method by method, and a line for every stream on which ``all`` leaves methods out.
+def runs(grid: Grid, cuda: Callable[[RunConfig], bool]) -> tuple[list[GridRun], list[str]]:
+    """The runs method by method, and a line for every stream on which ``all`` leaves methods out.
 
     Args:
         cuda: whether a run of this configuration would find a CUDA device; the precision depends on it.
@@ -117,7 +118,7 @@ def cells(grid: Grid, cuda: Callable[[RunConfig], bool]) -> tuple[list[Cell], li
     """
     every = registry.names() if "all" in grid.methods else []
     named = [name for name in grid.methods if name != "all"]
-    found: dict[Path, Cell] = {}
+    found: dict[Path, GridRun] = {}
     skipped: dict[str, list[str]] = {}
     kinds: dict[tuple[str, str], str] = {}
     for method in dict.fromkeys([*named, *every]):
@@ -131,27 +132,20 @@ def cells(grid: Grid, cuda: Callable[[RunConfig], bool]) -> tuple[list[Cell], li
                     skipped.setdefault(stream, []).append(method)
                     continue
             plan = resolve(config, card, cuda(config))
-            for cell in _replicates(grid, plan, argv):
-                found.setdefault(cell.plan.folder, cell)
+            for run in _replicates(grid, plan, argv):
+                found.setdefault(run.plan.path, run)
     lines = [f"{stream}: left out, they do not learn its kind: {', '.join(out)}" for stream, out in skipped.items()]
     return list(found.values()), lines
 
 
-def _replicates(grid: Grid, plan: Plan, argv: tuple[str, ...]) -> Iterator[Cell]:
+def _replicates(grid: Grid, plan: Plan, argv: tuple[str, ...]) -> Iterator[GridRun]:
     """The seeds and orders of a run, whose key and stream are the same for all."""
-    fingerprint = provenance.fingerprint(ROOT, plan.card.file)
+    code = provenance.fingerprint(provenance.ROOT, plan.card.file)
     for order in grid.orders:
         for seed in grid.seeds:
-            config = replace(plan.config, seed=seed, order=order)
-            own = replace(plan, config=config, permutation=plan.recipe.permutation(order))
-            run = (*argv, "--seed", str(seed), "--order", str(order), "--quiet")
-            if not (own.folder / "run.json").is_file():
-                yield Cell(own, run, "missing", stale=False, left=1.0)
-                continue
-            record = records.read_record(own.folder)
-            stale = record.get("provenance", {}).get("fingerprint") != fingerprint
-            if record["status"] == "complete":
-                yield Cell(own, run, "done", stale, left=0.0)
-            else:
-                learned = max(0, record.get("stages", 0) - 1)
-                yield Cell(own, run, "unfinished", stale, left=1 - learned / len(plan.recipe.stream))
+            own = plan.replicate(seed, order)
+            found = RunFolder(own.path, own.key).found()
+            if found.state is State.DAMAGED:
+                raise UserError(found.reason)
+            stale = found.record is not None and found.record.provenance.fingerprint != code
+            yield GridRun(own, (*argv, "--seed", str(seed), "--order", str(order), "--quiet"), found, stale)

@@ -6,8 +6,6 @@ the same tables; where two streams of one name differ, the name belongs to the o
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,9 +13,17 @@ from pathlib import Path
 
 from benchmark.compare import leaderboard
 from benchmark.errors import UserError
-from benchmark.record import records
-from benchmark.running import processes
-from benchmark.running.execute import stream_folder
+from benchmark.record.folder import (
+    RunFolder,
+    adopt,
+    path_of,
+    read_all,
+    read_record,
+    renamed,
+    replaced,
+    stream_folder,
+)
+from benchmark.record.schema import Record
 
 PREFER = ("newest", "theirs")
 
@@ -53,13 +59,13 @@ def merge(source: Path, results: Path, prefer: str | None = None) -> Merged:
     """
     source, results = Path(source), Path(results)
     runs = source / "runs" if (source / "runs").is_dir() else source
-    found = [(path.parent, records.read_record(path)) for path in sorted(runs.glob("*/*/*/*/run.json"))]
+    found = [(path.parent, read_record(path)) for path in sorted(runs.glob("*/*/*/*/run.json"))]
     if not found:
         raise UserError(f"--from {source}: no records there (<stream>/<method>/<key>/<run>/run.json)")
-    records.read_all(results)  # what is here must be readable too
+    read_all(results)  # what is here must be readable too
     merged = Merged()
     for folder, record in found:
-        if record["status"] == "complete":
+        if record.complete:
             _bring(folder, record, results, prefer, merged)
         else:
             merged.unfinished += 1
@@ -67,30 +73,29 @@ def merge(source: Path, results: Path, prefer: str | None = None) -> Merged:
     return merged
 
 
-def _bring(source: Path, record: records.Record, results: Path, prefer: str | None, merged: Merged) -> None:
+def _bring(source: Path, record: Record, results: Path, prefer: str | None, merged: Merged) -> None:
     """One complete record: copied, skipped, or noted as a conflict."""
-    stream = record["stream"]
-    own = record | {"stream": stream | {"folder": stream_folder(results, stream["name"], stream["hash"])}}
-    identity = (own[name] for name in ("method", "key", "seed", "order"))
-    target = records.run_folder(results, own["stream"]["folder"], *identity)
+    own = renamed(record, stream_folder(results, record.stream.name, record.stream.hash))
+    target = path_of(results, own)
     with ExitStack() as held:
         try:
-            held.enter_context(processes.alone(target))
+            folder = held.enter_context(RunFolder(target, own.key).claimed())
         except UserError as error:
             merged.conflicts.append(f"conflict: {error}")
             return
-        here = records.read_record(target) if (target / "run.json").is_file() else None
-        if here is None or here["status"] != "complete":
-            _copy(source, own, target)
+        found = folder.found()
+        here = found.record if found.complete else None
+        if here is None:
+            replaced(target, source, own)
             merged.copied.append(target)
         elif not (differing := differences(here, own)):
-            if records.finished(own) < records.finished(here):
-                records.write_record(target, own)
+            if own.finished < here.finished:
+                adopt(target, source, own)
             merged.same.append(target)
-        elif prefer == "theirs" or (prefer == "newest" and records.finished(own) > records.finished(here)):
-            _copy(source, own, target)
+        elif prefer == "theirs" or (prefer == "newest" and own.finished > here.finished):
+            replaced(target, source, own)
             merged.copied.append(target)
-        elif prefer == "newest" and records.finished(own) < records.finished(here):
+        elif prefer == "newest" and own.finished < here.finished:
             merged.same.append(target)
         else:
             merged.conflicts.append(
@@ -98,28 +103,12 @@ def _bring(source: Path, record: records.Record, results: Path, prefer: str | No
             )
 
 
-def differences(here: records.Record, there: records.Record) -> list[str]:
+def differences(here: Record, there: Record) -> list[str]:
     """Which of scores and code differ between two records of one run; costs and times always do."""
-    differing = ["scores"] if here["scores"] != there["scores"] else []
-    codes = {record["provenance"]["fingerprint"] for record in (here, there)}
-    return differing + (["code"] if len(codes) > 1 else [])
+    differing = ["scores"] if here.scores != there.scores else []
+    return differing + (["code"] if here.provenance.fingerprint != there.provenance.fingerprint else [])
 
 
-def _made(record: records.Record) -> str:
-    made = record["provenance"]
-    return f"finished {made['finished']} on {made.get('device', 'an unknown device')} by code {made['fingerprint']}"
-
-
-def _copy(source: Path, record: records.Record, target: Path) -> None:
-    """Put the run's folder at ``target``, whole from the first moment; one that is there makes room for it."""
-    # two levels above the run folders, where no reader looks for a run.json
-    building = Path(tempfile.mkdtemp(dir=target.parents[2], prefix=".merging-", suffix=".tmp"))
-    try:
-        ignored = shutil.ignore_patterns("state", ".*")
-        shutil.copytree(source, building / "new", ignore=ignored)
-        records.write_record(building / "new", record)
-        if target.exists():
-            target.rename(building / "old")
-        (building / "new").rename(target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+def _made(record: Record) -> str:
+    made = record.provenance
+    return f"finished {made.finished} on {made.device or 'an unknown device'} by code {made.fingerprint}"

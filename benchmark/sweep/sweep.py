@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.compare import leaderboard
-from benchmark.compare.tables import percent
+from benchmark.compare.tables import clock, percent
 from benchmark.config.run_config import RunConfig
 from benchmark.errors import UserError
-from benchmark.record import records
-from benchmark.sweep import engines, grid
-from benchmark.sweep import forecast as plan
-from benchmark.sweep.grid import Cell
+from benchmark.record.folder import read_record, run_files
+from benchmark.record.schema import PROTOCOLS
+from benchmark.sweep import engines, forecast, grid
+from benchmark.sweep.engines import local, ray, slurm
+from benchmark.sweep.grid import GridRun
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,13 +39,13 @@ DEVICES = ("num_gpus", "gpus_per_node", "slurm_gpus_per_node", "slurm_gpus_per_t
 class Sweep:
     """A resolved sweep: its cells, and where they are to run."""
 
-    cells: tuple[Cell, ...]
+    cells: tuple[GridRun, ...]
     skipped: tuple[str, ...]
     redo: str
     engine: str
     jobs: int | None
     options: dict[str, Any]
-    slots: tuple[engines.Slot, ...] = ()
+    slots: tuple[local.Slot, ...] = ()
 
     @property
     def width(self) -> int | None:
@@ -69,7 +70,7 @@ def parser(verb: str) -> argparse.ArgumentParser:
     return result
 
 
-def resolve(argv: Sequence[str], verb: str = "sweep") -> Sweep:
+def planned(argv: Sequence[str], verb: str = "sweep") -> Sweep:
     """Everything that can be wrong with the arguments is said here, before anything starts.
 
     Raises:
@@ -87,12 +88,12 @@ def resolve(argv: Sequence[str], verb: str = "sweep") -> Sweep:
     if options and given.engine == "local":
         raise UserError(f"--engine_args: the local engine has none, got {', '.join(options)}")
     cuda = _cuda(given.engine, options)
-    cells, skipped = grid.cells(asked, cuda)
-    places: list[engines.Slot] = []
+    cells, skipped = grid.runs(asked, cuda)
+    places: list[local.Slot] = []
     if given.engine == "local":
-        devices = engines.gpus() if any(cuda(cell.plan.config) for cell in cells) else []
-        places = engines.slots(given.jobs, devices, max((cell.plan.config.devices for cell in cells), default=1))
-    expected = plan.expectation(cells, cuda)
+        devices = local.gpus() if any(cuda(cell.plan.config) for cell in cells) else []
+        places = local.slots(given.jobs, devices, max((cell.plan.config.devices for cell in cells), default=1))
+    expected = forecast.expectation(cells, cuda)
     order = {method: at for at, method in enumerate(dict.fromkeys(cell.plan.card.name for cell in cells))}
     cells.sort(key=lambda cell: (order[cell.plan.card.name], -(expected(cell).seconds or 0.0)))
     return Sweep(tuple(cells), tuple(skipped), given.redo, given.engine, given.jobs, options, tuple(places))
@@ -101,21 +102,21 @@ def resolve(argv: Sequence[str], verb: str = "sweep") -> Sweep:
 def _cuda(engine: str, options: dict[str, Any]) -> Callable[[RunConfig], bool]:
     """Of a cluster its cells have a CUDA device if they ask for one; here they have what there is."""
     if engine == "local":
-        return plan.finds_cuda
+        return forecast.finds_cuda
     asked = any(options.get(name) for name in DEVICES)
     return lambda config: config.device == "cuda" or (config.device == "auto" and asked)
 
 
-def told(sweep: Sweep, measured: bool) -> Iterator[str]:
+def lines(sweep: Sweep, measured: bool) -> Iterator[str]:
     """Lines of ``plan`` for a grid: what is missing of each method on each stream, and what all of it would take."""
-    expected = plan.expectation(sweep.cells, sweep.cuda)
+    expected = forecast.expectation(sweep.cells, sweep.cuda)
     yield from sweep.skipped
-    for group in plan.grouped(sweep.cells):
-        yield plan.group_line(group, sweep.redo, expected)
+    for group in forecast.grouped(sweep.cells):
+        yield forecast.group_line(group, sweep.redo, expected)
         if measured and any(cell.runs(sweep.redo) for cell in group):
             threads = min((slot.threads for slot in sweep.slots), default=None)
-            yield from (f"  {line}" for line in plan.measured_lines(group[0].plan, threads))
-    yield from plan.overview(sweep.cells, sweep.redo, expected, sweep.width)
+            yield from (f"  {line}" for line in forecast.measured_lines(group[0].plan, threads))
+    yield from forecast.overview(sweep.cells, sweep.redo, expected, sweep.width)
 
 
 def run(sweep: Sweep, console: Console) -> int:
@@ -125,8 +126,8 @@ def run(sweep: Sweep, console: Console) -> int:
         0, or 1 if a cell failed; the others are not stopped by it.
     """
     due = [cell for cell in sweep.cells if cell.runs(sweep.redo)]
-    expected = plan.expectation(sweep.cells, sweep.cuda)
-    for line in (*sweep.skipped, *plan.overview(sweep.cells, sweep.redo, expected, sweep.width)):
+    expected = forecast.expectation(sweep.cells, sweep.cuda)
+    for line in (*sweep.skipped, *forecast.overview(sweep.cells, sweep.redo, expected, sweep.width)):
         console.print(line, highlight=False, soft_wrap=True)
     failed: dict[int, str] = {}
     with _terminable(), _shown(console, len(due)) as show, closing(_started(sweep, due)) as outcomes:
@@ -135,21 +136,21 @@ def run(sweep: Sweep, console: Console) -> int:
             trouble = _trouble(cell, outcome)
             if trouble:
                 failed[outcome.place] = trouble
-            show(f"{cell.name}: {f'FAILED: {trouble}' if trouble else _told(cell)}")
+            show(f"{cell.plan.title}: {f'FAILED: {trouble}' if trouble else _scores(cell)}")
     for folder in dict.fromkeys(cell.plan.stream_folder for cell in sweep.cells):
         results = Path(sweep.cells[0].plan.config.results)
-        if records.run_files(results, folder):
+        if run_files(results, folder):
             leaderboard.build(results, folder)
     if failed:
         console.print(f"{len(failed)} of {len(due)} cells failed; the same command runs them again:", highlight=False)
         for place, trouble in sorted(failed.items()):
-            console.print(f"  {due[place].name}: {trouble}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"  {due[place].plan.title}: {trouble}", highlight=False, markup=False, soft_wrap=True)
             command = shlex.join(due[place].argv)
             console.print(f"    python -m benchmark run {command}", highlight=False, markup=False, soft_wrap=True)
     return 1 if failed else 0
 
 
-def _started(sweep: Sweep, due: Sequence[Cell]) -> Generator[engines.Outcome]:
+def _started(sweep: Sweep, due: Sequence[GridRun]) -> Generator[engines.Outcome]:
     """The engine at work on these cells."""
     # a time, not --force: a cell that an engine tries again continues what it has begun since
     anew, device = ("--force_before", datetime.now(UTC).isoformat()), {True: "cuda", False: "cpu"}
@@ -158,29 +159,28 @@ def _started(sweep: Sweep, due: Sequence[Cell]) -> Generator[engines.Outcome]:
         for cell in due
     ]
     if sweep.engine == "local" or not due:
-        return engines.local(argvs, sweep.slots)
+        return local.run(argvs, sweep.slots)
     if sweep.engine == "slurm":
         logs = Path(due[0].plan.config.results) / "sweep-logs"
-        return engines.slurm(argvs, sweep.jobs, sweep.options, logs)
-    return engines.ray(argvs, sweep.jobs, sweep.options)
+        return slurm.run(argvs, sweep.jobs, sweep.options, logs)
+    return ray.run(argvs, sweep.jobs, sweep.options)
 
 
-def _trouble(cell: Cell, outcome: engines.Outcome) -> str | None:
+def _trouble(cell: GridRun, outcome: engines.Outcome) -> str | None:
     """Why the cell is not done; None if it is."""
     if outcome.code != 0:
         return outcome.line.removeprefix("error: ")
     try:
-        done = records.read_record(cell.plan.folder)["status"] == "complete"
+        done = read_record(cell.plan.path).complete
     except UserError as error:
         return str(error)
-    return None if done else f"it ended, but its record is not complete: {cell.plan.folder}"
+    return None if done else f"it ended, but its record is not complete: {cell.plan.path}"
 
 
-def _told(cell: Cell) -> str:
-    record = records.read_record(cell.plan.folder)
-    last = (percent(record["summary"][protocol]["last_acc"]) for protocol in records.PROTOCOLS)
-    seconds = sum(record["cost"]["train_seconds"]) + sum(record["cost"]["eval_seconds"])
-    return f"{' / '.join(last)} given / hidden, {plan.clock(seconds)}"
+def _scores(cell: GridRun) -> str:
+    record = read_record(cell.plan.path)
+    last = (percent(record.number(protocol, "last_acc")) for protocol in PROTOCOLS)
+    return f"{' / '.join(last)} given / hidden, {clock(record.cost.seconds)}"
 
 
 @contextmanager

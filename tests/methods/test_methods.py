@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from benchmark.config import registry
-from benchmark.testing import CPU, Bench, Loop, check_method, records
+from benchmark.record.schema import Record
+from benchmark.testing import check_method
+from benchmark.testing.bench import Bench
 from methods.sequential_lora import SequentialLora
 from methods.stacked_lora import StackedLora
 from methods.zero_shot import ZeroShot
@@ -70,38 +72,37 @@ def test_check_method_finds_an_image_that_sees_its_text() -> None:
     assert failures(Peeking) == {"an image and its text do not see each other (retrieval)"}
 
 
-def run(cls, folder: Path, **arguments) -> records.Record:
+def run(cls, folder: Path, **arguments) -> Record:
     bench = Bench(lambda: cls(**arguments), folder)  # type: ignore[arg-type]
-    loop: Loop = bench.run()
-    return loop.record
+    return bench.run().record
 
 
 def test_mslora_cr_without_its_terms_is_stacked_lora(tmp_path: Path) -> None:
     plain = run(registry.load("stacked_lora"), tmp_path / "a")
     cr = run(registry.load("mslora_cr"), tmp_path / "b", alpha=0.0, beta=0.0)
-    assert plain["scores"] == cr["scores"]
+    assert plain.scores == cr.scores
 
 
 def test_first_task_of_experts_is_that_of_sequential_lora(tmp_path: Path) -> None:
     """One LoRA, kaiming / 0, the same seed and budget: the same model after task 1."""
     records_ = [run(registry.load(n), tmp_path / n) for n in ("sequential_lora", "independent_lora", "stacked_lora")]
-    first = [record["scores"]["accuracy"]["given"][1][0] for record in records_]
+    first = [record.matrix("given")[1][0] for record in records_]
     assert first[0] == first[1] == first[2]
 
 
 def test_experts_never_forget_when_the_identity_is_given(tmp_path: Path) -> None:
     for name in ("independent_lora", "stacked_lora", "mslora_cr"):
-        matrix = run(registry.load(name), tmp_path / name)["scores"]["accuracy"]["given"]
+        matrix = run(registry.load(name), tmp_path / name).matrix("given")
         assert matrix[2][0] == matrix[1][0]
 
 
 def test_zero_shot_rows_are_all_the_same(tmp_path: Path) -> None:
-    matrix = run(registry.load("zero_shot"), tmp_path)["scores"]["accuracy"]["given"]
+    matrix = run(registry.load("zero_shot"), tmp_path).matrix("given")
     assert matrix[0] == matrix[1] == matrix[2]
 
 
 def test_joint_training_is_one_model(tmp_path: Path) -> None:
     record = run(registry.load("joint_lora"), tmp_path)
-    matrix = record["scores"]["macro_auroc"]["given"]  # finer than accuracy on 16 images
+    matrix = record.scores["macro_auroc"]["given"]  # finer than accuracy on 16 images
     assert matrix[1] == matrix[2] and matrix[0] != matrix[1]
-    assert CPU.type == "cpu" and len(record["cost"]["train_seconds"]) == 2
+    assert len(record.cost.train_seconds) == 2

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.stream import Budget, Task
-from benchmark.testing import Bench, assert_same, check_method, state
+from benchmark.testing import check_method
+from benchmark.testing.bench import Bench, assert_same, state
 from methods.mslora_cr import MSLoRACR
 from methods.mslora_moecr import Gate, MSLoRAMoECR, parse_masks
 from methods.parts import backbones

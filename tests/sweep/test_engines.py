@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cells import PROGRAM, ROOT, installed, scores, statuses, tables
+from cells import PROGRAM, ROOT, installed, scores, statuses, surroundings, tables
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark import cli
 from benchmark.errors import UserError
-from benchmark.record import records
+from benchmark.record.folder import read_record
 from benchmark.sweep import engines
+from benchmark.sweep.engines import local, ray, slurm
 
 ARGV = ("--method", "ncm", "--stream", "smoke", "--results", "out", "--device", "cpu", "--quiet")
 
@@ -38,9 +39,9 @@ def seeds(*numbers: int) -> list[tuple[str, ...]]:
     return [(*ARGV, "--seed", str(number)) for number in numbers]
 
 
-def record(seed: int) -> records.Record:
+def folder_of(seed: int) -> Path:
     (path,) = Path("out/runs/smoke/ncm").glob(f"*/seed{seed}-order0")
-    return records.read_record(path)
+    return path
 
 
 def running(pid: int) -> bool:
@@ -63,7 +64,7 @@ def wait_until(true: object, seconds: float = 20) -> None:
 
 def test_a_cell_tells_its_exit_code_and_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert engines.run_cell(ARGV, engines.threads(1)) == (0, "ncm: done")
-    assert record(0)["status"] == "complete" and record(0)["threads"] == "1"
+    assert read_record(folder_of(0)).complete and surroundings(folder_of(0))["threads"] == "1"
     monkeypatch.setenv("CELLS_FAIL", "ncm")
     assert engines.run_cell(ARGV, {}) == (1, "RuntimeError: the disk is full")
     monkeypatch.setattr(engines, "COMMAND", (sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"))
@@ -101,7 +102,7 @@ def test_no_core_is_in_two_slots_and_none_is_idle(own: set[int], data: st.DataOb
     devices = [str(i) for i in range(data.draw(st.integers(0, 8)))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engines, "cores", lambda: sorted(own))
-        dealt = engines.slots(jobs, devices)
+        dealt = local.slots(jobs, devices)
     assert sorted(core for slot in dealt for core in slot.cores) == sorted(own)
     sizes = [len(slot.cores) for slot in dealt]
     assert max(sizes) - min(sizes) <= 1 and min(sizes) >= 1
@@ -117,19 +118,19 @@ def test_no_core_is_in_two_slots_and_none_is_idle(own: set[int], data: st.DataOb
 
 def test_a_run_over_several_devices_has_them_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "cores", lambda: list(range(8)))
-    dealt = engines.slots(None, ["0", "1", "2", "3", "5"], each=2)
+    dealt = local.slots(None, ["0", "1", "2", "3", "5"], each=2)
     assert [(slot.gpu, slot.cores, slot.threads) for slot in dealt] == [
         ("0,1", (0, 1, 2, 3), 2),
         ("2,3", (4, 5, 6, 7), 2),
     ]
-    assert [(slot.gpu, slot.threads) for slot in engines.slots(None, [], each=2)] == [(None, 1)] * 4
+    assert [(slot.gpu, slot.threads) for slot in local.slots(None, [], each=2)] == [(None, 1)] * 4
 
 
 def test_more_slots_than_cores_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "cores", lambda: [0, 3])
     for jobs in (0, 3):
         with pytest.raises(UserError, match=f"--jobs {jobs}: expected 1 to 2"):
-            engines.slots(jobs, [])
+            local.slots(jobs, [])
 
 
 @pytest.mark.parametrize(
@@ -146,29 +147,29 @@ def test_gpus_are_counted_as_cuda_does(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert engines.gpus() == expected
+    assert local.gpus() == expected
     monkeypatch.setenv("PATH", "/nowhere")
-    assert engines.gpus() == []
+    assert local.gpus() == []
 
 
 # On this machine
 
 
 def test_cells_run_in_slots_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    core = engines.cores()[0]
-    places = [engines.Slot((core,), "7"), engines.Slot((core,))]
+    core = local.cores()[0]
+    places = [local.Slot((core,), "7"), local.Slot((core,))]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    outcomes = list(engines.local(seeds(0, 1, 2), places))
+    outcomes = list(local.run(seeds(0, 1, 2), places))
     assert sorted(outcomes) == [(place, 0, "ncm: done") for place in range(3)]
-    found = [record(seed) for seed in range(3)]
+    found = [surroundings(folder_of(seed)) for seed in range(3)]
     assert [r["cores"] for r in found] == [[core]] * 3 and [r["threads"] for r in found] == ["1"] * 3
     assert {r["gpu"] for r in found} == {"7", None}
-    assert os.sched_getaffinity(0) == {*engines.cores()}  # ours is as it was
+    assert os.sched_getaffinity(0) == {*local.cores()}  # ours is as it was
 
 
 def test_closing_the_engine_ends_the_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CELLS_SECONDS", "0")
-    outcomes = engines.local(seeds(0, 1, 2, 3), [engines.Slot((engines.cores()[0],))])
+    outcomes = local.run(seeds(0, 1, 2, 3), [local.Slot((local.cores()[0],))])
     assert next(outcomes).place == 0
     monkeypatch.setenv("CELLS_SECONDS", "60")
     begun = time.monotonic()
@@ -180,7 +181,7 @@ def test_closing_the_engine_ends_the_cells(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_cell_dies_with_a_killed_parent(tmp_path: Path) -> None:
     code = (
         f"from benchmark.sweep import engines; engines.COMMAND = {PROGRAM!r}\n"
-        f"list(engines.local({seeds(0)!r}, [engines.Slot((engines.cores()[0],))]))"
+        f"from benchmark.sweep.engines import local; list(local.run({seeds(0)!r}, [local.Slot((local.cores()[0],))]))"
     )
     environment = os.environ | {"CELLS_SECONDS": "60"}
     parent = subprocess.Popen([sys.executable, "-c", code], env=environment)
@@ -197,8 +198,8 @@ def test_a_cell_dies_with_a_killed_parent(tmp_path: Path) -> None:
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, start in (
-        ("submitit", lambda: engines.slurm(seeds(0), None, {}, tmp_path)),
-        ("ray", lambda: engines.ray(seeds(0), None, {})),
+        ("submitit", lambda: slurm.run(seeds(0), None, {}, tmp_path)),
+        ("ray", lambda: ray.run(seeds(0), None, {})),
     ):
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(UserError, match=r'pip install "mbil-bench\[(slurm|ray)\]"'):
@@ -219,27 +220,27 @@ def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_slurm_jobs_by_submitits_local_executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = (*ARGV, "--seed", "x")
     options = {"cluster": "local", "cpus_per_task": 2, "timeout_min": 5}
-    outcomes = sorted(engines.slurm([*seeds(0, 1), wrong], 2, options, tmp_path / "logs"))
+    outcomes = sorted(slurm.run([*seeds(0, 1), wrong], 2, options, tmp_path / "logs"))
     assert outcomes[:2] == [(0, 0, "ncm: done"), (1, 0, "ncm: done")]
     assert outcomes[2].code == 1 and "seed" in outcomes[2].line
-    assert [record(seed)["threads"] for seed in (0, 1)] == ["2", "2"]
+    assert [surroundings(folder_of(seed))["threads"] for seed in (0, 1)] == ["2", "2"]
     with pytest.raises(UserError, match=r"--engine slurm: .*partitoin"):
-        next(engines.slurm(seeds(0), None, {"cluster": "local", "slurm_partitoin": "gpu"}, tmp_path / "logs"))
+        next(slurm.run(seeds(0), None, {"cluster": "local", "slurm_partitoin": "gpu"}, tmp_path / "logs"))
 
 
 def test_slurm_is_not_taken_for_there_when_it_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match=r"--engine slurm: .*slurm cluster"):
-        next(engines.slurm(seeds(0), None, {}, tmp_path / "logs"))
+        next(slurm.run(seeds(0), None, {}, tmp_path / "logs"))
     assert not (tmp_path / "logs").exists()
 
 
 def test_a_preempted_slurm_job_is_queued_again_with_its_arguments() -> None:
     from submitit.core.utils import DelayedSubmission
 
-    again = DelayedSubmission(engines._requeued, list(ARGV), {"A": "1"}, "/work")._checkpoint_function()
+    again = DelayedSubmission(slurm._requeued, list(ARGV), {"A": "1"}, "/work")._checkpoint_function()
     assert again is not None
-    assert (again.function, again.args) == (engines._requeued, (list(ARGV), {"A": "1"}, "/work"))
+    assert (again.function, again.args) == (slurm._requeued, (list(ARGV), {"A": "1"}, "/work"))
 
 
 @pytest.fixture
@@ -276,7 +277,7 @@ def lose_a_node(cluster: Any, node: Any) -> threading.Thread:
 def test_the_cell_of_a_lost_ray_node_continues_elsewhere(seconds: str, two_nodes: tuple[Any, Any]) -> None:
     cluster, node = two_nodes
     watcher = lose_a_node(cluster, node)
-    outcomes = sorted(engines.ray(seeds(0, 1, 2), None, {"address": cluster.address}))
+    outcomes = sorted(ray.run(seeds(0, 1, 2), None, {"address": cluster.address}))
     watcher.join()
     assert len(cluster.list_all_nodes()) == 1
     assert outcomes == [(place, 0, "ncm: done") for place in range(3)]

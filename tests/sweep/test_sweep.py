@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 
 from benchmark import cli
 from benchmark.config import arguments
-from benchmark.record import records
-from benchmark.running.execute import new_record, resolve, starts_anew
-from benchmark.sweep import engines, sweep
-from benchmark.sweep import forecast as plan
+from benchmark.config.resolve import resolve
+from benchmark.record.files import now
+from benchmark.record.folder import Found, RunFolder, State, read_all, read_record, write_record
+from benchmark.record.schema import Provenance
+from benchmark.running.execute import new_record, starts_anew
+from benchmark.sweep import engines, forecast, sweep
 
 GRID = ("--methods", "ncm zero_shot", "--streams", "smoke", "--seeds", "0,1", "--results", "out", "--device", "cpu")
 
@@ -56,17 +58,11 @@ def saved(results: str, method: str, seed: int = 0, order: int = 0, **changes: A
     config, card, _ = arguments.parse("run", [*argv, "--results", results, "--device", "cpu"], with_class=False)
     resolved = resolve(config, card, cuda=False)
     record = finished(resolved) if changes.get("status") != "running" else new_record(resolved, "cpu")
-    records.write_record(resolved.folder, record | changes)
-    return resolved.folder
+    write_record(resolved.path, replace(record, **changes))
+    return resolved.path
 
 
 # What runs
-
-
-RECORD = {  # of a run that goes on
-    "schema": 1, "key": "0" * 12, "status": "running", "method": "ncm", "seed": 0, "order": 0,
-    "stream": {"name": "smoke", "folder": "smoke", "tasks": []},
-}  # fmt: skip
 
 
 def test_a_sweep_runs_what_is_missing_and_nothing_twice(capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,9 +88,9 @@ def test_a_sweep_runs_what_is_missing_and_nothing_twice(capsys: pytest.CaptureFi
 
 def test_options_of_run_reach_every_cell() -> None:
     swept(*GRID, "--epochs", "3", "--lr", "0.001", "--limit", "5")
-    found = records.read_all(Path("out"))
+    found = read_all(Path("out"))
     assert len(found) == 4
-    assert {(r["config"]["epochs"], r["config"]["lr"], r["limit"]) for r in found} == {(3, 0.001, 5)}
+    assert {(r.config.epochs, r.config.lr, r.limit) for r in found} == {(3, 0.001, 5)}
     assert not Path("out/leaderboards/smoke.csv").exists()  # runs with a limit are never ranked
 
 
@@ -131,7 +127,7 @@ def test_a_cell_that_leaves_no_record_has_failed(
     ],
 )
 def test_redo_says_which_complete_cells_run_anew(redo: str, expected: list[str]) -> None:
-    other = {"fingerprint": "another", "finished": records.now(), "device": "cpu"}
+    other = Provenance(fingerprint="another", finished=now(), device="cpu")
     saved("out", "ncm", 0)
     saved("out", "ncm", 1, provenance=other)
     saved("out", "zero_shot", 0, status="running", provenance=other)  # begun by other code
@@ -142,29 +138,30 @@ def test_redo_says_which_complete_cells_run_anew(redo: str, expected: list[str])
 def test_a_cell_to_be_redone_continues_when_it_is_tried_again(tmp_path: Path) -> None:
     """What a cluster starts again after its worker is lost carries the same arguments as the first time."""
     config, *_ = arguments.parse("run", ["--method", "ncm", "--stream", "smoke"], with_class=False)
+    record = read_record(saved("out", "ncm", status="running"))
     for begun, anew in (("2026-01-02T03:04:05+00:00", True), ("2026-01-02T03:04:07+00:00", False)):
         again = replace(config, force_before="2026-01-02T03:04:06.5+00:00")
-        records.write_json(tmp_path / "run.json", RECORD | {"provenance": {"started": begun}})
-        assert starts_anew(again, tmp_path) is anew
-    assert starts_anew(replace(again, force=True), tmp_path)
-    assert not starts_anew(config, tmp_path)
-    assert not starts_anew(again, tmp_path / "nothing")
+        found = Found(State.UNFINISHED, replace(record, provenance=Provenance(started=begun)))
+        assert starts_anew(again, found) is anew
+    assert starts_anew(replace(again, force=True), found)
+    assert not starts_anew(config, found)
+    assert not starts_anew(again, RunFolder(tmp_path / "nothing").found())
 
 
 def test_methods_come_one_after_the_other_the_longest_cells_first() -> None:
     for seconds, method in ((5.0, "er"), (900.0, "ncm")):
-        record = records.read_record(saved("out", method, 7))
-        record["cost"]["train_seconds"] = [seconds] * 2
-        records.write_record(next(Path("out").glob(f"runs/smoke/{method}/*/seed7-order0")), record)
+        record = read_record(saved("out", method, 7))
+        record = replace(record, cost=replace(record.cost, train_seconds=[seconds] * 2))
+        write_record(next(Path("out").glob(f"runs/smoke/{method}/*/seed7-order0")), record)
     grid = ("--methods", "er,ncm", "--streams", "phantom8 smoke", "--results", "out", "--device", "cpu")
-    found = sweep.resolve(grid).cells
+    found = sweep.planned(grid).cells
     assert [(c.plan.card.name, c.plan.stream_folder) for c in found] == [
         ("er", "phantom8"), ("er", "smoke"), ("ncm", "phantom8"), ("ncm", "smoke")
     ]  # fmt: skip  # phantom8 has more tasks
 
 
 def test_all_methods_are_those_that_learn_the_kind() -> None:
-    found = sweep.resolve(("--methods", "all", "--streams", "smoke,smoke_fusion", "--device", "cpu"))
+    found = sweep.planned(("--methods", "all", "--streams", "smoke,smoke_fusion", "--device", "cpu"))
     both = {c.plan.card.name for c in found.cells if c.plan.stream_folder == "smoke_fusion"}
     assert {"er", "lpi"} <= both and "ncm" not in both
     assert "ncm" in {c.plan.card.name for c in found.cells if c.plan.stream_folder == "smoke"}
@@ -174,7 +171,7 @@ def test_all_methods_are_those_that_learn_the_kind() -> None:
 
 def test_the_same_cell_by_two_names_runs_once() -> None:
     file = ROOT / "datasets" / "streams" / "smoke.yaml"
-    found = sweep.resolve(("--methods", "ncm ncm", "--streams", f"smoke {file}", "--seeds", "0 0,1", "--device", "cpu"))
+    found = sweep.planned(("--methods", "ncm ncm", "--streams", f"smoke {file}", "--seeds", "0 0,1", "--device", "cpu"))
     assert [c.plan.config.seed for c in found.cells] == [0, 1]
 
 
@@ -335,9 +332,9 @@ def test_estimates_scale_by_tasks_and_epochs(capsys: pytest.CaptureFixture[str])
 def test_the_makespan_lies_within_its_bounds(seconds: list[float], slots: int) -> None:
     total, longest = sum(seconds), max(seconds)
     lower, upper = max(total / slots, longest), total / slots + longest
-    assert lower - 1e-6 <= plan.makespan(seconds, slots) <= upper + 1e-6
-    assert plan.makespan(seconds, 1) == pytest.approx(total)
-    assert plan.makespan(seconds, 12) == longest
+    assert lower - 1e-6 <= forecast.makespan(seconds, slots) <= upper + 1e-6
+    assert forecast.makespan(seconds, 1) == pytest.approx(total)
+    assert forecast.makespan(seconds, 12) == longest
 
 
 @pytest.mark.parametrize("verb", ["plan", "sweep"])

@@ -1,0 +1,120 @@
+"""The plan of a run: all that is decided before torch is imported, in the order in which tasks are learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from benchmark import kinds
+from benchmark.config import registry
+from benchmark.config.registry import MethodCard
+from benchmark.config.run_config import AUTO, RunConfig, run_key, weights_identity
+from benchmark.data import catalog, identity
+from benchmark.data.catalog import Recipe, Source
+from benchmark.errors import UserError
+from benchmark.kinds import Kind
+from benchmark.record.folder import run_path, stream_folder
+from benchmark.stream import Budget, Stream
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A resolved run: what it learns, how, where it goes, under which key.
+
+    Attributes:
+        recipe: the stream as its file lists it; ``identities`` of its tasks' samples, in listed order.
+        stream, sources, samples: the tasks in the order of the run, where their samples come from, what they are.
+        stream_folder: name of the stream's folder below ``runs``.
+        precision: Lightning's, with ``auto`` resolved.
+    """
+
+    config: RunConfig
+    card: MethodCard
+    recipe: Recipe = field(repr=False)
+    identities: tuple[str, ...]
+    stream_hash: str
+    stream_folder: str
+    precision: str
+    key: str
+
+    @property
+    def permutation(self) -> tuple[int, ...]:
+        return self.recipe.permutation(self.config.order)
+
+    @cached_property
+    def stream(self) -> Stream:
+        return self.recipe.stream.reordered(self.permutation)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return tuple(self.recipe.sources[listed] for listed in self.permutation)
+
+    @property
+    def samples(self) -> tuple[str, ...]:
+        return tuple(self.identities[listed] for listed in self.permutation)
+
+    @property
+    def kind(self) -> Kind:
+        return kinds.of(self.stream.kind)
+
+    @property
+    def budget(self) -> Budget:
+        return self.config.budget
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        config = self.config
+        return run_path(Path(config.results), self.stream_folder, self.card.name, self.key, config.seed, config.order)
+
+    @property
+    def title(self) -> str:
+        return f"{self.card.name} on {self.stream_folder}, seed {self.config.seed}, order {self.config.order}"
+
+    def replicate(self, seed: int, order: int) -> Plan:
+        """The same run with another seed and order: of one key."""
+        return replace(self, config=replace(self.config, seed=seed, order=order))
+
+
+def resolve(config: RunConfig, card: MethodCard, cuda: bool) -> Plan:
+    """Read the stream and the identity of its samples; nothing is written.
+
+    Args:
+        cuda: whether the run computes on a CUDA device; what ``--precision auto`` stands for depends on it.
+
+    Raises:
+        UserError: the stream file or one of its sources is wrong, or the method does not learn it.
+    """
+    recipe = checked(config, card)
+    identities = identity.identities(recipe)
+    hashed = identity.stream_hash(recipe.stream, identities)
+    precision = AUTO[cuda] if config.precision == "auto" else config.precision
+    key = run_key(config, precision, hashed, weights_identity(config.backbone, config.pretrained))
+    folder = stream_folder(Path(config.results), recipe.stream.name, hashed)
+    return Plan(config, card, recipe, identities, hashed, folder, precision, key)
+
+
+def checked(config: RunConfig, card: MethodCard) -> Recipe:
+    """The stream, if the method learns its kind of task and the kind has what the settings ask for.
+
+    Raises:
+        UserError: naming the methods that learn it.
+    """
+    recipe = catalog.load(config.stream, Path(config.data))
+    kind = kinds.of(recipe.stream.kind)
+    stream = f"stream {config.stream!r} ({kind.name})"
+    if kind.name not in card.kinds:
+        others = ", ".join(name for name in registry.names() if kind.name in registry.card(name).kinds)
+        raise UserError(f"method {card.name!r} learns {', '.join(card.kinds)}, not {stream}; these do: {others}")
+    if config.inputs != "both" and not kind.withheld:
+        raise UserError(f"--inputs {config.inputs}: only fusion can do without an input, not {stream}")
+    if config.gallery != "seen" and kind.labelled:
+        raise UserError(f"--gallery {config.gallery}: only retrieval has a gallery, not {stream}")
+    if config.devices > 1 and not card.flags["ddp"]:
+        raise UserError(f"--devices {config.devices}: {card.name} needs whole batches and learns on one device")
+    if config.devices > 1 and kind.whole_batch:
+        raise UserError(f"--devices {config.devices}: {kind.name} contrasts the samples of a whole batch: one device")
+    if config.devices > config.batch_size:
+        raise UserError(f"--devices {config.devices}: more than the {config.batch_size} samples of a batch")
+    return recipe

@@ -1,0 +1,72 @@
+"""Classification: logits over the candidates' labels, graded sample by sample and class by class.
+
+Legend: N samples, C candidates, K classes of the task.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_auroc,
+    multiclass_f1_score,
+    multiclass_recall,
+)
+
+from benchmark.kinds import classification
+from benchmark.running.answers.question import Cell, Question
+
+
+def answered(question: Question) -> Cell:
+    """``logits`` float16 (N, C) with the identity given, else ``answer`` int64 (N,) label ids, -1 without an answer."""
+    logits, labels, routed = [], [], []
+    for batch in question.data[question.task.index].batches(question.split, question.device, question.inputs):
+        logits_BC, route_B = question.scores(batch)
+        logits.append(logits_BC)
+        labels.append(batch["label"].cpu())
+        routed.append(route_B)
+    logits_NC, labels_N = torch.cat(logits), torch.cat(labels)
+    ids_C = torch.tensor([label.id for label in question.candidates])
+    target_N = torch.searchsorted(ids_C, labels_N)
+    own_K = torch.tensor([i for i, label in enumerate(question.candidates) if label in question.task.labels])
+    answers_N = torch.where(logits_NC.isnan().any(1), -1, ids_C[logits_NC.nan_to_num().argmax(1)])
+    kept = {"answer": answers_N.numpy()} if question.hidden else {"logits": logits_NC.numpy().astype(np.float16)}
+    hits = None if (answers_N < 0).any() else (answers_N == labels_N).numpy()
+    return Cell(sample_metrics(logits_NC, target_N, own_K), kept, hits, *question.routes(routed))
+
+
+def sample_metrics(logits_NC: Tensor, target_N: Tensor, own_K: Tensor) -> dict[str, float]:
+    """Metrics on samples, as fractions; all NaN where the method has no answer (NaN logits).
+
+    Args:
+        logits_NC: over the candidates. target_N: column of the true label. own_K: columns of the task's own labels.
+
+    Averages over classes run over the task's classes that the test set contains; AUROC is one class against the rest
+    of the task's samples, on the probabilities over all candidates.
+    """
+    if logits_NC.isnan().any():
+        return dict.fromkeys(classification.KIND.metrics, float("nan"))
+    logits_NC, target_N, own_K = logits_NC.float().cpu(), target_N.cpu(), own_K.cpu()
+    classes = logits_NC.shape[1]
+    counts_C = torch.bincount(target_N, minlength=classes)
+    present_C = counts_C > 0
+    probabilities_NK = logits_NC.softmax(dim=1)[:, own_K]
+    column_C = torch.full((classes,), -1)
+    column_C[own_K] = torch.arange(len(own_K))
+    rankable_K = present_C[own_K] & (counts_C[own_K] < len(target_N))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # classes without samples: left out below
+        auroc_K = multiclass_auroc(probabilities_NK, column_C[target_N], num_classes=len(own_K), average=None)
+        recall_C = multiclass_recall(logits_NC, target_N, num_classes=classes, average=None)
+        f1_C = multiclass_f1_score(logits_NC, target_N, num_classes=classes, average=None)
+        accuracy = multiclass_accuracy(logits_NC, target_N, num_classes=classes, average="micro")
+    return {
+        "accuracy": accuracy.item(),
+        "balanced_accuracy": recall_C[present_C].mean().item(),
+        "macro_auroc": auroc_K[rankable_K].mean().item(),
+        "macro_f1": f1_C[present_C].mean().item(),
+    }

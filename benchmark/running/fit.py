@@ -1,0 +1,141 @@
+"""Training on one task, or on all at once: the only file that owns a Trainer.
+
+Every epoch is seeded from (seed, order, task, epoch, purpose) and ends with a checkpoint, so it is a pure function of
+the state it starts from, and a killed fit goes on at its last finished epoch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import Logger
+
+from benchmark.data.module import TaskData, training_batches
+from benchmark.running.hardware import Hardware, full_precision
+from benchmark.running.progress import Display
+from benchmark.running.seeds import derive_seed
+from benchmark.stream import Share
+from methods.base import IncrementalMethod
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is learned in one fit.
+
+    Args:
+        data: of the tasks, one but for joint training.
+        purpose: what the fit's random numbers are seeded from.
+        checkpoint: path of the state after each epoch.
+        where: the task in words. first: training steps before this fit.
+    """
+
+    data: Sequence[TaskData]
+    purpose: tuple[object, ...]
+    checkpoint: Path
+    where: str
+    first: int = 0
+    balanced: bool = False
+
+
+def fit(
+    method: IncrementalMethod, lesson: Lesson, hardware: Hardware, precision: str, display: Display,
+    logger: Logger | None = None,
+) -> tuple[float, int]:  # fmt: skip
+    """Train with a Trainer of its own (a reused one trains only its first task).
+
+    Returns:
+        Seconds and images seen in them, earlier processes included; zeros for a method that trains nothing.
+    """
+    if not method.trainable_parameters():
+        return 0.0, 0
+    budget, device = method.budget, hardware.device
+    trainer: L.Trainer
+
+    def epoch_seed() -> int:
+        return derive_seed(*lesson.purpose, trainer.current_epoch, "shuffle")
+
+    part = hardware.rank, hardware.devices
+    loader = training_batches(lesson.data, budget.batch_size, device, epoch_seed, lesson.balanced, part)
+    watch = EpochEnd(lesson, display, logger)
+    trainer = L.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=hardware.devices,
+        strategy=hardware.strategy,
+        use_distributed_sampler=False,
+        precision=precision,  # type: ignore[arg-type]
+        max_epochs=budget.epochs,
+        callbacks=[watch],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    method.train()
+    resume = lesson.checkpoint if lesson.checkpoint.is_file() else None
+    with torch.random.fork_rng():
+        trainer.fit(method, loader, ckpt_path=resume, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    method.to(device)  # the strategy's teardown moves it to the CPU
+    return watch.seconds, loader.samples * budget.epochs
+
+
+def look(method: IncrementalMethod, visit: Any, data: TaskData, device: torch.device) -> None:
+    """Show a method a task's training set: un-augmented, in fixed order, in eval mode, in full precision."""
+    method.eval()
+    with full_precision():
+        visit(data.task, data.batches("train", device))
+
+
+class EpochEnd(L.Callback):
+    """Seeds each epoch, shows and logs steps, and puts the state on disk after each epoch.
+
+    ``seconds``: of all finished epochs, those of earlier processes included.
+    """
+
+    def __init__(self, lesson: Lesson, display: Display, logger: Logger | None) -> None:
+        self.lesson, self.display, self.logger, self.seconds = lesson, display, logger, 0.0
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.seconds = checkpoint["seconds"]
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["seconds"] = self.seconds
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        torch.manual_seed(derive_seed(*self.lesson.purpose, trainer.current_epoch, "steps"))
+        self.started, self.seen = time.perf_counter(), 0
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        pl_module.share = trainer.train_dataloader.share(batch_idx)  # type: ignore[union-attr]
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        share: Share | None = pl_module.share  # type: ignore[assignment]
+        self.seen += len(batch["label"]) if share is None else share.size
+        step = self.lesson.first + trainer.current_epoch * int(trainer.num_training_batches) + batch_idx + 1
+        where = f"{self.lesson.where}  epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        loss = None  # reading it waits for the device
+        rate = self.seen / max(time.perf_counter() - self.started, 1e-9)
+        if batch_idx % 10 == 0 or trainer.is_last_batch:
+            loss = outputs["loss"].item()
+            if self.logger is not None:
+                self.logger.log_metrics({"loss": loss, "images_per_second": rate}, step)
+        self.display.step(where, step, loss, rate)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        pl_module.share = None  # type: ignore[assignment]
+        self.seconds += time.perf_counter() - self.started
+        temporary = self.lesson.checkpoint.with_suffix(".tmp")
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            temporary.replace(self.lesson.checkpoint)

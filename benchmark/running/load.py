@@ -1,0 +1,63 @@
+"""A method on its backbone, and the samples of its tasks: what a run has before its loop begins."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from benchmark.config.resolve import Plan
+from benchmark.data.module import TaskData, task_data
+from benchmark.errors import UserError
+from benchmark.kinds import Kind
+from benchmark.running.seeds import seeded
+from benchmark.stream import Budget
+from methods.base import IncrementalMethod
+from methods.parts import backbones
+
+
+def loaded(plan: Plan, cls: Any, device: torch.device) -> tuple[IncrementalMethod, list[TaskData]]:
+    """The method on its backbone, on the device, and the samples of every task in the run's order.
+
+    Raises:
+        UserError: the method or the backbone refuses its arguments, or samples cannot be read.
+    """
+    quiet()
+    config = plan.config
+    try:
+        with seeded(config.seed, "method"):
+            method = attached(cls, config.method_args, config.backbone, config.pretrained, plan.kind, plan.budget)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    method.to(device)
+    size, tokenize = method.backbone.image_size, method.backbone.tokenizer
+    data = [
+        task_data(task, source, samples, size, config.limit, device, tokenize, config.inputs)
+        for task, source, samples in zip(plan.stream, plan.sources, plan.samples, strict=True)
+    ]
+    return method, data
+
+
+def attached(
+    cls: Any, arguments: Mapping[str, Any], backbone: str, pretrained: str | None, kind: Kind, budget: Budget
+) -> IncrementalMethod:
+    """A new method on a backbone by name, which is ready for what tasks of the kind hold.
+
+    Raises:
+        ValueError: the method or the backbone refuses its arguments.
+    """
+    method: IncrementalMethod = cls(**arguments)
+    frozen = backbones.load(backbone, pretrained)
+    method.attach(frozen.with_text() if kind.reads_text else frozen, budget)
+    return method
+
+
+def quiet() -> None:
+    """Lightning's notices about what this suite does on purpose (no workers, no logger) are not for its users."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*(LeafSpec|lr_scheduler.step|pin_memory|TF32|litlogger).*")

@@ -1,0 +1,195 @@
+"""What the checks of a method run on: a tiny stream of one kind, a backbone, fresh methods, runs that are watched."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from benchmark.config.run_config import RunConfig
+from benchmark.data import catalog, identity
+from benchmark.data.module import TaskData, task_data
+from benchmark.kinds import Kind, classification
+from benchmark.record.folder import RunFolder
+from benchmark.record.schema import SCHEMA, Record, StreamEntry, TaskEntry, unmeasured
+from benchmark.running.answers.question import takes_route, unlabelled
+from benchmark.running.evaluate import Cells, Evaluator
+from benchmark.running.hardware import Hardware
+from benchmark.running.loop import Loop
+from benchmark.running.progress import Display
+from benchmark.running.seeds import seeded
+from benchmark.stream import Label, Stream, Task
+from methods.base import Batch, IncrementalMethod
+from methods.parts import backbones
+
+CPU = torch.device("cpu")
+CONFIG = RunConfig(epochs=2, batch_size=16, lr=1e-3, precision="32-true")
+
+
+class Stopped(Exception):
+    """Raised in the middle of a run to stop it."""
+
+
+@lru_cache
+def _stream(name: str, size: int) -> tuple[Stream, tuple[TaskData, ...]]:
+    recipe, tokens = catalog.load(name, Path()), backbones.load("phantom-clip").tokenizer
+    parts = zip(recipe.stream, recipe.sources, identity.identities(recipe), strict=True)
+    return recipe.stream, tuple(task_data(task, source, sha, size, None, CPU, tokens) for task, source, sha in parts)
+
+
+def world() -> tuple[object, ...]:
+    """What a method must leave as it found it."""
+    return torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_rng_state().sum().item()
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A run, the (tasks, method.training, backbone.training) of its every step, and the world before and after it."""
+
+    loop: Loop
+    flags: list[tuple[int, bool, bool]]
+    worlds: tuple[tuple[object, ...], tuple[object, ...]]
+
+
+class Bench:
+    """A tiny stream of one kind and fresh methods on fresh backbones to run over it."""
+
+    def __init__(self, cls: type[IncrementalMethod], folder: Path, kind: Kind = classification.KIND) -> None:
+        self.cls, self.folder, self.kind = cls, folder, kind
+        self.pretrained = backbones.load("phantom-clip")
+        self.stream, self.data = _stream(kind.smoke, self.pretrained.image_size)
+        self.pairs: list[tuple[Cells, Cells]] = []  # straight's row after each stage, and with nothing reused
+
+    def method(self) -> IncrementalMethod:
+        tokenizer = self.pretrained.tokenizer
+        backbone = copy.deepcopy(self.pretrained, {id(tokenizer): tokenizer})  # in a third of the time of loading it
+        if self.kind.reads_text:
+            backbone.with_text()
+        with seeded(0, "method"):
+            method = self.cls()
+            method.attach(backbone, CONFIG.budget)
+        return method
+
+    def loop(self, method: IncrementalMethod, folder: Path) -> Loop:
+        """A run in a folder, or what is left of it there."""
+        place = RunFolder(folder)
+        record = place.found().record or self.record()
+        display = Display(Console(), 1, quiet=True)
+        return Loop(
+            method, self.stream, list(self.data), CONFIG, CONFIG.precision, record, place, Hardware(CPU), display
+        )
+
+    def record(self) -> Record:
+        tasks = [TaskEntry(task.name, task.modality) for task in self.stream]
+        stream = StreamEntry(self.stream.name, self.stream.name, tasks, kind=self.kind.name)
+        return Record(
+            schema=SCHEMA, key="0" * 12, method="checked", stream=stream, seed=CONFIG.seed, order=CONFIG.order,
+            **unmeasured(len(self.stream), self.kind.name),
+        )  # fmt: skip
+
+    def run(self) -> Loop:
+        """A whole run of a fresh method; every row of its matrix is evaluated in full as well."""
+        loop = self.loop(self.method(), self.folder / "straight")
+        reusing = loop.evaluator
+        full = Evaluator(loop.method, self.stream, self.data, CONFIG, CONFIG.precision, CPU, full=True)
+        answer = reusing.row
+
+        def row(stage: int) -> Cells:
+            with torch.random.fork_rng():
+                complete = full.row(stage)
+            self.pairs.append((answer(stage), complete))
+            return self.pairs[-1][0]
+
+        reusing.row = row  # type: ignore[method-assign]
+        loop.run()
+        return loop
+
+    @property
+    @lru_cache(maxsize=1)  # noqa: B019
+    def straight(self) -> Loop:
+        return self.run()
+
+    @property
+    @lru_cache(maxsize=1)  # noqa: B019
+    def again(self) -> Observed:
+        """A second run, watched."""
+        method, flags = self.method(), []
+        original = method.loss
+
+        def loss(batch: Batch) -> Tensor:
+            flags.append((len(method.tasks), method.training, method.backbone.image.training))
+            return original(batch)
+
+        method.loss = loss  # type: ignore[method-assign]
+        before = world()
+        loop = self.loop(method, self.folder / "again")
+        loop.run()
+        return Observed(loop, flags, (before, world()))
+
+    def shown(self, task: int) -> list[Batch]:
+        """A task's test samples; where there are no labels its images alone, then its texts alone."""
+        data = self.data[task]
+        if self.kind.labelled:
+            return [next(iter(data.batches("test", CPU)))]
+        return [next(iter(data.items("test", CPU, inputs))) for inputs in self.kind.inputs]
+
+    def answers(self, method: IncrementalMethod, task: int, given: bool, rows: Tensor | slice = slice(None)) -> Tensor:
+        """What a method answers on some of a task's test samples with the identity given or hidden, as it is asked.
+
+        (N, C) logits over its own labels or over all labels; without labels (N + M, E) features of images and texts.
+        """
+        chosen = self.stream.tasks[task]
+        labels = chosen.labels if given else self.stream.labels()
+        found = [asked(method, batch, labels, chosen if given else None, self.kind, rows) for batch in self.shown(task)]
+        return torch.cat(found)
+
+
+def asked(
+    method: IncrementalMethod, batch: Batch, labels: Sequence[Label], told: Task | None, kind: Kind,
+    rows: Tensor | slice = slice(None),
+) -> Tensor:  # fmt: skip
+    """The answer on some rows of a batch, without what tells it; the router is asked before, as in a run."""
+    method.eval()
+    shown = {name: values[rows] for name, values in unlabelled(batch, told is None).items()}
+    with torch.no_grad():
+        route_B = method.route(shown) if told is None else None
+        ask = method.scores if kind.labelled else method.represent
+        options = {"route": route_B} if route_B is not None and takes_route(ask) else {}
+        return ask(shown, labels, told, **options) if kind.labelled else ask(shown, told, **options)  # type: ignore
+
+
+def state(method: IncrementalMethod) -> dict[str, Tensor]:
+    """Every tensor a method holds, the frozen backbone's included, copied."""
+    tensors = {**dict(method.named_parameters()), **dict(method.named_buffers()), **dict(method.memory)}
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def assert_same(left: dict[str, Tensor], right: dict[str, Tensor], what: str) -> None:
+    assert left.keys() == right.keys(), f"{what}: other tensors: {sorted(left.keys() ^ right.keys())[:4]}"
+    changed = [name for name in left if not torch.equal(left[name], right[name])]
+    assert not changed, f"{what}: changed {', '.join(changed[:4])}"
+
+
+@contextmanager
+def stops_after(steps: int, method: IncrementalMethod) -> Iterator[None]:
+    """Inside, the method's loss raises :class:`Stopped` after so many calls."""
+    original, left = method.loss, [steps]
+
+    def loss(batch: Batch) -> Tensor:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Stopped
+        return original(batch)
+
+    method.loss = loss  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del method.loss

@@ -1,0 +1,254 @@
+"""The checks of ``check_method``: each raises AssertionError with a sentence, for every kind that a method learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from benchmark.record.folder import RunFolder
+from benchmark.running.answers.question import Cell
+from benchmark.running.fit import Lesson, fit, look
+from benchmark.running.hardware import Hardware
+from benchmark.running.progress import Display
+from benchmark.running.seeds import seeded
+from benchmark.stream import Share, Task
+from benchmark.testing.bench import CONFIG, CPU, Bench, Stopped, asked, assert_same, state, stops_after
+from methods.base import Batch, IncrementalMethod
+
+
+def same_cell(one: Cell | None, other: Cell | None) -> bool:
+    """Whether two cells hold the same predictions."""
+    if one is None or other is None:
+        return one is other
+    equal = (np.array_equal(one.arrays[name], other.arrays[name], equal_nan=True) for name in other.arrays)
+    return one.arrays.keys() == other.arrays.keys() and all(equal)
+
+
+def builds_without_arguments(bench: Bench) -> None:
+    bench.cls()
+
+
+def runs_a_stream(bench: Bench) -> None:
+    assert bench.straight.record.complete
+
+
+def same_seed_gives_the_same_matrix(bench: Bench) -> None:
+    again = bench.again.loop
+    assert again.record.scores == bench.straight.record.scores, "two runs of one seed differ"
+    assert_same(state(bench.straight.method), state(again.method), "two runs of one seed")
+
+
+def reuse_equals_full_evaluation(bench: Bench) -> None:
+    stages = bench.straight.record.stages
+    assert len(bench.pairs) == stages
+    for reused, full in bench.pairs:
+        for protocol, cells in full.items():
+            for known, cell in zip(reused[protocol], cells, strict=True):
+                assert same_cell(known, cell), "answers_from says that an answer cannot have changed, and it has"
+
+
+def stopped_and_resumed_equals_straight(bench: Bench) -> None:
+    folder, method = bench.folder / "stopped", bench.method()
+    per_epoch = -(-len(bench.data[0].splits["train"]) // CONFIG.batch_size)
+    tasks = len(bench.stream) if method.joint else 1
+    for steps in (per_epoch * tasks + 1, per_epoch * tasks * 2 + per_epoch + 1):  # in epoch 2 of task 1, of task 2
+        method = bench.method()
+        with stops_after(steps, method):
+            try:
+                bench.loop(method, folder).run()
+            except Stopped:
+                continue
+            break
+    if not RunFolder(folder).found().complete:
+        method = bench.method()
+        bench.loop(method, folder).run()
+    straight = bench.straight
+    for file in sorted(straight.folder.path.glob("*.csv")):
+        assert (folder / file.name).read_bytes() == file.read_bytes(), f"{file.name} differs after a stop"
+    assert_same(state(straight.method), state(method), "stopped and resumed against straight")
+
+
+def only_trainable_parameters_change(bench: Bench) -> None:
+    method, task, data = bench.method(), bench.stream.tasks[0], bench.data[0]
+    pristine = state(method)
+    method.begin_task(task)
+    (bench.folder / "frozen").mkdir()
+    with method.learning():
+        look(method, method.prepare_task, data, CPU)
+        trainable = {id(parameter) for parameter in method.trainable_parameters()}
+        named = dict(method.named_parameters())
+        before = {name: p.detach().clone() for name, p in named.items() if id(p) not in trainable}
+        lesson = Lesson([data], (0,), bench.folder / "frozen" / "fit.ckpt", "")
+        fit(method, lesson, Hardware(CPU), CONFIG.precision, Display(Console(), 1, quiet=True))
+        assert_same(before, {name: named[name].detach() for name in before}, "training")
+    tuned = {name for name, parameter in method.named_parameters() if id(parameter) in trainable}
+    kept = {name: tensor for name, tensor in state(method).items() if name.startswith("backbone.") and name in pristine}
+    kept = {name: tensor for name, tensor in kept.items() if name not in tuned}
+    assert_same({name: pristine[name] for name in kept}, kept, "the backbone after learning")
+
+
+def evaluation_changes_nothing(bench: Bench) -> None:
+    loop = bench.straight
+    before, flags = state(loop.method), {name: m.training for name, m in loop.method.named_modules()}
+    loop.evaluator.row(len(bench.stream))
+    assert_same(before, state(loop.method), "evaluation")
+    assert flags == {name: m.training for name, m in loop.method.named_modules()}, "evaluation changed training flags"
+
+
+def regrown_and_loaded_answers_the_same(bench: Bench) -> None:
+    trained, regrown = bench.straight.method, bench.method()
+    for task in bench.stream:
+        with seeded(1, task.index, "another"):
+            regrown.begin_task(task)
+    saved = {name: value.clone() for name, value in trained.state_dict().items()}
+    missing, unexpected = regrown.load_state_dict(saved, strict=False)
+    assert not unexpected and not set(missing) & set(saved), f"does not fit: {unexpected}, {missing}"
+    for index in range(len(bench.stream)):
+        given = bench.answers(trained, index, given=True), bench.answers(regrown, index, given=True)
+        assert torch.equal(*(torch.nan_to_num(x) for x in given)), "regrown and loaded answers otherwise"
+
+
+def answers_are_right(bench: Bench) -> None:
+    method = bench.straight.method
+    for task in bench.stream:
+        answers = bench.answers(method, task.index, given=True)
+        asked_of = sum(len(batch["label"]) for batch in bench.shown(task.index))
+        assert len(answers) == asked_of, f"{len(answers)} answers for {asked_of} samples"
+        if bench.kind.labelled:
+            assert answers.shape[1:] == (len(task.labels),), f"logits of shape {tuple(answers.shape)}"
+        assert answers.isfinite().all(), f"the answers on the learned task {task.name} are not finite"
+    fresh = bench.method()
+    before = bench.answers(fresh, 0, given=True)
+    assert before.isfinite().all() or before.isnan().all(), "before any training: finite, or NaN throughout"
+
+
+def hidden_identity_is_answered_or_declared(bench: Bench) -> None:
+    method = bench.straight.method
+    if method.requires_task_id:
+        return
+    answers = bench.answers(method, 0, given=False)
+    assert answers.isfinite().all(), "no answer with the identity hidden"
+    if bench.kind.labelled:
+        assert answers.shape[1] == len(bench.stream.labels()), f"logits of shape {tuple(answers.shape)}"
+
+
+def an_answer_depends_on_its_sample_alone(bench: Bench) -> None:
+    """Neither on the order of the batch, nor on what else is in it, nor on the place of the sample in the test set."""
+    method = bench.straight.method
+    for task in bench.stream:
+        for given in (True, False) if not method.requires_task_id else (True,):
+            for batch in bench.shown(task.index):
+                _same_in_any_batch(bench, method, batch, task, given)
+
+
+def _same_in_any_batch(bench: Bench, method: IncrementalMethod, batch: Batch, task: Task, given: bool) -> None:
+    labels, told = (task.labels, task) if given else (bench.stream.labels(), None)
+
+    def ask(rows: Tensor) -> Tensor:
+        return asked(method, batch, labels, told, bench.kind, rows)
+
+    order = torch.randperm(len(batch["label"]), generator=torch.Generator().manual_seed(1))
+    whole = ask(torch.arange(len(order)))
+    shuffled, parts = torch.empty_like(whole), torch.empty_like(whole)
+    shuffled[order] = ask(order)
+    for rows in (*order.split(-(-len(order) // 3)), order[:1]):
+        parts[rows] = ask(rows)
+    for other, how in ((shuffled, "the order of its batch"), (parts, "what else is in its batch")):
+        assert torch.allclose(whole, other, atol=1e-3), f"the answer on a sample depends on {how}"
+
+
+def an_image_and_its_text_do_not_see_each_other(bench: Bench) -> None:
+    """Of retrieval: what a batch of pairs embeds an image to must not change with the caption, nor the other way."""
+    if bench.kind.labelled:
+        return
+    method = bench.straight.method.eval()
+    batch = next(iter(bench.data[0].batches("test", CPU)))
+    with torch.no_grad():
+        for own, other, embed in (("image", "text", method.embed_image), ("text", "image", method.embed_text)):
+            swapped = batch | {other: batch[other].roll(1, 0)}
+            assert torch.equal(embed(batch), embed(swapped)), f"the feature of the {own} depends on its {other}"
+
+
+def a_missing_input_is_answered(bench: Bench) -> None:
+    """Of fusion: an image without its text and a text without its image still get an answer."""
+    method = bench.straight.method
+    for missing in bench.kind.withheld:
+        for told in (bench.stream.tasks[0], None) if not method.requires_task_id else (bench.stream.tasks[0],):
+            (there,) = (name for name in bench.kind.inputs if name != missing)
+            batch = next(iter(bench.data[0].batches("test", CPU, there)))
+            logits = asked(method, batch, bench.stream.labels(), told, bench.kind)
+            assert logits.isfinite().all(), f"no answer from the {there} alone"
+
+
+def a_batch_may_be_shared_or_it_is_declared(bench: Bench) -> None:
+    """Processes that each hold a part of a batch learn what one that holds all of it does, or ``ddp`` is False."""
+    method, tasks = bench.method(), bench.stream.tasks
+    if not method.ddp or bench.kind.whole_batch:
+        return
+    earlier, (task, data) = tasks[:-1], (tasks[-1], bench.data[-1])
+    for task_before, data_before in zip(earlier, bench.data, strict=False):
+        method.begin_task(task_before)
+        with method.learning():
+            method.eval()
+            method.prepare_task(task_before, data_before.batches("train", CPU))
+            method.end_task(task_before, data_before.batches("train", CPU))
+    method.begin_task(task)
+    with method.learning():
+        method.prepare_task(task, data.batches("train", CPU))
+        method.train()
+        parameters = method.trainable_parameters()
+        batch = {name: values[:11] for name, values in next(iter(data.batches("train", CPU))).items()}
+
+        def gradients(share: Share | None) -> list[Tensor]:
+            method.share = share
+            rows = slice(None) if share is None else slice(share.start, share.stop)
+            with seeded(0, "shared"):
+                loss = method.training_step({name: values[rows] for name, values in batch.items()}, 0)
+            found = torch.autograd.grad(loss, parameters, allow_unused=True)
+            assert all(g is not None for g in found), (
+                "a trainable parameter that the loss does not use: set ddp = False"
+            )
+            return list(found)
+
+        if parameters:
+            parts = [gradients(Share.of(11, rank, 2)) for rank in range(2)]
+            for whole, *of in zip(gradients(None), *parts, strict=True):
+                error = (whole - sum(of) / 2).abs().max() / whole.abs().max().clamp_min(1e-6)
+                assert error < 1e-3, f"the gradient of a shared batch is off by {error:.1g}: set ddp = False"
+    method.share = None
+
+
+def training_flags_are_right_in_task_2(bench: Bench) -> None:
+    seen = bench.again.flags
+    assert all(method and not backbone for _, method, backbone in seen), "method in train mode, backbone in eval mode"
+    trains = bool(bench.again.loop.method.trainable_parameters())  # some methods train in the first task only
+    assert not trains or seen[-1][0] == len(bench.stream), "the last task was not trained"
+
+
+def nothing_global_changes(bench: Bench) -> None:
+    before, after = bench.again.worlds
+    assert before == after, "default dtype, grad mode or the global generator changed"
+
+
+CHECKS: tuple[Callable[[Bench], None], ...] = (
+    builds_without_arguments,
+    runs_a_stream,
+    same_seed_gives_the_same_matrix,
+    reuse_equals_full_evaluation,
+    stopped_and_resumed_equals_straight,
+    only_trainable_parameters_change,
+    evaluation_changes_nothing,
+    regrown_and_loaded_answers_the_same,
+    answers_are_right,
+    hidden_identity_is_answered_or_declared,
+    an_answer_depends_on_its_sample_alone,
+    an_image_and_its_text_do_not_see_each_other,
+    a_missing_input_is_answered,
+    a_batch_may_be_shared_or_it_is_declared,
+    training_flags_are_right_in_task_2,
+    nothing_global_changes,
+)
