@@ -275,7 +275,7 @@ def replaced(folder: Path, source: Path, record: Record) -> None:
 
 
 def adopt(folder: Path, source: Path, record: Record) -> None:
-    """Put the record of a run that was made at ``source`` into ``folder``: to the byte, unless its stream is renamed."""
+    """Put the record that stands in ``source`` into ``folder``: to the byte, unless its stream was renamed."""
     if record == read_record(source):
         write_bytes(folder / RECORD, (source / RECORD).read_bytes())
     else:
