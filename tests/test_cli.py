@@ -18,6 +18,8 @@ from benchmark import cli
 from benchmark.config import listing, registry
 from benchmark.data import catalog
 from benchmark.record import provenance
+from benchmark.record.schema import Provenance, Record
+from tests import made_records
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "lightning", "open_clip", "peft", "timm", "torchvision", "torchmetrics")
@@ -308,10 +310,9 @@ def test_the_process_itself_exits_with_two_and_one_line() -> None:
 def test_a_method_whose_newest_record_is_of_other_code_is_named() -> None:
     ours = provenance.fingerprint(ROOT, registry.card("ncm").file)
 
-    def made(fingerprint: str, day: int, method: str = "ncm", status: str = "complete") -> dict[str, object]:
-        known = {"fingerprint": fingerprint, "finished": f"2026-01-{day:02}T00:00:00+00:00"}
-        run = {"key": "0" * 12, "seed": 0, "order": 0, "split": "test", "limit": None}
-        return run | {"method": method, "status": status, "provenance": known}
+    def made(fingerprint: str, day: int, method: str = "ncm", **changes: Any) -> Record:
+        known = Provenance(fingerprint=fingerprint, finished=f"2026-01-{day:02}T00:00:00+00:00")
+        return made_records.made(method, provenance=known, **changes)
 
     gone = made("other", 3, "no_longer_there")
     assert listing.made_by_other_code([made("other", 1), made(ours, 2), gone]) == []

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from benchmark import cli
 from benchmark.data.module import Batches, Samples
-from benchmark.record import records
+from benchmark.record.folder import read_record
 from benchmark.stream import Share
 from methods.base import augment
 
@@ -74,9 +74,9 @@ def test_two_processes_make_the_matrix_of_one(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("mslora_cr on smoke") == 1  # one process speaks
     one, two = (next((tmp_path / name).glob("runs/*/*/*/*")) for name in ("1", "2"))
-    record, other = records.read_record(one), records.read_record(two)
+    record, other = read_record(one), read_record(two)
     assert one.parent.name == two.parent.name  # the same key: replicates of each other
-    assert record["scores"] == other["scores"] and record["hits"] == other["hits"]
+    assert record.scores == other.scores and record.hits == other.hits
     state, shared = load_file(one / "method.safetensors"), load_file(two / "method.safetensors")
     assert state.keys() == shared.keys()
     for name, tensor in state.items():  # float32 sums in another order
@@ -85,7 +85,7 @@ def test_two_processes_make_the_matrix_of_one(tmp_path: Path) -> None:
         for task in ("gland_nuclei", "chest_opacity"):  # every test sample is evaluated, once
             assert theirs[f"2/{task}/given_logits"].shape == mine[f"2/{task}/given_logits"].shape
             assert len(theirs[f"2/{task}/hidden_answer"]) == len(mine[f"labels/{task}"])
-    assert "2 x cpu" in other["provenance"]["device"] and not (two / "state").exists()
+    assert "2 x cpu" in other.provenance.device and not (two / "state").exists()
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,12 @@ from torch import Tensor
 
 from benchmark import metrics
 from benchmark.compare import tables
+from benchmark.config.run_config import RunConfig
 from benchmark.data.module import Batches, Samples, TaskData, joined
 from benchmark.errors import UserError
-from benchmark.record import records
+from benchmark.record.folder import write_record
+from benchmark.record.schema import SCHEMA, Record, StreamEntry, TaskEntry, unmeasured
+from benchmark.record.summary import missing_rows, summarise
 from benchmark.running.evaluate import Evaluator
 from benchmark.stream import Label, Stream, Task
 from methods.base import belongs, contrastive_loss
@@ -41,6 +44,10 @@ def features(index: int, inputs: str) -> Tensor:
     return F.normalize(torch.randn(rows, 4, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
+def evaluator(method: Any, stream: Stream, data: list[TaskData], gallery: str = "seen") -> Evaluator:
+    return Evaluator(method, stream, data, RunConfig(gallery=gallery), "32-true", CPU)
+
+
 class Known:
     """Answers with the features above; an item carries (task, row) in its pixels or tokens. Notes what it is shown."""
 
@@ -48,6 +55,7 @@ class Known:
 
     def __init__(self) -> None:
         self.seen: list[tuple[set[str], bool]] = []
+        self.routed = 0
 
     def eval(self) -> None: ...
 
@@ -57,10 +65,12 @@ class Known:
         return None
 
     def route(self, batch: dict[str, Tensor]) -> Tensor:
-        return torch.zeros(len(batch["index"]), dtype=torch.long)
+        self.routed += 1
+        return torch.zeros(len(next(iter(batch.values()))), dtype=torch.long)
 
-    def represent(self, batch: dict[str, Tensor], task: Task | None) -> Tensor:
+    def represent(self, batch: dict[str, Tensor], task: Task | None, route: Tensor | None = None) -> Tensor:
         self.seen.append((set(batch), task is None))
+        assert (task is None) == (route is not None)
         inputs = "image" if "image" in batch else "text"
         where = batch["image"][:, 0, 0, :2] if inputs == "image" else batch["text"]
         return torch.stack([3 * features(int(index), inputs)[row] for index, row in where.tolist()])
@@ -97,7 +107,7 @@ def oracle(own: int, gallery: Sequence[int], way: str) -> list[int]:
 def test_ranks_in_every_gallery(policy: str) -> None:
     stream, data = retrieval()
     method = Known()
-    row = Evaluator(method, stream, data, "test", CPU, None, gallery=policy).row(2)
+    row = evaluator(method, stream, data, policy).row(2)
     hidden = {"seen": (0, 1), "task": None, "all": (0, 1, 2)}[policy]
     for protocol, learned in (("given", 3), ("hidden", 2)):
         for index, cell in enumerate(row[protocol]):
@@ -114,20 +124,26 @@ def test_ranks_in_every_gallery(policy: str) -> None:
     assert [cell.router_accuracy if cell else None for cell in row["hidden"]] == [1.0, 0.0, None]
 
 
-def test_a_method_never_sees_a_pair_or_a_label() -> None:
+def test_a_method_never_sees_a_pair_a_label_or_which_sample_it_is() -> None:
     stream, data = retrieval()
     method = Known()
-    Evaluator(method, stream, data, "test", CPU, None).row(3)
-    assert {frozenset(names) for names, hidden in method.seen if hidden} == {
-        frozenset({"image", "index"}), frozenset({"text", "index"}),
-    }  # fmt: skip
-    assert all("label" not in names and not {"image", "text"} <= names for names, _ in method.seen)
+    evaluator(method, stream, data).row(3)
+    for told, shown in ((False, [{"image"}, {"text"}]), (True, [{"image", "task"}, {"text", "task"}])):
+        assert {frozenset(names) for names, hidden in method.seen if hidden != told} == {*map(frozenset, shown)}
+
+
+def test_the_router_is_asked_once_for_every_hidden_batch() -> None:
+    """And what it says is passed on, so that the frozen model is passed once."""
+    stream, data = retrieval()
+    method = Known()
+    evaluator(method, stream, data).row(3)
+    assert method.routed == sum(hidden for _, hidden in method.seen) == 6
 
 
 def test_items_are_embedded_once_a_row() -> None:
     stream, data = retrieval()
     method = Known()
-    Evaluator(method, stream, data, "test", CPU, None, gallery="all").row(3)
+    evaluator(method, stream, data, "all").row(3)
     assert len(method.seen) == 2 * 3 * 2  # protocols, tasks, images and texts
 
 
@@ -200,13 +216,13 @@ def fusion() -> tuple[Stream, list[TaskData]]:
 
 def test_what_is_withheld_is_withheld() -> None:
     stream, data = fusion()
-    evaluator = Evaluator(Halves(), stream, data, "test", CPU, None)
-    full = [cell.metrics["accuracy"] for cell in evaluator.row(2)["given"] if cell]
-    without_text = evaluator.withheld("image")
+    halves = evaluator(Halves(), stream, data)
+    full = [cell.metrics["accuracy"] for cell in halves.row(2)["given"] if cell]
+    without_text = halves.withheld("image")
     assert full == [1.0, 1.0]
     assert [cell.metrics["accuracy"] for cell in without_text["given"] if cell] == [0.5, 0.5]
     assert [cell.metrics["accuracy"] for cell in without_text["hidden"] if cell] == [0.5, 0.0]
-    assert [cell.metrics["accuracy"] for cell in evaluator.withheld("text")["given"] if cell] == [1.0, 1.0]
+    assert [cell.metrics["accuracy"] for cell in halves.withheld("text")["given"] if cell] == [1.0, 1.0]
 
 
 def test_batches_select_pairs() -> None:
@@ -271,39 +287,36 @@ def test_missing_rates_are_the_expected_accuracy() -> None:
     assert metrics.at_missing_rate(full.mean(), without.mean(), 0.3) == pytest.approx(simulated, abs=1e-3)
 
 
-def record(kind: str) -> records.Record:
-    names = ["one", "two"]
-    made = {"method": "m", "stream": {"folder": "s", "kind": kind, "tasks": [{"name": n} for n in names]}}
-    made |= records.unmeasured(2, kind)
-    for metric in made["scores"]:
-        made["scores"][metric] = {
-            "given": [[0.2, 0.3], [0.8, 0.3], [0.6, 0.9]], "hidden": [[None, None], [0.7, None], [0.4, 0.9]],
-        }  # fmt: skip
-    return made
+def record(kind: str, **changes: Any) -> Record:
+    stream = StreamEntry("s", "s", [TaskEntry("one"), TaskEntry("two")], kind=kind)
+    fields = unmeasured(2, kind)
+    matrices = {"given": [[0.2, 0.3], [0.8, 0.3], [0.6, 0.9]], "hidden": [[None, None], [0.7, None], [0.4, 0.9]]}
+    fields["scores"] = dict.fromkeys(fields["scores"], matrices)
+    return Record(schema=SCHEMA, key="0" * 12, method="m", stream=stream, seed=0, order=0, **fields, **changes)
 
 
 def test_summary_of_retrieval_has_both_directions() -> None:
     made = record("retrieval")
-    summary = records.summarise(made["scores"], made["primary"])
-    assert made["primary"] == "mean_recall" and summary["given"]["last_acc"] == pytest.approx(0.75)
+    summary = summarise(made.kind, made.scores)
+    assert made.primary == "mean_recall" and summary["given"]["last_acc"] == pytest.approx(0.75)
     assert summary["hidden"]["i2t_r10"] == pytest.approx(0.65)
     assert summary["given"]["t2i_forgetting"] == pytest.approx(0.2) == -summary["given"]["t2i_bwt"]
     assert "balanced_acc" not in summary["given"]
 
 
 def test_missing_modality_of_a_record(tmp_path: Path) -> None:
-    made = record("fusion")
-    made["missing"] = {"image": {"given": [0.5, 0.5], "hidden": [0.2, None]},
-                       "text": {"given": [0.1, 0.5], "hidden": [0.2, 0.3]}}  # fmt: skip
-    summary = records.summarise(made["scores"], made["primary"], made["missing"])["given"]
+    missing = {"image": {"given": [0.5, 0.5], "hidden": [0.2, None]},
+               "text": {"given": [0.1, 0.5], "hidden": [0.2, 0.3]}}  # fmt: skip
+    made = record("fusion", missing=missing)
+    summary = summarise(made.kind, made.scores, made.missing)["given"]
     assert summary["image_drop"] == pytest.approx(0.25) and summary["text_drop"] == pytest.approx(0.45)
     assert summary["dominance"] == pytest.approx((0.25 - 0.45) / 0.7)
-    rows = {tuple(row[:3]): row[3:] for row in records.missing_rows(made)}
+    rows = {tuple(row[:3]): row[3:] for row in missing_rows(made)}
     assert rows["given", "none", "0.0"] == ["0.600000", "0.900000", "0.750000"]
     assert rows["given", "image", "1.0"] == ["0.500000", "0.500000", "0.500000"]
     assert rows["given", "both", "0.5"] == ["0.450000", "0.700000", "0.575000"]
     assert rows["hidden", "image", "0.3"][1:] == ["", ""]
-    records.write_record(tmp_path, made)
+    write_record(tmp_path, made)
     header, *lines = (tmp_path / "missing_modality.csv").read_text().splitlines()
     assert header == "protocol,missing,rate,one,two,mean" and len(lines) == len(rows) == 2 * 16
     from rich.console import Console
@@ -327,7 +340,7 @@ def test_missing_modality_of_a_record(tmp_path: Path) -> None:
 )
 def test_kinds_and_settings_that_do_not_fit_are_refused(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
     from benchmark.config import arguments as parsing
-    from benchmark.running.execute import resolve
+    from benchmark.config.resolve import resolve
 
     method, stream, *rest = arguments
     argv = ["--method", method, "--stream", stream, "--results", str(tmp_path), *rest]
@@ -338,7 +351,7 @@ def test_kinds_and_settings_that_do_not_fit_are_refused(arguments: tuple[str, ..
 
 
 def test_later_settings_leave_earlier_keys_alone() -> None:
-    from benchmark.config.run_config import RunConfig, run_key
+    from benchmark.config.run_config import run_key
 
     plain = RunConfig(method="ncm")
     assert not {"inputs", "gallery"} & set(plain.resolved("32-true"))

@@ -17,20 +17,19 @@ from rich.console import Console
 
 from benchmark import cli
 from benchmark.errors import UserError
-from benchmark.record import records
-from benchmark.running import processes
+from benchmark.record.folder import RunFolder, read_record
+from benchmark.record.schema import SCHEMA, Record, StreamEntry, TaskEntry, unmeasured
 from benchmark.running.progress import Display
 
 RUN = ["run", "--method", "sequential_lora", "--stream", "smoke", "--epochs", "1", "--limit", "24", "--quiet"]
 
 
-def record(stages: int) -> records.Record:
+def record(stages: int) -> Record:
     """Two tasks, of whose matrix ``stages`` rows are known."""
-    made = records.unmeasured(2) | {"method": "ewc", "stages": stages}
-    made["stream"] = {"folder": "smoke", "tasks": [{"name": "lung_ct"}, {"name": "skin"}]}
+    stream, fields = StreamEntry("smoke", "smoke", [TaskEntry("lung_ct"), TaskEntry("skin")]), unmeasured(2, "fusion")
     for stage in range(stages):
-        made["scores"]["accuracy"]["given"][stage] = [0.25 + 0.5 * stage, 0.125]
-    return made
+        fields["scores"]["accuracy"]["given"][stage] = [0.25 + 0.5 * stage, 0.125]
+    return Record(SCHEMA, "0" * 12, "ewc", stream, seed=0, order=0, stages=stages, **fields)
 
 
 def test_plain_lines_tell_step_loss_speed_and_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +86,7 @@ def test_csv_logger_has_losses_by_step_and_scores_by_stage(tmp_path: Path) -> No
         rows = list(csv.DictReader(file))
     losses = [(int(row["step"]), float(row["loss"])) for row in rows if row["loss"]]
     assert [step for step, _ in losses] == [1, 2] and all(loss > 0 for _, loss in losses)  # 24 images a task
-    scores = records.read_record(folder)["scores"]["accuracy"]["given"]
+    scores = read_record(folder).matrix("given")
     logged = [float(row["accuracy_given/gland_nuclei"]) for row in rows if row["accuracy_given/gland_nuclei"]]
     assert logged == pytest.approx([row[0] for row in scores])
 
@@ -125,14 +124,14 @@ def test_a_logger_that_is_not_installed_is_one_line(
 
 def test_one_process_at_a_time_in_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "seed0-order0"
-    with processes.alone(folder):
+    with RunFolder(folder).claimed():
         code = (
-            "import sys; from pathlib import Path; from benchmark.running import processes\n"
-            f"with processes.alone(Path({str(folder)!r})): pass"
+            "import sys; from pathlib import Path; from benchmark.record.folder import RunFolder\n"
+            f"with RunFolder(Path({str(folder)!r})).claimed(): pass"
         )
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert other.returncode == 1 and "another process is running this" in other.stderr
-        with pytest.raises(UserError), processes.alone(folder):
+        with pytest.raises(UserError), RunFolder(folder).claimed():
             pass
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert list(tmp_path.rglob("*.lock")) == []
@@ -141,13 +140,13 @@ def test_one_process_at_a_time_in_a_folder(tmp_path: Path) -> None:
 def test_a_killed_process_leaves_the_folder_free(tmp_path: Path) -> None:
     folder = tmp_path / "seed0-order0"
     code = (
-        "import time; from pathlib import Path; from benchmark.running import processes\n"
-        f"with processes.alone(Path({str(folder)!r})): print('in', flush=True); time.sleep(60)"
+        "import time; from pathlib import Path; from benchmark.record.folder import RunFolder\n"
+        f"with RunFolder(Path({str(folder)!r})).claimed(): print('in', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None and child.stdout.readline() == "in\n"
         child.kill()
-    with processes.alone(folder):
+    with RunFolder(folder).claimed():
         pass
 
 

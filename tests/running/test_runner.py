@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from benchmark.cli import main
-from benchmark.record import records
-from benchmark.running.loop import derive_seed, seeded
+from benchmark.record.folder import read_record
+from benchmark.running.seeds import derive_seed, seeded
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,13 +47,13 @@ def test_killed_and_run_again_gives_the_same_bytes(straight: Path, tmp_path: Pat
             time.sleep(0.002)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        assert records.read_record(folder_of(tmp_path))["status"] == "running"
+        assert read_record(folder_of(tmp_path)).status == "running"
     assert main(command(tmp_path)) == 0
     for file in sorted(folder_of(straight).glob("*.csv")):
         assert (folder_of(tmp_path) / file.name).read_bytes() == file.read_bytes(), file.name
     assert not (folder_of(tmp_path) / "state").exists()
-    cost = records.read_record(folder_of(tmp_path))["cost"]
-    for seconds, rate in zip(cost["train_seconds"], cost["images_per_second"], strict=True):
+    cost = read_record(folder_of(tmp_path)).cost
+    for seconds, rate in zip(cost.train_seconds, cost.images_per_second, strict=True):
         assert 0 < 32 * 6 / rate < seconds  # all epochs of a task, whoever made them; and a look before and after
 
 
@@ -68,7 +68,7 @@ def test_what_other_code_has_begun_starts_anew(tmp_path: Path, capsys: pytest.Ca
     capsys.readouterr()
     assert main(line) == 0
     assert "begun by other code" in capsys.readouterr().out.replace("\n", " ")
-    assert records.read_record(file)["provenance"]["fingerprint"] == ours
+    assert read_record(file).provenance.fingerprint == ours
 
 
 def test_complete_runs_are_not_repeated_and_force_repeats_them(
@@ -80,8 +80,8 @@ def test_complete_runs_are_not_repeated_and_force_repeats_them(
     assert (folder_of(straight) / "run.json").read_bytes() == before
     scores = json.loads(before)["scores"]
     assert main(command(straight, "--force", "true")) == 0
-    again = records.read_record(folder_of(straight))
-    assert again["scores"] == scores and again["provenance"]["started"] != json.loads(before)["provenance"]["started"]
+    again = read_record(folder_of(straight))
+    assert again.scores == scores and again.provenance.started != json.loads(before)["provenance"]["started"]
 
 
 def test_a_record_that_came_without_its_predictions_is_made_again(
@@ -90,49 +90,49 @@ def test_a_record_that_came_without_its_predictions_is_made_again(
     line = ["run", "--method", "ncm", "--stream", "smoke", "--results", str(tmp_path)]
     assert main(line) == 0
     (file,) = tmp_path.glob("runs/smoke/ncm/*/*/run.json")
-    first = records.read_record(file)
+    first = read_record(file)
     (file.parent / "predictions.npz").unlink()
     assert main(["plan", *line[1:]]) == 0
     assert "made elsewhere" in capsys.readouterr().out
     assert main(line) == 0
     assert "already complete" not in capsys.readouterr().out
     assert (file.parent / "predictions.npz").is_file()  # so it did run
-    assert records.read_record(file)["scores"] == first["scores"]
+    assert read_record(file).scores == first.scores
 
 
 def test_record_holds_what_a_reader_needs(straight: Path) -> None:
-    record = records.read_record(folder_of(straight))
-    assert record["status"] == "complete" and record["settings"] == "epochs=6 batch_size=4"
-    assert folder_of(straight).parts[-2] == record["key"] and len(record["key"]) == 12
-    cost = record["cost"]
-    assert [len(cost[n]) for n in ("trainable_params", "stored_bytes", "train_seconds", "images_per_second")] == [2] * 4
-    assert len(cost["eval_seconds"]) == 3 and cost["stored_bytes"][1] > cost["stored_bytes"][0] > 0
-    hidden = record["scores"]["accuracy"]["hidden"]
+    record = read_record(folder_of(straight))
+    assert record.complete and record.settings == "epochs=6 batch_size=4"
+    assert folder_of(straight).parts[-2] == record.key and len(record.key) == 12
+    cost = record.cost
+    assert [
+        len(getattr(cost, n)) for n in ("trainable_params", "stored_bytes", "train_seconds", "images_per_second")
+    ] == [2] * 4
+    assert len(cost.eval_seconds) == 3 and cost.stored_bytes[1] > cost.stored_bytes[0] > 0
+    hidden = record.matrix("hidden")
     assert hidden[0] == [None, None] and hidden[1][1] is None and None not in hidden[2]
-    assert None not in [cell for row in record["scores"]["accuracy"]["given"] for cell in row]
-    assert record["router_accuracy"][2][0] is not None
-    assert record["provenance"]["data"].keys() == {"gland_nuclei", "chest_opacity"}
+    assert None not in [cell for row in record.matrix("given") for cell in row]
+    assert record.router_accuracy[2][0] is not None
+    assert record.provenance.data.keys() == {"gland_nuclei", "chest_opacity"}
 
 
 def test_predictions_give_the_matrix_again(straight: Path) -> None:
     """Accuracy computed from the stored answers alone."""
     import numpy as np
 
-    record = records.read_record(folder_of(straight))
+    record = read_record(folder_of(straight))
     with np.load(folder_of(straight) / "predictions.npz", allow_pickle=False) as stored:
         first_id = 0
-        for column, task in enumerate(record["stream"]["tasks"]):
-            labels = stored[f"labels/{task['name']}"]
+        for column, task in enumerate(record.stream.tasks):
+            labels = stored[f"labels/{task.name}"]
             for stage in range(3):
-                answers = stored[f"{stage}/{task['name']}/given_logits"].astype(np.float32).argmax(1) + first_id
-                assert np.mean(answers == labels) == pytest.approx(
-                    record["scores"]["accuracy"]["given"][stage][column], abs=0.07
-                )
+                answers = stored[f"{stage}/{task.name}/given_logits"].astype(np.float32).argmax(1) + first_id
+                assert np.mean(answers == labels) == pytest.approx(record.matrix("given")[stage][column], abs=0.07)
                 if stage > column:
-                    hidden = stored[f"{stage}/{task['name']}/hidden_answer"]
-                    cell = record["scores"]["accuracy"]["hidden"][stage][column]
+                    hidden = stored[f"{stage}/{task.name}/hidden_answer"]
+                    cell = record.matrix("hidden")[stage][column]
                     assert np.mean(hidden == labels) == pytest.approx(cell, abs=1e-6)
-            first_id += len(task["labels"])
+            first_id += len(task.labels)
 
 
 def test_experts_are_saved(straight: Path) -> None:
