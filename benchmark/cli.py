@@ -196,7 +196,7 @@ def speed_(argv: Sequence[str]) -> int:
 
 def leaderboard_(argv: Sequence[str]) -> int:
     from benchmark.compare import leaderboard, markdown, tables
-    from benchmark.config.listing import made_by_other_code
+    from benchmark.compare.entries import made_by_other_code
     from benchmark.record.folder import read_all, run_files
 
     parser = _parser("leaderboard")

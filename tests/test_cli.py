@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from benchmark import cli
-from benchmark.config import listing, registry
+from benchmark.compare import entries
+from benchmark.config import registry
 from benchmark.data import catalog
 from benchmark.record import provenance
 from benchmark.record.schema import Provenance, Record
@@ -315,6 +316,6 @@ def test_a_method_whose_newest_record_is_of_other_code_is_named() -> None:
         return made_records.made(method, provenance=known, **changes)
 
     gone = made("other", 3, "no_longer_there")
-    assert listing.made_by_other_code([made("other", 1), made(ours, 2), gone]) == []
-    assert listing.made_by_other_code([made(ours, 1), made("other", 2)]) == ["ncm"]
-    assert listing.made_by_other_code([made(ours, 1), made("other", 2, status="running")]) == []
+    assert entries.made_by_other_code([made("other", 1), made(ours, 2), gone]) == []
+    assert entries.made_by_other_code([made(ours, 1), made("other", 2)]) == ["ncm"]
+    assert entries.made_by_other_code([made(ours, 1), made("other", 2, status="running")]) == []
