@@ -22,7 +22,7 @@ from rich.console import Console
 from torch import Tensor
 
 from benchmark.data import catalog, identity
-from benchmark.data.module import TaskData, task_data
+from benchmark.data.batches import TaskData, task_data
 from benchmark.record import records
 from benchmark.running.evaluate import Cell, Evaluator
 from benchmark.running.execute import quiet

@@ -26,7 +26,7 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from benchmark.data.module import TaskData
+from benchmark.data.batches import TaskData
 from benchmark.metrics import CLASSES, DIRECTIONS, best_ranks, match_metrics
 from benchmark.stream import Label, Stream, Task
 

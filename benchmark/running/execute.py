@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
-    from benchmark.data.module import TaskData
+    from benchmark.data.batches import TaskData
     from benchmark.running.loop import Hardware
     from methods.base import IncrementalMethod
 
@@ -210,7 +210,7 @@ def prepared(plan: Plan, cls: Any, device: torch.device) -> tuple[IncrementalMet
     Raises:
         UserError: the method or the backbone refuses its arguments, or samples cannot be read.
     """
-    from benchmark.data.module import task_data
+    from benchmark.data.batches import task_data
     from benchmark.running.loop import seeded
     from methods.parts import backbones
 

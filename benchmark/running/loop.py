@@ -25,7 +25,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 from safetensors.torch import save_file
 
-from benchmark.data.module import TaskData, training_batches
+from benchmark.data.batches import TaskData, training_batches
 from benchmark.record import records
 from benchmark.running.evaluate import PROTOCOLS, Cell, Evaluator
 from benchmark.running.progress import Display

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from benchmark.data.module import TaskData
+from benchmark.data.batches import TaskData
 from benchmark.running.evaluate import Evaluator
 from benchmark.running.execute import Plan, prepared, quiet
 from benchmark.running.loop import AUTOCAST, seeded

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmark.data.module import TaskData, training_batches
+from benchmark.data.batches import TaskData, training_batches
 from benchmark.running.execute import Plan, prepared, quiet, uses_cuda
 from benchmark.running.loop import AUTOCAST, full_precision, seeded
 from benchmark.sweep.forecast import clock
