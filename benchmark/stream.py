@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-KINDS = ("classification", "fusion", "retrieval")
 LABEL_SPACES = ("own", "shared")
 
 

@@ -1,1 +1,1 @@
-"""Catalog of streams, sources of samples, made images, the loaders of one task."""
+"""Catalog of streams, readers of sources, made images, the image cache, the batches of one task."""

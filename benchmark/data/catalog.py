@@ -11,23 +11,45 @@ from typing import Any
 
 import yaml
 
+from benchmark import kinds
 from benchmark.errors import UserError, unknown
-from benchmark.stream import KINDS, LABEL_SPACES, Label, Stream, Task
+from benchmark.stream import LABEL_SPACES, Label, Stream, Task
 
 STREAM_KEYS = ("name", "version", "description", "label_space", "orders", "tasks")
 TASK_KEYS = ("card", "name", "modality", "kind", "source", "classes", "template")
 CARD_KEYS = ("title", "homepage", "obtain", "preparation", "publication", "licence", "md5", "notes")
-SOURCE_KEYS: dict[str, tuple[str, ...]] = {
-    "npz": ("path",),
-    "medmnist": ("flag", "size", "multi_label"),
-    "folder": ("path", "folders", "splits", "fractions", "seed"),
-    "table": ("path", "images", "suffix", "columns", "values", "rows", "splits", "fractions", "seed"),
-    "phantom": ("generator", "regions", "seed", "sizes", "notes", "captions", "wording", "region", "shift"),
-    "function": ("arguments",),  # written as package.module:function
-}
-WITH_TEXTS = ("table", "phantom", "function")  # may be tasks of every kind, the others are of classification
+DRAWN = ("splits", "fractions", "seed")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True)
+class SourceKeys:
+    """What a task may say of a source of one kind.
+
+    Args:
+        own: the keys beside those of every task.
+        path: what the key of this name has to be, a file or a folder.
+        texts: whether it gives tasks of every kind, and not of images alone.
+        places: whether the reader itself looks for a file, in the data folder and beside the stream file.
+    """
+
+    own: tuple[str, ...]
+    path: str = "file"
+    texts: bool = False
+    places: bool = False
+
+
+SOURCES = {
+    "npz": SourceKeys(("path",)),
+    "medmnist": SourceKeys(("flag", "size", "multi_label"), places=True),
+    "folder": SourceKeys(("path", "folders", *DRAWN), path="folder"),
+    "table": SourceKeys(("path", "images", "suffix", "columns", "values", "rows", *DRAWN), texts=True),
+    "phantom": SourceKeys(
+        ("generator", "regions", "seed", "sizes", "notes", "captions", "wording", "region", "shift"), texts=True
+    ),
+    "function": SourceKeys(("arguments",), texts=True),  # written as package.module:function
+}
 
 
 def root() -> Path:
@@ -115,11 +137,12 @@ def _stream(
     if len(set(task_names)) < len(task_names):
         twice = next(n for n in task_names if task_names.count(n) > 1)
         raise UserError(f"{path}: tasks: the name {twice!r} stands twice")
-    kinds = {entry["kind"] for entry, _, _ in entries}
-    if len(kinds) > 1:
-        raise UserError(f"{path}: tasks: a stream has tasks of one kind, found {', '.join(sorted(kinds))}")
-    if space == "shared" and "retrieval" in kinds:
-        raise UserError(f"{path}: label_space: shared, but retrieval tasks have no labels")
+    found = {entry["kind"] for entry, _, _ in entries}
+    if len(found) > 1:
+        raise UserError(f"{path}: tasks: a stream has tasks of one kind, found {', '.join(sorted(found))}")
+    kind = kinds.of(found.pop())
+    if space == "shared" and not kind.labelled:
+        raise UserError(f"{path}: label_space: shared, but {kind.name} tasks have no labels")
     classes = [source.classes for _, source, _ in entries]
     if space == "shared" and len(set(classes)) > 1:
         raise UserError(f"{path}: label_space: shared, but the tasks' classes differ")
@@ -132,7 +155,7 @@ def _stream(
         )
         first += 0 if space == "shared" else len(labels)
         tasks.append(Task(index, entry["name"], entry["modality"], entry["kind"], labels, len(entries)))
-    return Stream(name, version, kinds.pop(), space, tuple(tasks))
+    return Stream(name, version, kind.name, space, tuple(tasks))
 
 
 def _task(item: Any, where: str, data: Path | None, folder: Path) -> tuple[dict[str, Any], Source, list[str]]:
@@ -144,22 +167,21 @@ def _task(item: Any, where: str, data: Path | None, folder: Path) -> tuple[dict[
             raise unknown("card", item["card"], names("cards"), where)
         item = _read(card_path) | item
     kind_of_source, function = _kind_of_source(item, where)
-    own = SOURCE_KEYS[kind_of_source]
-    _check_keys(item, (*TASK_KEYS, *CARD_KEYS, *own), where)
+    allowed = SOURCES[kind_of_source]
+    _check_keys(item, (*TASK_KEYS, *CARD_KEYS, *allowed.own), where)
     entry = {"name": _text(item, "name", where), "modality": _text(item, "modality", where)}
     if not NAME.fullmatch(entry["name"]):
         raise UserError(f"{where}.name: {entry['name']!r} must be of letters, digits, '_', '-' and '.'")
     entry["kind"] = kind = item.get("kind", "classification")
-    if kind not in KINDS:
-        raise unknown("kind", kind, KINDS, where)
-    if kind != "classification" and kind_of_source not in WITH_TEXTS:
+    if kind not in [*kinds.KINDS]:  # of a list, for what a file says may have no hash
+        raise unknown("kind", kind, kinds.KINDS, where)
+    if kinds.of(kind).reads_text and not allowed.texts:
         raise UserError(f"{where}.kind: source {kind_of_source!r} gives classification tasks only")
     classes, templates = _classes(item, kind, where)
-    options = {key: item[key] for key in own if key in item}
-    if "path" in own:
-        wanted = "folder" if kind_of_source == "folder" else "file"
-        options["path"] = _find(_text(item, "path", where), f"{where}.path", data, folder, wanted)
-    if kind_of_source == "medmnist":
+    options = {key: item[key] for key in allowed.own if key in item}
+    if "path" in allowed.own:
+        options["path"] = _find(_text(item, "path", where), f"{where}.path", data, folder, allowed.path)
+    if allowed.places:
         options["places"] = () if data is None else (data, folder)
     if function:
         options["function"] = function
@@ -169,22 +191,22 @@ def _task(item: Any, where: str, data: Path | None, folder: Path) -> tuple[dict[
 def _kind_of_source(item: Mapping[str, Any], where: str) -> tuple[str, str]:
     """The kind of source, and for ``package.module:function`` that text."""
     given = item.get("source")
-    kinds = (*(kind for kind in SOURCE_KEYS if kind != "function"), "package.module:function")
+    valid = (*(kind for kind in SOURCES if kind != "function"), "package.module:function")
     if given is None:
-        raise UserError(f"{where}: the key 'source' is missing (one of {', '.join(kinds)})")
+        raise UserError(f"{where}: the key 'source' is missing (one of {', '.join(valid)})")
     if isinstance(given, str) and FUNCTION.fullmatch(given):
         return "function", given
-    if given not in kinds[:-1]:
-        raise unknown("source", given, kinds, where)
+    if given not in valid[:-1]:
+        raise unknown("source", given, valid, where)
     return given, ""
 
 
 def _classes(item: Mapping[str, Any], kind: str, where: str) -> tuple[list[str], list[str]]:
-    """The names of the classes and the templates of their prompts; retrieval has neither."""
-    if kind == "retrieval":
+    """The names of the classes and the templates of their prompts; a kind without labels has neither."""
+    if not kinds.of(kind).labelled:
         for key in ("classes", "template"):
             if key in item:
-                raise UserError(f"{where}.{key}: a retrieval task has none")
+                raise UserError(f"{where}.{key}: a {kind} task has none")
         return [], []
     classes = _texts(item, "classes", where)
     if len(classes) < 2 or len(set(classes)) < len(classes):

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmark.data.files import Images
-from benchmark.data.module import resized
+from benchmark.data.cache import resized
+from benchmark.data.sources.images import Images
 from benchmark.deploy.trained import Trained, load
 from benchmark.errors import UserError
 from benchmark.record.files import csv_text, decimals, write_text

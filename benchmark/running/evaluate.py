@@ -16,7 +16,7 @@ import torch
 
 from benchmark import kinds
 from benchmark.config.run_config import RunConfig
-from benchmark.data.module import TaskData
+from benchmark.data.batches import TaskData
 from benchmark.record.schema import PROTOCOLS
 from benchmark.running.answers import answered
 from benchmark.running.answers.question import Cell, Question

@@ -20,7 +20,7 @@ from benchmark.running.processes import PARENT
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from benchmark.data.module import TaskData
+    from benchmark.data.batches import TaskData
     from benchmark.running.hardware import Hardware
     from methods.base import IncrementalMethod
 

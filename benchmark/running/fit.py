@@ -16,7 +16,7 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
 
-from benchmark.data.module import TaskData, training_batches
+from benchmark.data.batches import TaskData, training_batches
 from benchmark.running.hardware import Hardware, full_precision
 from benchmark.running.progress import Display
 from benchmark.running.seeds import derive_seed

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmark.config.resolve import Plan
-from benchmark.data.module import TaskData, task_data
+from benchmark.data.batches import TaskData, task_data
 from benchmark.errors import UserError
 from benchmark.kinds import Kind
 from benchmark.running.seeds import seeded

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from benchmark.config.run_config import RunConfig
-from benchmark.data.module import TaskData
+from benchmark.data.batches import TaskData
 from benchmark.record.files import now
 from benchmark.record.folder import RunFolder
 from benchmark.record.schema import PROTOCOLS, Costs, Hits, Record

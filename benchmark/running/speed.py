@@ -19,7 +19,7 @@ import torch
 from rich.table import Table
 
 from benchmark.config.resolve import Plan
-from benchmark.data.module import TaskData
+from benchmark.data.batches import TaskData
 from benchmark.running.evaluate import Evaluator
 from benchmark.running.fit import look
 from benchmark.running.hardware import Hardware

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmark.data.module import TaskData
+from benchmark.data.batches import TaskData
 from benchmark.kinds import of
 from benchmark.record.folder import PREDICTIONS, RunFolder
 from benchmark.running.evaluate import Cells

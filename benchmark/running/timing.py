@@ -13,7 +13,7 @@ import torch
 
 from benchmark.compare.tables import clock
 from benchmark.config.resolve import Plan
-from benchmark.data.module import TaskData, training_batches
+from benchmark.data.batches import TaskData, training_batches
 from benchmark.running.fit import look
 from benchmark.running.hardware import autocast, uses_cuda
 from benchmark.running.load import loaded

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmark.config.run_config import RunConfig
 from benchmark.data import catalog, identity
-from benchmark.data.module import TaskData, task_data
+from benchmark.data.batches import TaskData, task_data
 from benchmark.kinds import Kind, classification
 from benchmark.record.folder import RunFolder
 from benchmark.record.schema import SCHEMA, Record, StreamEntry, TaskEntry, unmeasured

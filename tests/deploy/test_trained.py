@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmark import cli
 from benchmark.data import catalog, identity
-from benchmark.data.module import task_data
+from benchmark.data.batches import task_data
 from benchmark.deploy import trained
 from benchmark.errors import UserError
 from methods.parts import backbones

@@ -244,7 +244,7 @@ def checkout(tmp_path: Path) -> Path:
         "methods/parts/router.py": "import methods.base\n",
         "methods/mine.py": "def build():\n    from methods.parts import experts\n",
         "methods/other.py": "import torch\n",
-        "benchmark/running/loop.py": "from benchmark.data.module import x\n",
+        "benchmark/running/loop.py": "from benchmark.data.batches import x\n",
         "benchmark/metrics.py": "import numpy\n",
         "benchmark/report.py": "import html\n",
         "benchmark/data/phantom/ct.py": "import numpy\n",

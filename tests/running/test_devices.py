@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from benchmark import cli
-from benchmark.data.module import Batches, Samples
+from benchmark.data.batches import Batches, Samples
 from benchmark.record.folder import read_record
 from benchmark.stream import Share
 from methods.base import augment

@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmark import metrics
 from benchmark.compare import tables
 from benchmark.config.run_config import RunConfig
-from benchmark.data.module import Batches, Samples, TaskData, joined
+from benchmark.data.batches import Batches, Samples, TaskData, joined
 from benchmark.errors import UserError
 from benchmark.record.folder import write_record
 from benchmark.record.schema import SCHEMA, Record, StreamEntry, TaskEntry, unmeasured

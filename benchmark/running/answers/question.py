@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.data.module import TaskData
+from benchmark.data.batches import TaskData
 from benchmark.stream import Label, Stream, Task
 from methods.base import Batch, IncrementalMethod
 

@@ -15,11 +15,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tests.table_files import written
 
 from benchmark.data import catalog, files, module, pairs, sources
 from benchmark.data.catalog import Source
 from benchmark.errors import UserError
-from tests.table_files import written
 
 WHERE = "s.yaml: tasks[0]"
 CLASSES = ("no", "yes")

@@ -1,98 +1,29 @@
-"""The samples of one task, ready for a backbone: decoded and resized once into a uint8 cache, served as batches.
+"""The samples of one task, ready for a backbone, served as batches.
 
-Nothing is decoded per epoch and no worker process is started: what fits is put on the device once and a batch is an
-index selection there; what does not fit is read from the memory-mapped cache. Both give the same batch.
+No worker process is started: what fits is put on the device once and a batch is an index selection there; what does not
+fit is read from the memory-mapped cache. Both give the same batch.
 
 Legend: P samples, N images, M texts, B batch, H, W pixels, L tokens of a text.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from benchmark.data import sources
+from benchmark import kinds
+from benchmark.data.cache import cached
 from benchmark.data.catalog import Source
-from benchmark.data.files import Images, cache_folder
-from benchmark.data.sources import Split
+from benchmark.data.sources.split import Split
 from benchmark.stream import Share, Task
 
-CACHE_VERSION = 1
 PASS_BATCH = 256  # samples per batch where nothing is learned
-
-
-def resized(images: NDArray[np.uint8] | Images, size: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-    """(N, H, W) or (N, H, W, 3), or N images of any sizes -> (N, 3, size, size), written into ``out`` if it is given.
-
-    The shorter side is scaled to ``size`` (bicubic) and the centre cut out.
-    """
-    out = np.empty((len(images), 3, size, size), np.uint8) if out is None else out
-    for i, image in enumerate(images):
-        height, width = image.shape[:2]
-        scale = size / min(height, width)
-        full = (max(size, round(width * scale)), max(size, round(height * scale)))
-        left, top = (full[0] - size) // 2, (full[1] - size) // 2
-        if (width, height) != full:
-            image = np.asarray(Image.fromarray(image).resize(full, Image.Resampling.BICUBIC))
-        image = image[top : top + size, left : left + size]
-        out[i] = image if image.ndim == 2 else image.transpose(2, 0, 1)
-    return out
-
-
-def limited(labels: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
-    """Indices of the first ``limit`` samples, the classes in turn, in ascending order."""
-    if limit is None or limit >= len(labels):
-        return np.arange(len(labels))
-    turn = np.empty(len(labels), np.int64)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        turn[members] = np.arange(len(members))
-    return np.sort(np.lexsort((labels, turn))[:limit])
-
-
-def cached(source: Source, identity: str, size: int) -> dict[str, Split]:
-    """Every split with its images as (N, 3, size, size), memory-mapped, made on first use."""
-    folder = cache_folder() / f"{identity[:24]}-{size}-v{CACHE_VERSION}"
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
-        try:
-            for split in sources.SPLITS:
-                loaded = sources.load(source, split)
-                shape = (len(loaded.images), 3, size, size)
-                resized(loaded.images, size, open_memmap(building / f"{split}_images.npy", "w+", np.uint8, shape))
-                np.save(building / f"{split}_labels.npy", loaded.labels)
-                if loaded.pairs is not None:
-                    np.save(building / f"{split}_pairs.npy", loaded.pairs)
-                    (building / f"{split}_texts.json").write_text(json.dumps(loaded.texts), encoding="utf-8")
-            with suppress(OSError):  # another process was faster
-                building.rename(folder)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-    splits = {}
-    for split in sources.SPLITS:
-        images = np.load(folder / f"{split}_images.npy", mmap_mode="r", allow_pickle=False)
-        labels = np.load(folder / f"{split}_labels.npy", allow_pickle=False)
-        if source.task_kind != "retrieval":
-            sources.check_labels(source, split, labels)
-        if source.task_kind == "classification":
-            splits[split] = Split(images, labels)
-        else:
-            texts = json.loads((folder / f"{split}_texts.json").read_text(encoding="utf-8"))
-            splits[split] = Split(images, labels, texts, np.load(folder / f"{split}_pairs.npy", allow_pickle=False))
-    return splits
 
 
 @dataclass(frozen=True)
@@ -131,22 +62,21 @@ class Samples:
 
 def joined(parts: Sequence[Samples]) -> Samples:
     """The samples of several tasks, of one kind and with the same inputs."""
-    if len(parts) == 1:
+    if len(parts) == 1:  # not copied: it may be a memory map
         return parts[0]
-    first, pairs = torch.zeros(2, dtype=torch.long), []
+    pairs, images, texts = [], 0, 0
     for part in parts:
-        if part.pairs is not None:
-            pairs.append(part.pairs + first)
-            first = first + torch.tensor([0 if x is None else len(x) for x in (part.images, part.texts)])
-    images = [part.images for part in parts if part.images is not None]
-    texts = [part.texts for part in parts if part.texts is not None]
+        pairs.append(None if part.pairs is None else part.pairs + torch.tensor([images, texts]))
+        images += 0 if part.images is None else len(part.images)
+        texts += 0 if part.texts is None else len(part.texts)
     labels = torch.cat([part.labels for part in parts])
-    return Samples(
-        torch.cat(images) if images else None,
-        labels,
-        torch.cat(texts) if texts else None,
-        torch.cat(pairs) if pairs else None,
-    )
+    return Samples(_all([p.images for p in parts]), labels, _all([p.texts for p in parts]), _all(pairs))
+
+
+def _all(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    """Some tensors one after the other, None where there are none."""
+    there = [tensor for tensor in tensors if tensor is not None]
+    return torch.cat(there) if there else None
 
 
 class Batches:
@@ -184,22 +114,17 @@ class Batches:
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         order = torch.arange(self.samples) if self.order is None else self.order()
-        rows = {"image": self.data.rows("image"), "text": self.data.rows("text")}
-        inputs = {"image": self.data.images, "text": self.data.texts}
+        stored = {"image": self.data.images, "text": self.data.texts}
+        inputs = [(name, values, self.data.rows(name)) for name, values in stored.items() if values is not None]
         for number, chosen in enumerate(order.split(self.batch_size)):
-            share, batch = self.share(number), {}
+            share = self.share(number)
             chosen = chosen if share is None else chosen[share.start : share.stop]
-            for name, values in inputs.items():
-                if values is not None:
-                    selected = values[rows[name][chosen].to(values.device)]
-                    batch[name] = selected.to(self.device, non_blocking=True)
+            batch = {
+                name: values[rows[chosen].to(values.device)].to(self.device, non_blocking=True)
+                for name, values, rows in inputs
+            }
             here = chosen.to(self.device)
             yield batch | {"label": self.labels[here], "task": self.tasks[here], "index": here}
-
-
-def fits(images: int, device: torch.device) -> bool:
-    """Whether so many bytes of images may stay on the device: a quarter of what is free there."""
-    return device.type == "cuda" and images < torch.cuda.mem_get_info(device)[0] / 4
 
 
 @dataclass(frozen=True)
@@ -256,31 +181,47 @@ def task_data(
     inputs: str = "both",
 ) -> TaskData:
     """Read a task's samples (through the cache), ready for a backbone of this image size and tokenizer."""
-    ids = np.array([label.id for label in task.labels])
     splits = {}
     for split, found in cached(source, identity, size).items():
-        keep = limited(found.labels, limit)
-        pairs, rows, texts = None, keep, None
+        chosen = limited(found.labels, limit)
+        labels = found.labels[chosen]
+        if kinds.of(task.kind).labelled:
+            labels = np.array([label.id for label in task.labels])[labels]
+        pairs, rows, texts = None, chosen, None
         if found.pairs is not None:
             assert tokenize is not None, "a task with texts needs the backbone's tokenizer"
-            rows, image_P = np.unique(found.pairs[keep, 0], return_inverse=True)
-            text_rows, text_P = np.unique(found.pairs[keep, 1], return_inverse=True)
+            rows, image_P = np.unique(found.pairs[chosen, 0], return_inverse=True)
+            text_rows, text_P = np.unique(found.pairs[chosen, 1], return_inverse=True)
             texts = tokenize([found.texts[row] for row in text_rows]).to(device)
             pairs = torch.from_numpy(np.stack([image_P, text_P], axis=1))
-        images = found.images
-        assert isinstance(images, np.ndarray)
-        pixels = _mapped(images) if len(rows) == len(images) else torch.from_numpy(np.array(images[rows]))
-        if fits(pixels.numel(), device):
-            pixels = pixels.to(device)
-        labels = found.labels[keep] if task.kind == "retrieval" else ids[found.labels[keep]]
-        splits[split] = Samples(pixels, torch.from_numpy(labels), texts, pairs).only(inputs)
+        splits[split] = Samples(_pixels(found, rows, device), torch.from_numpy(labels), texts, pairs).only(inputs)
     return TaskData(task, splits)
 
 
-def _mapped(images: NDArray[np.uint8]) -> Tensor:
-    """A tensor over a read-only memory map: torch warns that it cannot write there, and nothing here does."""
-    import warnings
+def limited(labels: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
+    """Indices of the first ``limit`` samples, the classes in turn, in ascending order."""
+    if limit is None or limit >= len(labels):
+        return np.arange(len(labels))
+    turn = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        turn[members] = np.arange(len(members))
+    return np.sort(np.lexsort((labels, turn))[:limit])
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.from_numpy(images)
+
+def _pixels(found: Split, rows: NDArray[np.int64], device: torch.device) -> Tensor:
+    """These images of a cached split: on the device where they fit, all of them else a view of the memory map."""
+    images = found.images
+    assert isinstance(images, np.ndarray), "images that come from the cache are arrays"
+    if len(rows) < len(images):
+        pixels = torch.from_numpy(images[rows])
+    else:
+        with warnings.catch_warnings():  # torch warns that a memory map cannot be written to, and nothing here does
+            warnings.simplefilter("ignore", UserWarning)
+            pixels = torch.from_numpy(images)
+    return pixels.to(device) if fits(pixels.numel(), device) else pixels
+
+
+def fits(images: int, device: torch.device) -> bool:
+    """Whether so many bytes of images may stay on the device: a quarter of what is free there."""
+    return device.type == "cuda" and images < torch.cuda.mem_get_info(device)[0] / 4

@@ -18,61 +18,54 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark import kinds
 from benchmark.data.catalog import Source
-from benchmark.data.files import SPLITS
-from benchmark.data.pairs import components, numbered
+from benchmark.data.sources.pairs import components, numbered
+from benchmark.data.sources.split import SPLITS, Split
 from benchmark.errors import UserError, unknown
 
 KEYS = ("images", "labels", "texts", "pairs")
-NEEDED = {
-    "classification": ("images", "labels"),
-    "fusion": ("images", "labels", "texts"),
-    "retrieval": ("images", "texts"),
-}
-
-Samples = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...], NDArray[np.int64] | None]
 
 
-def samples(source: Source, split: str) -> Samples:
-    """(images, labels, texts, pairs) of a split, checked.
+def load(source: Source, split: str) -> Split:
+    """What the function returns for a split, checked.
 
     Raises:
         UserError: the function is not there, fails, or returns something else.
     """
-    told, where = _called(source, split), f"{source.where}: {source.options['function']}({split!r})"
-    images = _array(told, "images", where, np.uint8)
+    returned, where = _called(source, split), f"{source.where}: {source.options['function']}({split!r})"
+    kind = kinds.of(source.task_kind)
+    images = _array(returned, "images", where, np.uint8)
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3) or 0 in images.shape:
         raise UserError(f"{where}: images: expected (N, H, W) or (N, H, W, 3), none empty, got {images.shape}")
     texts: tuple[str, ...] = ()
     pairs = None
-    if source.task_kind == "classification":
-        if "texts" in told or "pairs" in told:
-            raise UserError(f"{where}: texts: a classification task has none")
-    else:
-        texts, pairs = _paired(told, len(images), where)
-    count = len(images) if pairs is None else len(pairs)
-    if source.task_kind == "retrieval":
-        assert pairs is not None
-        return images, components(pairs[:, 0], pairs[:, 1]), texts, pairs
-    labels = _array(told, "labels", where, np.integer)
+    if kind.reads_text:
+        texts, pairs = _paired(returned, len(images), where)
+    elif "texts" in returned or "pairs" in returned:
+        raise UserError(f"{where}: texts: a {kind.name} task has none")
+    if not kind.labelled:
+        assert pairs is not None, "without labels it is texts that belong to images"
+        return Split(images, components(pairs[:, 0], pairs[:, 1]), texts, pairs)
+    labels, count = _array(returned, "labels", where, np.integer), len(images) if pairs is None else len(pairs)
     if labels.shape != (count,):
         raise UserError(f"{where}: labels: {labels.shape} does not fit {count} samples, one label each")
     if labels.min() < 0 or labels.max() >= len(source.classes):
         span, classes = f"{labels.min()}..{labels.max()}", len(source.classes)
         raise UserError(f"{where}: labels: {span}, but {source.where}.classes lists {classes} classes")
-    return images, labels.astype(np.int64), texts, pairs
+    return Split(images, labels.astype(np.int64), texts, pairs)
 
 
 def identity(source: Source) -> str:
     """sha256 over the arrays and texts of every split."""
     digest = hashlib.sha256(source.task_kind.encode())
     for split in SPLITS:
-        images, labels, texts, pairs = samples(source, split)
-        for array in (images, labels, pairs):
-            if array is not None:
+        found = load(source, split)
+        for array in (found.images, found.labels, found.pairs):
+            if isinstance(array, np.ndarray):
                 digest.update(f"{split}{array.dtype}{array.shape}".encode())
                 digest.update(np.ascontiguousarray(array).data)
-        digest.update(json.dumps(texts).encode())
+        digest.update(json.dumps(found.texts).encode())
     return digest.hexdigest()
 
 
@@ -93,37 +86,38 @@ def _called(source: Source, split: str) -> Mapping[str, Any]:
         there = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise unknown("function", function_name, there, f"{where}.source: {module_name}")
     try:
-        told = function(split, **arguments)
+        returned = function(split, **arguments)
     except Exception as error:  # the user's own code
         raise UserError(f"{where}: {name}({split!r}) failed: {_line(error)}") from None
-    if not isinstance(told, Mapping):
+    if not isinstance(returned, Mapping):
         raise UserError(
-            f"{where}: {name}({split!r}): expected a mapping with images and labels, got {type(told).__name__}"
+            f"{where}: {name}({split!r}): expected a mapping with images and labels, got {type(returned).__name__}"
         )
-    for key in told:
+    for key in returned:
         if key not in KEYS:
             raise unknown("key", key, KEYS, f"{where}: {name}({split!r})")
-    for key in NEEDED[source.task_kind]:
-        if key not in told:
+    kind = kinds.of(source.task_kind)
+    for key, needed in (("images", True), ("labels", kind.labelled), ("texts", kind.reads_text)):
+        if needed and key not in returned:
             raise UserError(f"{where}: {name}({split!r}): the key {key!r} is missing")
-    return told
+    return returned
 
 
-def _paired(told: Mapping[str, Any], images: int, where: str) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+def _paired(returned: Mapping[str, Any], images: int, where: str) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Different texts, and the pairs that name them."""
-    texts = told["texts"]
+    texts = returned["texts"]
     texts = texts.tolist() if isinstance(texts, np.ndarray) else texts
     right = isinstance(texts, (list, tuple)) and all(isinstance(text, str) for text in texts)
     if not right or not all(text.strip() for text in texts):
         raise UserError(f"{where}: texts: expected a list of texts, none empty")
-    if "pairs" not in told:
+    if "pairs" not in returned:
         if len(texts) != images:
             raise UserError(
                 f"{where}: texts: {len(texts)} do not fit {images} images; pairs would tell which go together"
             )
         pairs = np.arange(images).repeat(2).reshape(-1, 2)
     else:
-        pairs = _array(told, "pairs", where, np.integer)
+        pairs = _array(returned, "pairs", where, np.integer)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or not len(pairs):
         raise UserError(f"{where}: pairs: expected (P, 2), at least one row, got {pairs.shape}")
     if pairs.min() < 0 or (pairs.max(axis=0) >= (images, len(texts))).any():
@@ -132,9 +126,9 @@ def _paired(told: Mapping[str, Any], images: int, where: str) -> tuple[tuple[str
     return tuple(texts[place] for place in places), np.stack([pairs[:, 0], rows[pairs[:, 1]]], axis=1).astype(np.int64)
 
 
-def _array(told: Mapping[str, Any], key: str, where: str, kind: Any) -> NDArray[Any]:
+def _array(returned: Mapping[str, Any], key: str, where: str, kind: Any) -> NDArray[Any]:
     try:
-        array = np.asarray(told[key])
+        array = np.asarray(returned[key])
     except ValueError as error:
         raise UserError(f"{where}: {key}: {_line(error)}") from None
     if not np.issubdtype(array.dtype, kind):

@@ -1,4 +1,4 @@
-"""Made samples: phantoms by a task's options, with notes (fusion) or captions (retrieval), under a shift or plain.
+"""``source: phantom``: made samples, with notes (fusion) or captions (retrieval), under a shift or plain.
 
 Everything is a pure function of (seed, split, number of the sample), so the options are what the samples are.
 """
@@ -10,54 +10,51 @@ import json
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmark.data import phantom
 from benchmark.data.catalog import Source
-from benchmark.data.files import SPLITS
-from benchmark.data.pairs import components, numbered
 from benchmark.data.phantom import captions, notes, shifts
+from benchmark.data.sources.pairs import components, numbered
+from benchmark.data.sources.split import SPLITS, Split
 from benchmark.errors import UserError, unknown
 
 SIZES = {"train": 512, "val": 64, "test": 256}
 OWN = {"classification": ("regions",), "fusion": ("regions", "notes"), "retrieval": ("captions", "wording", "region")}
 
-Samples = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...], NDArray[np.int64] | None]
 
-
-def samples(source: Source, split: str) -> Samples:
-    """(images, labels, texts, pairs) of a split, as a :class:`~benchmark.data.sources.Split` has them."""
-    told = options(source)
-    name, seed, count = told["generator"], (phantom.VERSION, told["seed"], SPLITS.index(split)), told["sizes"][split]
-    regions = told["regions"] if "regions" in told else [told.get("region", {})]
+def load(source: Source, split: str) -> Split:
+    """Images of the options' regions in turn, each with a note or captions where the kind of task has texts."""
+    made = options(source)
+    name, seed, count = made["generator"], (phantom.VERSION, made["seed"], SPLITS.index(split)), made["sizes"][split]
+    regions = made["regions"] if "regions" in made else [made.get("region", {})]
     images, labels = phantom.render_split(name, regions, count, seed)
-    if "shift" in told:
-        images = np.stack([shifts.shifted(image, told["shift"], [*seed, i]) for i, image in enumerate(images)])
+    if "shift" in made:
+        images = np.stack([shifts.shifted(image, made["shift"], [*seed, i]) for i, image in enumerate(images)])
     if source.task_kind == "classification":
-        return images, labels, (), None
+        return Split(images, labels)
     if source.task_kind == "fusion":
-        written = [notes.note(told["notes"][label], [*seed, i]) for i, label in enumerate(labels.tolist())]
+        written = [notes.note(made["notes"][label], [*seed, i]) for i, label in enumerate(labels.tolist())]
         image_P = np.arange(count)
     else:
         factors = [phantom.factors_of(name, regions[0], [*seed, i]) for i in range(count)]
         drawn = [
-            captions.captions(name, of, [*seed, i], told["captions"], told.get("wording", captions.USUAL))
+            captions.captions(name, of, [*seed, i], made["captions"], made.get("wording", captions.USUAL))
             for i, of in enumerate(factors)
         ]
         written = [text for texts in drawn for text in texts]
-        image_P = np.arange(count).repeat(told["captions"])
+        image_P = np.arange(count).repeat(made["captions"])
     places, text_P = numbered(written)
     labels = components(image_P, text_P) if source.task_kind == "retrieval" else labels
-    return images, labels, tuple(written[place] for place in places), np.stack([image_P, text_P], axis=1)
+    return Split(images, labels, tuple(written[place] for place in places), np.stack([image_P, text_P], axis=1))
 
 
 def identity(source: Source) -> str:
     """sha256 of the versions of what draws and writes, and of the options."""
-    told = options(source)
+    made = options(source)
     versions = [phantom.VERSION, phantom.SIZE]
-    versions += [shifts.VERSION] if "shift" in told else []
+    versions += [shifts.VERSION] if "shift" in made else []
     versions += {"fusion": [notes.VERSION], "retrieval": [captions.VERSION]}.get(source.task_kind, [])
-    described = json.dumps([*versions, told], sort_keys=True)
+    described = json.dumps([*versions, made], sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()
 
 

@@ -1,6 +1,6 @@
-"""The 2D sets of MedMNIST by their flag: a file that is there, or a download by the medmnist package.
+"""``source: medmnist``: a 2D set of MedMNIST by its flag, from a file that is there, or downloaded by the package.
 
-The package is optional (``pip install "mbil-bench[medmnist]"``): without it a file that is there is read. Its table of
+The package medmnist is optional (``pip install "mbil-bench[medmnist]"``): without it a file that is there is read. Its table of
 addresses and checksums is read as text, for importing the package imports torch.
 """
 
@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.data.catalog import Source
-from benchmark.data.files import digests
+from benchmark.data.sources import npz
+from benchmark.data.sources.contents import digests
+from benchmark.data.sources.split import Split
 from benchmark.errors import UserError, unknown
 
 FLAGS = (
@@ -25,6 +27,19 @@ FLAGS = (
 )  # fmt: skip
 SIZES = (28, 64, 128, 224)
 MULTI_LABEL = ("chestmnist",)
+
+
+def load(source: Source, split: str) -> Split:
+    """A split, downloaded if the file is not there."""
+    return npz.read(source, obtained(source), split, any_of="multi_label" in source.options)
+
+
+def identity(source: Source) -> str:
+    """sha256 of the file's md5; of the official one where the file is not there yet, so nothing is downloaded."""
+    path = found(source)
+    md5 = digests(path, [path], "md5")[0] if path else _info(source)[f"MD5{_suffix(source)}"]
+    described = f"medmnist {md5}" + (" any" if "multi_label" in source.options else "")
+    return hashlib.sha256(described.encode()).hexdigest()
 
 
 def home() -> Path:
@@ -59,14 +74,6 @@ def found(source: Source) -> Path | None:
     name = file_name(source)
     candidates = [Path(folder) / name for folder in (*source.options.get("places", ()), home())]
     return next((path for path in candidates if path.is_file()), None)
-
-
-def identity(source: Source) -> str:
-    """sha256 of the file's md5; of the official one where the file is not there yet, so nothing is downloaded."""
-    path = found(source)
-    md5 = digests(path, [path], "md5")[0] if path else _info(source)[f"MD5{_suffix(source)}"]
-    described = f"medmnist {md5}" + (" any" if "multi_label" in source.options else "")
-    return hashlib.sha256(described.encode()).hexdigest()
 
 
 def obtained(source: Source) -> Path:

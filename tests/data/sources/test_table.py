@@ -22,13 +22,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from tests.table_files import written
 
 from benchmark import cli
 from benchmark.data import catalog, files, medmnist, module, sources
 from benchmark.data.catalog import Source
 from benchmark.errors import UserError
 from benchmark.stream import Label, Task
-from tests.table_files import written
 
 WHERE = "s.yaml: tasks[0]"
 CLASSES = ("normal lungs", "pneumonia")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
-def cells(path: Path, columns: Mapping[str, str], rows: Any, where: str) -> tuple[list[int], dict[str, list[str]]]:
+def cells_of(path: Path, columns: Mapping[str, str], rows: Any, where: str) -> tuple[list[int], dict[str, list[str]]]:
     """The numbers (from 1) of the rows that are kept, and for every key of ``columns`` their cells as text.
 
     Args:
@@ -35,12 +35,12 @@ def cells(path: Path, columns: Mapping[str, str], rows: Any, where: str) -> tupl
     table = table.astype(object).where(table.notna(), None)
     kept = list(range(len(table)))
     for column, values in wanted.items():
-        entries = [told(value) for value in table[column].tolist()]
+        entries = [as_text(value) for value in table[column].tolist()]
         left = [row for row in kept if entries[row] in values]
         if kept and not left:
             raise unknown("value", values[0], {entries[row] for row in kept}, f"{path}: {where}.rows.{column}")
         kept = left
-    texts = {key: [told(value) for value in table[column].tolist()] for key, column in columns.items()}
+    texts = {key: [as_text(value) for value in table[column].tolist()] for key, column in columns.items()}
     return [row + 1 for row in kept], {key: [entries[row] for row in kept] for key, entries in texts.items()}
 
 
@@ -53,7 +53,7 @@ def _wanted(rows: Any, where: str) -> dict[str, list[str]]:
         right = all(isinstance(value, (str, int, float)) and not isinstance(value, bool) for value in values)
         if not values or not right:
             raise UserError(f"{where}.rows.{column}: expected text or numbers (yes and no in quotes), got {given!r}")
-        wanted[str(column)] = [told(value) for value in values]
+        wanted[str(column)] = [as_text(value) for value in values]
     return wanted
 
 
@@ -76,7 +76,7 @@ def read(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: not readable as a table: {' '.join(str(error).split())}") from None
 
 
-def told(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A cell as text, the same from every kind of table: a missing one is empty, 3.0 is 3."""
     if value is None:
         return ""

@@ -1,0 +1,35 @@
+"""The readers of sources, one a file: the samples of a task as arrays, and what they are without decoding them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from benchmark.data.catalog import Source
+from benchmark.data.sources import class_folders, function, medmnist, npz, phantoms, table
+from benchmark.data.sources.split import SPLITS, Split, check_labels
+
+__all__ = ["READERS", "SPLITS", "Reader", "Split", "check_labels", "identity", "load"]
+
+
+class Reader(Protocol):
+    """What the module of a reader has to have."""
+
+    def load(self, source: Source, split: str) -> Split:
+        """The samples of a split; a UserError where they cannot be read."""
+
+    def identity(self, source: Source) -> str:
+        """sha256 of what the samples are: the content of files or arrays, or a phantom's version, parameters, seed."""
+
+
+READERS: dict[str, Reader] = {
+    "npz": npz, "medmnist": medmnist, "folder": class_folders, "table": table, "phantom": phantoms,
+    "function": function,
+}  # fmt: skip
+
+
+def load(source: Source, split: str) -> Split:
+    return READERS[source.kind].load(source, split)
+
+
+def identity(source: Source) -> str:
+    return READERS[source.kind].identity(source)

@@ -1,0 +1,40 @@
+"""Checks of the options that class folders and tables share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmark.data.catalog import Source
+from benchmark.data.sources.rows import as_text
+from benchmark.errors import UserError, unknown
+
+
+def mapping(source: Source, key: str, valid: Sequence[str]) -> dict[str, Any]:
+    """An optional option of keys and values, the keys among the ``valid`` ones."""
+    value = source.options.get(key, {})
+    if not isinstance(value, Mapping):
+        raise UserError(f"{source.where}.{key}: expected keys and values, got {value!r}")
+    for inner in value:
+        if inner not in valid:
+            raise unknown("key", inner, valid, f"{source.where}.{key}")
+    return dict(value)
+
+
+def named(source: Source, key: str, valid: Sequence[str]) -> dict[str, Any]:
+    """An optional :func:`mapping` whose values are different names: text or whole numbers."""
+    value = mapping(source, key, valid)
+    texts = [as_text(text) for text in value.values() if isinstance(text, (str, int)) and not isinstance(text, bool)]
+    if len(set(texts)) < len(value):
+        raise UserError(f"{source.where}.{key}: expected different names, got {value!r}")
+    return value
+
+
+def one_for_each_class(source: Source, key: str) -> list[Any]:
+    """An optional list of names in the order of the classes; the classes' own where there is none."""
+    value = source.options.get(key, [])
+    right = isinstance(value, list) and all(isinstance(x, (str, int)) and not isinstance(x, bool) for x in value)
+    count = len(source.classes)
+    if key in source.options and (not right or not len({as_text(x) for x in value}) == len(value) == count):
+        raise UserError(f"{source.where}.{key}: expected {count} different names, one for each class")
+    return value or [*source.classes]

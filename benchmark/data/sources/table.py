@@ -1,0 +1,135 @@
+"""``source: table``: a row for each image, or for each image and text, and files beside the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmark import kinds
+from benchmark.data.catalog import Source
+from benchmark.data.sources.held_out import drawn
+from benchmark.data.sources.in_files import Sample, as_split, content_identity, none_empty
+from benchmark.data.sources.options import named, one_for_each_class
+from benchmark.data.sources.pairs import components
+from benchmark.data.sources.rows import as_text, cells_of
+from benchmark.data.sources.split import SPLITS, Split
+from benchmark.errors import UserError, unknown
+
+COLUMNS = ("image", "label", "split", "group", "text")
+
+
+def load(source: Source, split: str) -> Split:
+    return as_split(source, listed(source)[split])
+
+
+def identity(source: Source) -> str:
+    return content_identity(source, listed(source))
+
+
+def listed(source: Source) -> dict[str, list[Sample]]:
+    """A sample for each row: its file, its label, its text, and if there are such columns its split and its group.
+
+    Raises:
+        UserError: an option is wrong, a column, file or class is missing, a text is empty, a split has no images.
+    """
+    path, columns = Path(source.options["path"]), _columns(source)
+    numbers, cells = cells_of(path, columns, source.options.get("rows", {}), source.where)
+    samples = _samples(source, path, columns, numbers, cells)
+    given = named(source, "splits", SPLITS)
+    if "split" not in columns:
+        if given:
+            raise UserError(f"{source.where}.splits: there is no columns.split that these values could stand in")
+        return none_empty(source, drawn(source, samples, SPLITS))
+    split_of = {as_text(value): split for split, value in (given or {split: split for split in SPLITS}).items()}
+    splits: dict[str, list[Sample]] = {}
+    for number, split, sample in zip(numbers, cells["split"], samples, strict=True):
+        if split not in split_of:
+            raise unknown("split", split, split_of, f"{path}: row {number}: column {columns['split']!r}")
+        splits.setdefault(split_of[split], []).append(sample)
+    if "train" not in splits:
+        raise UserError(f"{path}: train: no images in this split")
+    missing = [split for split in SPLITS if split not in splits]
+    return none_empty(source, splits | drawn(source, splits["train"], missing))
+
+
+def _columns(source: Source) -> dict[str, str]:
+    """What is read -> the name of its column: image, label and text as the kind of task needs them."""
+    kind, columns = kinds.of(source.task_kind), named(source, "columns", COLUMNS)
+    for key, needed in (("image", True), ("label", kind.labelled), ("text", kind.reads_text)):
+        if needed and key not in columns:
+            raise UserError(f"{source.where}.columns: the column of {key!r} is missing: {key}: name in the table")
+    if "label" in columns and not kind.labelled:
+        raise UserError(f"{source.where}.columns.label: a {kind.name} task has none")
+    return columns
+
+
+def _samples(
+    source: Source, path: Path, columns: Mapping[str, str], numbers: list[int], cells: Mapping[str, list[str]]
+) -> list[Sample]:
+    kind, none = kinds.of(source.task_kind), [""] * len(numbers)
+    labels = _labels(source, path, columns, numbers, cells)
+    paths = _found(source, path, numbers, cells["image"])
+    texts = cells["text"] if kind.reads_text else none
+    for number, text in zip(numbers, texts, strict=True):
+        if kind.reads_text and not text:
+            raise UserError(f"{path}: row {number}: column {columns['text']!r}: the text is empty")
+    groups = [
+        f"group:{group}" if group else f"image:{image}"
+        for image, group in zip(cells["image"], cells.get("group", none), strict=True)
+    ]
+    if not kind.labelled:
+        groups = joined_groups(groups, cells["image"], texts)
+    return [Sample(*row) for row in zip(paths, labels, groups, texts, strict=True)]
+
+
+def _labels(
+    source: Source, path: Path, columns: Mapping[str, str], numbers: list[int], cells: Mapping[str, list[str]]
+) -> list[int]:
+    """The class of every row; without labels 0, for splits are then drawn from all rows alike."""
+    kind = kinds.of(source.task_kind)
+    if not kind.labelled:
+        if "values" in source.options:
+            raise UserError(f"{source.where}.values: a {kind.name} task has no classes")
+        return [0] * len(numbers)
+    values = [as_text(value) for value in one_for_each_class(source, "values")]
+    counted = {} if "values" in source.options else {str(i): i for i in range(len(values))}
+    labels = counted | {value: i for i, value in enumerate(values)}
+    for number, label in zip(numbers, cells["label"], strict=True):
+        if label not in labels:
+            raise unknown("label", label, labels, f"{path}: row {number}: column {columns['label']!r}")
+    return [labels[label] for label in cells["label"]]
+
+
+def joined_groups(groups: list[str], images: list[str], texts: list[str]) -> list[str]:
+    """What shares a group, an image or a text is one group, with the first of their names."""
+    numbers = components(groups, images, texts).tolist()
+    first: dict[int, str] = {}
+    for group, number in zip(groups, numbers, strict=True):
+        first[number] = min(group, first.get(number, group))
+    return [first[number] for number in numbers]
+
+
+def _found(source: Source, table: Path, numbers: list[int], names: list[str]) -> list[Path]:
+    """The files of a table's images, looked for in ``images`` (one folder or several) beside the table."""
+    given = source.options.get("images", ".")
+    given = given if isinstance(given, list) else [given]
+    suffix = source.options.get("suffix", "")
+    if not given or not all(isinstance(folder, str) for folder in given):
+        raise UserError(f"{source.where}.images: expected a folder or a list of folders, got {given!r}")
+    if not isinstance(suffix, str):
+        raise UserError(f"{source.where}.suffix: expected text such as '.jpg', got {suffix!r}")
+    folders = [table.parent / folder for folder in given]
+    paths: list[Path] = []
+    missing: list[tuple[int, Path]] = []
+    for row, name in zip(numbers, names, strict=True):
+        candidates = [folder / (name + suffix) for folder in folders]
+        path = next((path for path in candidates if name and path.is_file()), None)
+        if path is None:
+            missing.append((row, candidates[0]))
+        else:
+            paths.append(path)
+    if missing:
+        row, path = missing[0]
+        more = f" ({len(missing)} of {len(names)} images are missing)" if len(missing) > 1 else ""
+        raise UserError(f"{table}: row {row}: image not found: {path}{more}")
+    return paths
