@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from benchmark import kinds
 from benchmark.compare import leaderboard
 from benchmark.compare.entries import by_key, counts
 from benchmark.compare.rows import LeaderboardRow
@@ -66,7 +67,7 @@ def stream_view(records: Sequence[Record]) -> StreamView:
         kind=head.kind,
         measure=spoken(head.primary),
         tasks=[by_place[place] for place in sorted(by_place)],
-        chance=chance(head.stream, head.kind),
+        chance=chance(head.stream),
         hash=head.stream.hash,
         rows=rows,
         methods=[
@@ -89,10 +90,10 @@ def _in_order(
     return [(place, found[place]) for place in places]
 
 
-def chance(stream: StreamEntry, kind: Kind) -> dict[str, float] | None:
+def chance(stream: StreamEntry) -> dict[str, float] | None:
     """What guessing scores after the last task: the mean over tasks of 1 / candidates; None without labels."""
     sizes = [len(task.labels) for task in stream.tasks]
-    if not kind.labelled or not all(sizes):
+    if not kinds.of(stream.kind).labelled or not all(sizes):
         return None
     every = sizes[0] if stream.label_space == "shared" else sum(sizes)
     return {"given": fmean(1 / size for size in sizes), "hidden": 1 / every}
