@@ -1,113 +1,93 @@
 """Methods against each other: in pairs on the same samples of one stream, and in ranks over many streams.
 
-Only rows with default settings are compared. Plain rows (dicts) come out, for CSVs and for the report.
+Only rows with default settings are compared.
 """
 
 from __future__ import annotations
 
-from base64 import b64decode
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from statistics import fmean
+from typing import TYPE_CHECKING, NamedTuple
 
 from benchmark.compare import stats
 from benchmark.compare.entries import by_key, counts, group_place
-from benchmark.errors import UserError
-from benchmark.record.records import PROTOCOLS, Record, decimals
+from benchmark.compare.rows import OverallPairRow, OverallRow, PairRow
+from benchmark.record.files import decimals
+from benchmark.record.schema import PROTOCOLS, Record
 
 if TYPE_CHECKING:
     import numpy as np
 
-PAIRS = (
-    "protocol", "backbone", "method_a", "method_b", "n_cells", "n_samples", "difference", "ci_low", "ci_high",
-    "p_bootstrap", "p_mcnemar", "p_holm", "key_a", "key_b",
-)  # fmt: skip
-OVERALL = (
-    "protocol", "group", "backbone", "method", "n_streams", "streams", "average_rank", "friedman_statistic",
-    "friedman_p", "critical_difference",
-)  # fmt: skip
-OVERALL_PAIRS = (
-    "protocol", "group", "backbone", "method_a", "method_b", "n_streams", "difference", "p_wilcoxon", "p_holm",
-)  # fmt: skip
 FEWEST_STREAMS = 3
-
-Cell = tuple  # order, seed, what else must be equal for samples to be the same
-Row = dict[str, Any]
 
 
 # Of one stream
 
 
-def pairs(records: Iterable[Record]) -> list[Row]:
-    """Dicts of ``PAIRS``: every two methods of one stream and backbone with default settings and cells in common.
+class Sitting(NamedTuple):
+    """What two runs must have in common for their samples to be the same, and to be compared one by one."""
+
+    order: int
+    seed: int
+    stream_hash: str
+    permutation: tuple[int, ...]  # orders are not in the hash
+    sizes: tuple[int, ...]
+
+
+def pairs(records: Iterable[Record]) -> list[PairRow]:
+    """Every two methods of one stream and backbone with default settings and cells in common.
 
     ``difference`` is the mean of a - b over shared cells, tasks and samples. ``p_mcnemar`` is of the lowest shared cell
     (order, then seed) alone. ``p_holm`` is ``p_bootstrap`` after Holm over all pairs of the protocol.
-
-    Raises:
-        UserError: hits that are not what they should be, naming the run.
     """
-    defaults = [runs for runs in by_key(filter(counts, records)) if runs[0]["settings"] == ""]
+    defaults = [runs for runs in by_key(filter(counts, records)) if runs[0].settings == ""]
     return [row for protocol in PROTOCOLS for row in _pairs_of(defaults, protocol)]
 
 
-def _pairs_of(defaults: list[list[Record]], protocol: str) -> list[Row]:
+def _pairs_of(defaults: list[list[Record]], protocol: str) -> list[PairRow]:
     hits = [dict(filter(None, (_hits(run, protocol) for run in runs))) for runs in defaults]
-    shares: list[dict[Cell, np.ndarray]] | None = None
-    rows: list[Row] = []
+    shares: list[dict[Sitting, np.ndarray]] | None = None
+    rows: list[PairRow] = []
     for a, b in combinations(range(len(defaults)), 2):
         one, other = defaults[a][0], defaults[b][0]
         shared = sorted(hits[a].keys() & hits[b].keys())
-        if not shared or one["backbone"] != other["backbone"]:
+        if not shared or one.backbone != other.backbone:
             continue
         shares = _shares(hits) if shares is None else shares
         between = stats.paired(_columns(shares[a], shared), _columns(shares[b], shared))
         mine, its = _all_tasks(hits[a][shared[0]]), _all_tasks(hits[b][shared[0]])
         rows.append(
-            {"protocol": protocol, "backbone": one["backbone"], "method_a": one["method"], "method_b": other["method"],
-             "n_cells": len(shared), "n_samples": len(mine), "difference": between.difference, "ci_low": between.low,
-             "ci_high": between.high, "p_bootstrap": between.p, "p_mcnemar": stats.mcnemar(mine, its),
-             "key_a": one["key"], "key_b": other["key"]}
+            PairRow(
+                protocol, one.backbone, one.method, other.method, len(shared), len(mine), between.difference,
+                between.low, between.high, p_bootstrap=between.p, p_mcnemar=stats.mcnemar(mine, its),
+                p_holm=between.p, key_a=one.key, key_b=other.key,
+            )
         )  # fmt: skip
-    corrected = stats.holm([row["p_bootstrap"] for row in rows])
-    return [row | {"p_holm": p} for row, p in zip(rows, corrected, strict=True)]
+    corrected = stats.holm([row.p_bootstrap for row in rows])
+    return [replace(row, p_holm=p) for row, p in zip(rows, corrected, strict=True)]
 
 
-def _hits(run: Record, protocol: str) -> tuple[Cell, list[np.ndarray]] | None:
-    """The cell and its tasks' hits by name of the task; None where the run did not keep them or had no answer.
-
-    Samples are the same in runs of one order, seed, stream hash and permutation (orders are not in the hash).
-    """
-    import numpy as np
-
-    tasks = [task["name"] for task in run["stream"]["tasks"]]
-    kept = (run.get("hits") or {}).get(protocol) or {}
-    if any(kept.get(task) is None for task in tasks):
+def _hits(run: Record, protocol: str) -> tuple[Sitting, list[np.ndarray]] | None:
+    """The tasks' hits by name of the task; None where the run did not keep them or had no answer."""
+    kept = (run.hits or {}).get(protocol, {})
+    known = [kept.get(task) for task in sorted(run.stream.task_names)]
+    found = [hits.unpacked() for hits in known if hits is not None]
+    if len(found) < len(known):
         return None
-    found = []
-    for task in sorted(tasks):
-        try:
-            size, packed = kept[task]["n"], b64decode(kept[task]["bits"], validate=True)
-            if size < 1 or len(packed) != -(-size // 8):
-                raise ValueError
-            found.append(np.unpackbits(np.frombuffer(packed, np.uint8), count=size).astype(bool))
-        except (KeyError, TypeError, ValueError):
-            place = "/".join((run["stream"]["folder"], run["method"], run["key"]))
-            place += f"/seed{run['seed']}-order{run['order']}"
-            raise UserError(f"{place}: hits.{protocol}.{task} is not n and the bits of n samples") from None
     sizes = tuple(map(len, found))
-    return (run["order"], run["seed"], run["stream"]["hash"], tuple(run["permutation"]), sizes), found
+    return Sitting(run.order, run.seed, run.stream.hash, tuple(run.permutation), sizes), found
 
 
-def _shares(hits: Sequence[dict[Cell, list[np.ndarray]]]) -> list[dict[Cell, np.ndarray]]:
+def _shares(hits: Sequence[dict[Sitting, list[np.ndarray]]]) -> list[dict[Sitting, np.ndarray]]:
     """Per row of the leaderboard and cell a column of ``stats.resampled``: all cells of the same samples at once."""
     import numpy as np
 
-    result: list[dict[Cell, np.ndarray]] = [{} for _ in hits]
+    result: list[dict[Sitting, np.ndarray]] = [{} for _ in hits]
     cells = [(place, cell) for place, each in enumerate(hits) for cell in sorted(each)]
-    for samples in sorted({(cell[2], cell[4]) for _, cell in cells}):
-        alike = [(place, cell) for place, cell in cells if (cell[2], cell[4]) == samples]
+    for samples in sorted({(cell.stream_hash, cell.sizes) for _, cell in cells}):
+        alike = [(place, cell) for place, cell in cells if (cell.stream_hash, cell.sizes) == samples]
         tasks = zip(*(hits[place][cell] for place, cell in alike), strict=True)
         share_ER = stats.resampled([np.array(rows) for rows in tasks])
         for (place, cell), share_E in zip(alike, share_ER.T, strict=True):
@@ -115,7 +95,7 @@ def _shares(hits: Sequence[dict[Cell, list[np.ndarray]]]) -> list[dict[Cell, np.
     return result
 
 
-def _columns(shares: dict[Cell, np.ndarray], cells: Sequence[Cell]) -> np.ndarray:
+def _columns(shares: dict[Sitting, np.ndarray], cells: Sequence[Sitting]) -> np.ndarray:
     import numpy as np
 
     return np.stack([shares[cell] for cell in cells], axis=1)
@@ -149,15 +129,15 @@ def across(records: Iterable[Record]) -> list[Across]:
     no two methods share five, among those with three or more; of equals the one with more streams, then by name. A
     method's number is the mean over the runs of its default row, to 6 decimals.
     """
-    found: dict[tuple, dict[str, dict[str, float]]] = {}
+    found: dict[tuple[int, int, str, str], dict[str, dict[str, float]]] = {}
     for runs in _defaults(records):
         head = runs[0]
         for protocol in PROTOCOLS:
-            value = decimals(stats.mean([run["summary"][protocol]["last_acc"] for run in runs]))
+            value = decimals(stats.mean([run.number(protocol, "last_acc") for run in runs]))
             if value:
-                place = (PROTOCOLS.index(protocol), *group_place(head["group"]), head["backbone"])
+                place = (PROTOCOLS.index(protocol), *group_place(head.group), head.backbone)
                 methods = found.setdefault(place, {})
-                methods.setdefault(head["method"], {})[head["stream"]["folder"]] = float(value)
+                methods.setdefault(head.method, {})[head.stream.folder] = float(value)
     result = []
     for protocol_place, _, group, backbone in sorted(found):
         methods = found[protocol_place, *group_place(group), backbone]
@@ -174,8 +154,8 @@ def _defaults(records: Iterable[Record]) -> list[list[Record]]:
     """The runs of the default row of each (stream, method, backbone)."""
     streams: dict[str, list[Record]] = {}
     for record in filter(counts, records):
-        streams.setdefault(record["stream"]["folder"], []).append(record)
-    return [runs for name in sorted(streams) for runs in by_key(streams[name]) if runs[0]["settings"] == ""]
+        streams.setdefault(record.stream.folder, []).append(record)
+    return [runs for name in sorted(streams) for runs in by_key(streams[name]) if runs[0].settings == ""]
 
 
 def _full(methods: dict[str, dict[str, float]]) -> frozenset[str]:
@@ -193,31 +173,37 @@ def _full(methods: dict[str, dict[str, float]]) -> frozenset[str]:
     return max(sorted(fit, key=sorted), key=size, default=frozenset())
 
 
-def overall(records: Iterable[Record]) -> list[Row]:
-    """Dicts of ``OVERALL``, a class after the other, best average rank first.
+def overall(records: Iterable[Record]) -> list[OverallRow]:
+    """The rows of every full table, a table after the other, best average rank first.
 
     Friedman's numbers are None for two methods, or when all are equal; the critical difference for fewer than five
     streams.
     """
-    rows = []
-    for table in across(records):
-        ranks = stats.average_ranks(table.table_BM)
-        numbers = stats.friedman(table.table_BM)[:2] if len(table.methods) > 2 else (None, None)
-        many = len(table.streams) >= stats.FEWEST_BLOCKS
-        critical = stats.critical_difference(table.table_BM)[0] if many else None
-        for rank, method in sorted(zip(ranks, table.methods, strict=True)):
-            values = (table.protocol, table.group, table.backbone, method, len(table.streams), " ".join(table.streams))
-            rows.append(dict(zip(OVERALL, (*values, rank, *numbers, critical), strict=True)))
-    return rows
+    return [row for table in across(records) for row in _overall_of(table)]
 
 
-def overall_pairs(records: Iterable[Record]) -> list[Row]:
-    """Dicts of ``OVERALL_PAIRS``: Wilcoxon's test over the streams of every two methods of a class, ``p_holm`` over the
-    class; ``difference`` is the mean of a - b over streams."""
-    rows = []
-    for table in across(records):
-        for a, b, p, corrected in stats.wilcoxon_holm(table.table_BM):
-            gap = stats.mean([block[a] - block[b] for block in table.table_BM])
-            who = (table.protocol, table.group, table.backbone, table.methods[a], table.methods[b])
-            rows.append(dict(zip(OVERALL_PAIRS, (*who, len(table.streams), gap, p, corrected), strict=True)))
-    return rows
+def _overall_of(table: Across) -> Iterator[OverallRow]:
+    statistic, p = stats.friedman(table.table_BM)[:2] if len(table.methods) > 2 else (None, None)
+    many = len(table.streams) >= stats.FEWEST_BLOCKS
+    critical = stats.critical_difference(table.table_BM)[0] if many else None
+    ranks = stats.average_ranks(table.table_BM)
+    for rank, method in sorted(zip(ranks, table.methods, strict=True)):
+        yield OverallRow(
+            table.protocol, table.group, table.backbone, method, len(table.streams), " ".join(table.streams), rank,
+            statistic, p, critical,
+        )  # fmt: skip
+
+
+def overall_pairs(records: Iterable[Record]) -> list[OverallPairRow]:
+    """Wilcoxon's test over the streams of every two methods of a full table, ``p_holm`` over the table; ``difference``
+    is the mean of a - b over streams."""
+    return [row for table in across(records) for row in _overall_pairs_of(table)]
+
+
+def _overall_pairs_of(table: Across) -> Iterator[OverallPairRow]:
+    for a, b, p, corrected in stats.wilcoxon_holm(table.table_BM):
+        gap = fmean(block[a] - block[b] for block in table.table_BM)
+        yield OverallPairRow(
+            table.protocol, table.group, table.backbone, table.methods[a], table.methods[b], len(table.streams), gap, p,
+            corrected,
+        )  # fmt: skip

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
 
-from benchmark.record.records import Record, finished
+from benchmark.config import registry
+from benchmark.errors import UserError
+from benchmark.record import provenance
+from benchmark.record.schema import Record
 
 GROUPS = ("plain", "needs identity", "keeps images", "needs length", "joint")
 
 
 def counts(record: Record) -> bool:
     """Whether a record may enter a leaderboard."""
-    return record["status"] == "complete" and record["split"] == "test" and record["limit"] is None
+    return record.ranked
 
 
-def age(record: Record) -> tuple:
+def age(record: Record) -> tuple[datetime, str, int, int]:
     """The later, the larger; no two records of a stream and method are of one age."""
-    return finished(record), record["key"], record["order"], record["seed"]
+    return record.finished, record.key, record.order, record.seed
 
 
 def newest(records: Iterable[Record]) -> dict[str, Record]:
     """The newest record of every method that may enter a leaderboard."""
     found: dict[str, Record] = {}
     for record in filter(counts, records):
-        found[record["method"]] = max(found.get(record["method"], record), record, key=age)
+        found[record.method] = max(found.get(record.method, record), record, key=age)
     return found
 
 
@@ -34,22 +41,32 @@ def by_key(records: Iterable[Record]) -> list[list[Record]]:
     runs, of equals the newest. The others come with their precision as ``settings``.
     """
     groups: dict[tuple[str, str], list[Record]] = {}
-    for record in sorted(records, key=lambda record: (record["order"], record["seed"])):
-        groups.setdefault((record["method"], record["key"]), []).append(record)
+    for record in sorted(records, key=lambda record: (record.order, record.seed)):
+        groups.setdefault((record.method, record.key), []).append(record)
     first: dict[tuple[str, str], list[Record]] = {}
     for runs in groups.values():
-        if runs[0]["settings"] == "":
-            place = runs[0]["method"], runs[0]["backbone"]
+        if runs[0].settings == "":
+            place = runs[0].method, runs[0].backbone
             first[place] = max(first.get(place, runs), runs, key=lambda runs: (len(runs), max(map(age, runs))))
     return [_named(groups[name], first) for name in sorted(groups)]
 
 
 def _named(runs: list[Record], first: dict[tuple[str, str], list[Record]]) -> list[Record]:
-    if runs[0]["settings"] != "" or first[runs[0]["method"], runs[0]["backbone"]] is runs:
+    if runs[0].settings != "" or first[runs[0].method, runs[0].backbone] is runs:
         return runs
-    return [run | {"settings": f"precision={run['config'].get('precision')}"} for run in runs]
+    return [replace(run, settings=f"precision={run.config.precision}") for run in runs]
 
 
 def group_place(group: str) -> tuple[int, str]:
     """Where a group stands in a table."""
     return GROUPS.index(group) if group in GROUPS else len(GROUPS), group
+
+
+def made_by_other_code(records: Iterable[Record]) -> list[str]:
+    """The methods whose newest complete record of a stream was made by other code than that of the working tree."""
+    root, changed = Path(__file__).resolve().parents[2], []
+    for method, record in sorted(newest(records).items()):
+        with suppress(UserError):  # a method that is no longer there
+            if record.provenance.fingerprint != provenance.fingerprint(root, registry.card(method).file):
+                changed.append(method)
+    return changed

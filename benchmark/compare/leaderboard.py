@@ -6,36 +6,20 @@ order and on whatever machine they are read: sums are exact (``fsum``), draws ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-from benchmark import metrics
-from benchmark.compare import comparisons
-from benchmark.compare.entries import age, by_key, counts, group_place, newest
-from benchmark.compare.stats import average_ranks, deviation, interval, mean, whole
+from benchmark.compare import comparisons, per_task
+from benchmark.compare.aggregate import aggregated
+from benchmark.compare.entries import by_key, counts, group_place, newest
+from benchmark.compare.rows import LEADERBOARD, OVERALL, OVERALL_PAIRS, PAIRS, LeaderboardRow
+from benchmark.compare.stats import average_ranks
 from benchmark.errors import UserError, unknown
-from benchmark.record.records import (
-    DROPS,
-    MATCHES,
-    PROTOCOLS,
-    RECALLS,
-    Record,
-    csv_text,
-    decimals,
-    missing_rows,
-    read_all,
-    write_text,
-)
+from benchmark.record.files import csv_text, decimals, write_text
+from benchmark.record.folder import read_all
+from benchmark.record.schema import PROTOCOLS, Record
 
-COLUMNS = (
-    "rank", "method", "backbone", "key", "settings", "group", "protocol", "primary", "n_runs", "seeds", "orders",
-    "last_acc_mean", "last_acc_std", "last_acc_ci_low", "last_acc_ci_high", "avg_acc_mean", "avg_acc_std", "aia_mean",
-    "forgetting_mean", "forgetting_std", "bwt_mean", "bwt_std", "fwt_mean", "transfer_mean", "learning_acc_mean",
-    "balanced_acc_mean", "macro_auroc_mean", "trainable_params", "stored_bytes", "train_seconds_mean",
-    "eval_seconds_mean", "peak_memory_mib", "stale",
-)  # fmt: skip
-EXTRA = (*MATCHES, *DROPS)  # behind them, where a stream's runs have these
 DIGITS = {"rank": 2, "train_seconds_mean": 2, "eval_seconds_mean": 2, "peak_memory_mib": 1}
 ACROSS = "overall"  # the files over all streams
 
@@ -43,34 +27,28 @@ ACROSS = "overall"  # the files over all streams
 # Rows
 
 
-def _over_tasks(runs: Sequence[Record], name: str, reduce: Any) -> list[float | None]:
-    """One number of a cost per run; None where the run did not measure it."""
-    costs = [run["cost"].get(name) or [None] for run in runs]
-    return [None if None in cost else reduce(cost) for cost in costs]
-
-
-def rows(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """The leaderboard of one stream, one dict of ``COLUMNS`` per (method, key, protocol), in the order of the file.
+def rows(records: Iterable[Record]) -> list[LeaderboardRow]:
+    """The leaderboard of one stream, a row per (method, key, protocol), in the order of the file.
 
     ``rank`` is given only to defaults (``settings`` empty) and counts among the same group, protocol and backbone:
     ``cell_ranks`` of the last accuracies as printed. ``stale`` compares with the newest of ``records``.
     """
     entering = [record for record in records if counts(record)]
-    result, latest = [], newest(entering)
-    classes: dict[tuple, list[tuple[dict[str, Any], dict[tuple[int, int], float]]]] = {}
+    latest = newest(entering)
+    found: list[LeaderboardRow] = []
+    rivals: dict[tuple[str, str, str], dict[int, dict[tuple[int, int], float]]] = {}
     for runs in by_key(entering):
-        current = latest[runs[0]["method"]]["provenance"]["fingerprint"]
         for protocol in PROTOCOLS:
-            row = _row(runs, protocol, current)
-            result.append(row)
-            if row["settings"] == "" and row["last_acc_mean"] is not None:
-                scores = (decimals(run["summary"][protocol]["last_acc"]) for run in runs)
-                cells = {(run["order"], run["seed"]): float(score) for run, score in zip(runs, scores, strict=True)}
-                classes.setdefault(rank_class(row), []).append((row, cells))
-    for rivals in classes.values():
-        for (row, _), rank in zip(rivals, cell_ranks([cells for _, cells in rivals]), strict=True):
-            row["rank"] = rank
-    return sorted(result, key=_place)
+            row = aggregated(runs, protocol, latest[runs[0].method].provenance.fingerprint)
+            if row.default and row.last_acc_mean is not None:
+                scores = {(run.order, run.seed): decimals(run.number(protocol, "last_acc")) for run in runs}
+                cells = {cell: float(score) for cell, score in scores.items()}
+                rivals.setdefault(row.rank_class, {})[len(found)] = cells
+            found.append(row)
+    for places in rivals.values():
+        for place, rank in zip(places, cell_ranks(list(places.values())), strict=True):
+            found[place] = replace(found[place], rank=rank)
+    return sorted(found, key=_place)
 
 
 def cell_ranks(rivals: Sequence[Mapping[tuple[int, int], float]]) -> list[float | None]:
@@ -91,79 +69,11 @@ def cell_ranks(rivals: Sequence[Mapping[tuple[int, int], float]]) -> list[float 
     return ranks
 
 
-def _row(runs: list[Record], protocol: str, current: str) -> dict[str, Any]:
-    head = max(runs, key=age)
-    values = {name: [run["summary"][protocol][name] for run in runs] for name in runs[0]["summary"][protocol]}
-    row: dict[str, Any] = {"rank": None, "protocol": protocol, "n_runs": len(runs)}
-    row |= {name: head[name] for name in ("method", "backbone", "key", "settings", "group", "primary")}
-    row |= {f"{name}s": " ".join(map(str, sorted({run[name] for run in runs}))) for name in ("seed", "order")}
-    row |= {f"{name}_mean": mean(each) for name, each in values.items()}
-    row |= {f"{name}_std": deviation(each) for name, each in values.items()}
-    row["last_acc_ci_low"], row["last_acc_ci_high"] = interval(runs, values["last_acc"])
-    for name, reduce in (("trainable_params", max), ("stored_bytes", lambda cost: cost[-1])):
-        number = mean(_over_tasks(runs, name, reduce))
-        row[name] = None if number is None else round(number)
-    row["train_seconds_mean"] = mean(_over_tasks(runs, "train_seconds", sum))
-    row["eval_seconds_mean"] = mean(_over_tasks(runs, "eval_seconds", sum))
-    peaks = _over_tasks(runs, "peak_memory_mib", max)
-    row["peak_memory_mib"] = max(whole(peaks), default=None)
-    if "dominance" in values:  # of the mean drops: a mean of ratios is at the mercy of a drop near zero
-        drops = [row["image_drop_mean"], row["text_drop_mean"]]
-        row["dominance_mean"] = metrics.dominance(*drops) if None not in drops and min(drops) > 0 else None
-    row["stale"] = any(run["provenance"]["fingerprint"] != current for run in runs)
-    return {name: row.get(name) for name in (*COLUMNS, *(f"{name}_mean" for name in EXTRA if name in values))}
-
-
-def rank_class(row: dict[str, Any]) -> tuple:
-    return row["group"], row["protocol"], row["backbone"]
-
-
-def _place(row: dict[str, Any]) -> tuple:
+def _place(row: LeaderboardRow) -> tuple[int, int, str, float, float, str, str]:
     """Best average rank first, then without one; equals by mean last accuracy as printed, then by name."""
-    rank = float("inf") if row["rank"] is None else row["rank"]
-    last = -float(decimals(row["last_acc_mean"]) or "-inf")
-    return PROTOCOLS.index(row["protocol"]), *group_place(row["group"]), rank, last, row["method"], row["key"]
-
-
-def _measures(run: Record) -> tuple[str, ...]:
-    """The primary metric; of retrieval behind it the recalls of both directions."""
-    return (run["primary"], *(name for name in RECALLS if name in run["scores"]))
-
-
-def _spread(values: Sequence[float | None]) -> list[str]:
-    return [decimals(mean(values)), decimals(deviation(values))]
-
-
-def _matrix_rows(runs: list[Record], protocol: str) -> Iterator[list[object]]:
-    """Stage, task, mean and deviation of every measure, and n of every cell, over the runs of the lowest order."""
-    alike = [run for run in runs if run["order"] == runs[0]["order"]]
-    scores = [[run["scores"][name][protocol] for run in alike] for name in _measures(runs[0])]
-    for stage in range(len(scores[0][0])):
-        for place, task in enumerate(runs[0]["stream"]["tasks"]):
-            cells = [_spread([matrix[stage][place] for matrix in matrices]) for matrices in scores]
-            yield [stage, task["name"], *(text for cell in cells for text in cell), len(alike)]
-
-
-def _task_rows(runs: list[Record], protocol: str, per_task: Any) -> Iterator[list[object]]:
-    """Task, mean and deviation of every measure, and n over all runs in which the task was not the last, in the
-    stream's listed order."""
-    found: dict[tuple[int, str], list[list[float | None]]] = {}
-    for run in runs:
-        tasks = zip(run["permutation"], run["stream"]["tasks"], strict=True)
-        columns = [per_task(run["scores"][name][protocol]).tolist() for name in _measures(run)]
-        for (listed, task), *numbers in zip(tasks, *columns, strict=False):  # the last task has no number
-            known = [None if number != number else number for number in numbers]
-            found.setdefault((listed, task["name"]), []).append(known)
-    for (_, task), numbers in sorted(found.items()):
-        measures = [list(values) for values in zip(*numbers, strict=True)]
-        yield [task, *(text for values in measures for text in _spread(values)), len(numbers)]
-
-
-def _missing_rows(runs: list[Record], protocol: str) -> Iterator[list[object]]:
-    """What is missing, at which rate, mean and deviation over runs of the final model's mean accuracy, and n."""
-    tables = [[row for row in missing_rows(run) if row[0] == protocol] for run in runs]
-    for rows in zip(*tables, strict=True):
-        yield [*rows[0][1:3], *_spread([float(row[-1]) if row[-1] else None for row in rows]), len(rows)]
+    rank = float("inf") if row.rank is None else row.rank
+    last = -float(decimals(row.last_acc_mean) or "-inf")
+    return PROTOCOLS.index(row.protocol), *group_place(row.group), rank, last, row.method, row.key
 
 
 # Files
@@ -201,6 +111,7 @@ def build(results: Path, stream: str | None = None) -> list[Path]:
 
 
 def known_stream(results: Path, stream: str | None) -> None:
+    """Raise UserError where there are no runs of that stream, or where a stream has the name of all."""
     names = sorted(path.name for path in (results / "runs").glob("*") if path.is_dir())
     if ACROSS in names:
         raise UserError(f"{results / 'runs' / ACROSS}: {ACROSS}.csv is the table over all streams; rename this one")
@@ -212,15 +123,14 @@ def _write(results: Path, entering: list[Record], stream: str | None) -> list[Pa
     """The files of one stream or of all, then those over all streams; all texts are made before a file is written."""
     streams: dict[str, list[Record]] = {path.name: [] for path in (results / "runs").glob("*")}
     for record in entering:
-        streams.setdefault(record["stream"]["folder"], []).append(record)
+        streams.setdefault(record.stream.folder, []).append(record)
     texts: dict[str, str] = {}
     for folder in sorted(streams):
-        known = streams[folder] or (results / "leaderboards" / f"{folder}.csv").exists()
-        if known and stream in (None, folder):
-            texts |= {f"{folder}{suffix}": text for suffix, text in _texts(streams[folder]).items()}
-            texts[f"{folder}.pairs.csv"] = _table_text(comparisons.PAIRS, comparisons.pairs(streams[folder]))
-    texts[f"{ACROSS}.csv"] = _table_text(comparisons.OVERALL, comparisons.overall(entering))
-    texts[f"{ACROSS}.pairs.csv"] = _table_text(comparisons.OVERALL_PAIRS, comparisons.overall_pairs(entering))
+        if stream in (None, folder):
+            mine = _headers(results / "leaderboards", folder) | (_texts(streams[folder]) if streams[folder] else {})
+            texts |= {f"{folder}{suffix}": text for suffix, text in mine.items()}
+    texts[f"{ACROSS}.csv"] = _table_text(OVERALL, map(asdict, comparisons.overall(entering)))
+    texts[f"{ACROSS}.pairs.csv"] = _table_text(OVERALL_PAIRS, map(asdict, comparisons.overall_pairs(entering)))
     written = []
     for name, text in texts.items():
         path = results / "leaderboards" / name
@@ -231,38 +141,25 @@ def _write(results: Path, entering: list[Record], stream: str | None) -> list[Pa
     return written
 
 
+def _headers(folder: Path, stream: str) -> dict[str, str]:
+    """The first line of a stream's files that are there, by suffix; for those that no record has a line for."""
+    files = {suffix: folder / f"{stream}{suffix}" for suffix in (".csv", *per_task.SUFFIXES, ".pairs.csv")}
+    known = {suffix: file.read_text(encoding="utf-8") for suffix, file in files.items() if file.exists()}
+    return {suffix: text.partition("\n")[0] + "\n" for suffix, text in known.items()}
+
+
 def _texts(entering: list[Record]) -> dict[str, str]:
     """The content of a stream's files by suffix."""
-    keys = [(runs, protocol) for runs in by_key(entering) for protocol in PROTOCOLS]
-    measures = _measures(entering[0]) if entering else ("accuracy",)
-
-    def long(columns: Iterable[str], cells: Any) -> str:
-        found = ([runs[0]["method"], runs[0]["key"], protocol, *cell] for runs, protocol in keys
-                 for cell in cells(runs, protocol))  # fmt: skip
-        return csv_text(("method", "key", "protocol", *columns, "n_runs"), found)
-
-    def tasks(name: str, per_task: Any) -> str:
-        names = [name, *(f"{measure}_{name}" for measure in measures[1:])]
-        columns = (f"{each}_{kind}" for each in names for kind in ("mean", "std"))
-        return long(("task", *columns), lambda runs, kind: _task_rows(runs, kind, per_task))
-
     every = rows(entering)
-    columns = max((tuple(row) for row in every), key=len, default=COLUMNS)
-    texts = {
-        ".csv": _table_text(columns, every),
-        ".matrix.csv": long(
-            ("stage", "task", *(f"{each}_{kind}" for each in measures for kind in ("mean", "std"))), _matrix_rows
-        ),
-        ".forgetting.csv": tasks("forgetting", metrics.forgetting_per_task),
-        ".bwt.csv": tasks("bwt", metrics.backward_transfer_per_task),
+    columns = (*LEADERBOARD, *dict.fromkeys(name for row in every for name in row.more))
+    return {
+        ".csv": _table_text(columns, (row.cells for row in every)),
+        **per_task.texts(by_key(entering)),
+        ".pairs.csv": _table_text(PAIRS, map(asdict, comparisons.pairs(entering))),
     }
-    keys = [(runs, protocol) for runs, protocol in keys if all("missing" in run for run in runs)]
-    if keys:
-        texts[".missing.csv"] = long(("missing", "rate", "accuracy_mean", "accuracy_std"), _missing_rows)
-    return texts
 
 
-def _table_text(columns: Sequence[str], found: Iterable[Mapping[str, Any]]) -> str:
+def _table_text(columns: Sequence[str], found: Iterable[Mapping[str, object]]) -> str:
     return csv_text(columns, ([_cell(name, row.get(name)) for name in columns] for row in found))
 
 

@@ -67,9 +67,14 @@ class LeaderboardRow:
         """Rows of the same group, protocol and backbone are compared."""
         return self.group, self.protocol, self.backbone
 
+    @property
+    def cells(self) -> dict[str, object]:
+        """All columns by name."""
+        return {name: getattr(self, name) for name in LEADERBOARD} | dict(self.more)
+
     def value(self, name: str) -> float | None:
         """A number by the name of its column; None as well where the kind of task does not have it."""
-        return self.more.get(name) if name not in LEADERBOARD else getattr(self, name)
+        return getattr(self, name) if name in LEADERBOARD else self.more.get(name)
 
 
 @dataclass(frozen=True)

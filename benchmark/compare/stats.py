@@ -14,7 +14,7 @@ from itertools import combinations
 from statistics import fmean, stdev, variance
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmark.record.records import Record
+from benchmark.record.schema import Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,10 +68,10 @@ def interval(runs: Sequence[Record], values: Sequence[float | None]) -> tuple[fl
 
     orders: dict[int, list[float]] = {}
     for run, value in zip(runs, known, strict=True):
-        orders.setdefault(run["order"], []).append(value)
+        orders.setdefault(run.order, []).append(value)
     sizes, widest = np.array([len(each) for each in orders.values()]), max(map(len, orders.values()))
     table_OS = np.array([each + [0.0] * (widest - len(each)) for each in orders.values()])
-    generator = np.random.Generator(np.random.PCG64(int(runs[0]["key"], 16)))
+    generator = np.random.Generator(np.random.PCG64(int(runs[0].key, 16)))
     total, count = np.zeros(DRAWS), np.zeros(DRAWS)
     for _ in range(len(orders)):
         order_D = (generator.random(DRAWS) * len(orders)).astype(int)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark import metrics
-from benchmark.compare.leaderboard import known_stream, rank_class, rows
+from benchmark.compare.leaderboard import known_stream, rows
+from benchmark.compare.rows import LeaderboardRow
 from benchmark.compare.stats import mean
-from benchmark.record.records import PROTOCOLS, Record, decimals, missing_rows, read_all
+from benchmark.record.files import decimals
+from benchmark.record.folder import read_all
+from benchmark.record.schema import PROTOCOLS, Record
+from benchmark.record.summary import floats, missing_rows
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,6 +25,13 @@ def percent(value: float | None, spread: float | None = None) -> str:
     if value is None or value != value:
         return "-"
     return decimals(100 * value, 1) + (f" ± {decimals(100 * spread, 1)}" if spread is not None else "")
+
+
+def clock(seconds: float) -> str:
+    """``93 s``, ``12 min``, ``3.4 h``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def spoken(metric: str) -> str:
@@ -48,6 +60,9 @@ def _styled(text: str, style: str = "") -> Text:
     return Text(text, style=style)
 
 
+# Of a stream
+
+
 def table(results: Path, stream: str) -> Table:
     """The leaderboard of a stream, one line per (method, key): per cent with the standard deviation over runs.
 
@@ -56,9 +71,9 @@ def table(results: Path, stream: str) -> Table:
     """
     known_stream(Path(results), stream)
     every = rows(read_all(Path(results), stream))
-    hidden = {(row["method"], row["key"]): row for row in every if row["protocol"] == "hidden"}
-    measure = spoken(every[0]["primary"]) if every else "accuracy"
-    result = _table(f"{stream}: {measure} in per cent, mean ± standard deviation over runs")
+    hidden = {(row.method, row.key): row for row in every if row.protocol == "hidden"}
+    measure = f": {spoken(every[0].primary)} in per cent, mean ± standard deviation over runs" if every else ""
+    result = _table(f"{stream}{measure}")
     result.add_column("#", justify="right", no_wrap=True)
     result.add_column("method", no_wrap=True, max_width=18)
     result.add_column("settings", overflow="fold")
@@ -66,31 +81,47 @@ def table(results: Path, stream: str) -> Table:
     for name in ("runs", "last\n(given)", "last\n(hidden)", "forgetting\n(given)", "BWT\n(given)"):
         result.add_column(name, justify="right", no_wrap=True)
     best = _best(every)
-    for row in (row for row in every if row["protocol"] == "given"):
-        other = hidden[row["method"], row["key"]]
-        cells = [_styled(str(row[name])) for name in ("method", "settings", "group", "n_runs")]
+    for row in (row for row in every if row.protocol == "given"):
+        cells = [_styled(text) for text in (_rank(row), row.method, row.settings, row.group, str(row.n_runs))]
+        other = hidden[row.method, row.key]
         for name, mine in (("last_acc", row), ("last_acc", other), ("forgetting", row), ("bwt", row)):
-            value = mine[f"{name}_mean"]
-            first = row["settings"] == "" and value is not None and value == best[name, *rank_class(mine)]
-            cells.append(_styled(percent(value, mine[f"{name}_std"]), "bold" if first else ""))
-        result.add_row(_styled(_rank(row)), *cells)
+            value = mine.value(f"{name}_mean")
+            first = row.default and value is not None and value == best[name, *mine.rank_class]
+            cells.append(_styled(percent(value, mine.value(f"{name}_std")), "bold" if first else ""))
+        result.add_row(*cells)
     return result
 
 
-def _rank(row: dict[str, Any]) -> str:
-    once = row["settings"] == "" and row["n_runs"] == 1
-    return decimals(row["rank"], 2) or ("n=1" if once else "")
+def _rank(row: LeaderboardRow) -> str:
+    once = row.default and row.n_runs == 1
+    return decimals(row.rank, 2) or ("n=1" if once else "")
 
 
-def _best(every: list[dict[str, Any]]) -> dict[tuple, float]:
+def _best(every: Sequence[LeaderboardRow]) -> dict[tuple[str, str, str, str], float]:
     """The best mean of the defaults by (name, group, protocol, backbone): least forgetting, most of the rest."""
-    best: dict[tuple, float] = {}
-    for row in every:
-        for name, choose in (("last_acc", max), ("forgetting", min), ("bwt", max)):
-            place, value = (name, *rank_class(row)), row[f"{name}_mean"]
-            if row["settings"] == "" and value is not None:
+    best: dict[tuple[str, str, str, str], float] = {}
+    choices: tuple[tuple[str, Callable[[float, float], float]], ...]
+    choices = (("last_acc", max), ("forgetting", min), ("bwt", max))
+    for row in filter(lambda row: row.default, every):
+        for name, choose in choices:
+            place, value = (name, *row.rank_class), row.value(f"{name}_mean")
+            if value is not None:
                 best[place] = choose(best.get(place, value), value)
     return best
+
+
+# Of a run
+
+
+def after_run(record: Record) -> Iterator[Table]:
+    """All tables of a complete run, those of its kind of task too."""
+    for protocol in PROTOCOLS:
+        yield matrix_table(record, protocol)
+    yield transfer_table(record)
+    if record.kind.ways:
+        yield ways_table(record)
+    if record.missing is not None:
+        yield missing_table(record)
 
 
 def matrix_table(record: Record, protocol: str, metric: str | None = None) -> Table:
@@ -99,19 +130,18 @@ def matrix_table(record: Record, protocol: str, metric: str | None = None) -> Ta
     Of the primary metric unless another is named.
     Where a router chose the task, the share of samples that it sent to the right one stands below the last row.
     """
-    metric = metric or record["primary"]
-    tasks = [task["name"] for task in record["stream"]["tasks"]]
-    title = f"{record['method']} on {record['stream']['folder']}: {spoken(metric)} in per cent, identity {protocol}"
-    result = _table(title)
+    metric = metric or record.primary
+    tasks = record.stream.task_names
+    result = _table(f"{_where(record)}: {spoken(metric)} in per cent, identity {protocol}")
     result.add_column("after", no_wrap=True, max_width=18)
     width = min(12, max(5, 80 // len(tasks) - 2))  # so that eight tasks fit in 100 columns
     for name in tasks:
         result.add_column(_styled(_short(name, width)), justify="right")
-    for stage, scores in enumerate(record["scores"][metric][protocol]):
+    for stage, scores in enumerate(record.scores[metric][protocol]):
         cells = [_styled(percent(score), "bold" if place == stage - 1 else "dim" if place >= stage else "")
                  for place, score in enumerate(scores)]  # fmt: skip
         result.add_row(_styled(f"{stage} {tasks[stage - 1]}" if stage else "before"), *cells)
-    routed = (record.get("router_accuracy") or [[]])[-1]
+    routed = record.router_accuracy[-1] if record.router_accuracy else []
     if protocol == "hidden" and any(share is not None for share in routed):
         result.add_section()
         result.add_row("router right", *(_styled(percent(share)) for share in routed))
@@ -120,62 +150,68 @@ def matrix_table(record: Record, protocol: str, metric: str | None = None) -> Ta
 
 def transfer_table(record: Record) -> Table:
     """Forgetting and backward transfer of every task of one record but the last, and their means, in per cent."""
-    tasks = record["stream"]["tasks"]
-    result = _table(f"{record['method']} on {record['stream']['folder']}: forgetting and transfer in per cent")
+    tasks = record.stream.tasks
+    result = _table(f"{_where(record)}: forgetting and transfer in per cent")
     result.add_column("task", no_wrap=True, max_width=32)
     result.add_column("modality", no_wrap=True, max_width=20)
     columns = []
     for name, per_task in (("forgetting", metrics.forgetting_per_task), ("BWT", metrics.backward_transfer_per_task)):
         for protocol in PROTOCOLS:
             result.add_column(f"{name}\n({protocol})", justify="right")
-            columns.append(per_task(record["scores"][record["primary"]][protocol]).tolist())
+            columns.append(per_task([floats(row) for row in record.matrix(protocol)]).tolist())
     for place, task in enumerate(tasks[:-1]):
         numbers = (_styled(percent(column[place])) for column in columns)
-        result.add_row(_styled(task["name"]), _styled(task["modality"]), *numbers, end_section=place == len(tasks) - 2)
+        result.add_row(_styled(task.name), _styled(task.modality), *numbers, end_section=place == len(tasks) - 2)
     result.add_row(_styled("mean", "bold"), "", *(_styled(percent(mean(column)), "bold") for column in columns))
     return result
 
 
+def ways_table(record: Record) -> Table:
+    """The last row's numbers in per cent, a line for each way in which the kind of task asks a sample."""
+    kind = record.kind
+    result = _table(f"{_where(record)}: {kind.name} after the last task in per cent")
+    result.add_column("direction", no_wrap=True)
+    for column in kind.per_way:
+        result.add_column(column.heading, justify="right")
+    last = list(kind.ways)[-1]
+    for protocol in PROTOCOLS:
+        for way, words in kind.ways.items():
+            cells = [_styled(percent(record.number(protocol, f"{way}_{column.name}"))) for column in kind.per_way]
+            result.add_row(_styled(f"{words} ({protocol})"), *cells, end_section=way == last)
+    return result
+
+
 def missing_table(record: Record) -> Table:
-    """Of fusion: the final model's accuracy where samples lack the image, the text or either, mean over tasks."""
-    result = _table(f"{record['method']} on {record['stream']['folder']}: accuracy in per cent with inputs missing")
-    table = list(missing_rows(record))
+    """The final model's score where samples lack one input, the other or either, mean over tasks."""
+    result = _table(f"{_where(record)}: {spoken(record.primary)} in per cent with inputs missing")
+    lines = list(missing_rows(record))
     result.add_column("missing", no_wrap=True)
-    for rate in dict.fromkeys(row[2] for row in table):
+    for rate in dict.fromkeys(line[2] for line in lines):
         result.add_column(f"{100 * float(rate):.0f} %", justify="right")
     for protocol in PROTOCOLS:
-        mine = {(row[1], row[2]): float(row[-1]) if row[-1] else None for row in table if row[0] == protocol}
-        for name in ("image", "text", "both"):
+        mine = {(line[1], line[2]): float(line[-1]) if line[-1] else None for line in lines if line[0] == protocol}
+        for name in (*record.kind.withheld, "both"):
             cells = [_styled(percent(value)) for (what, _), value in mine.items() if what in ("none", name)]
-            label = "image or text" if name == "both" else name
+            label = " or ".join(record.kind.withheld) if name == "both" else name
             result.add_row(_styled(f"{label} ({protocol})"), *cells, end_section=name == "both")
     return result
 
 
-def recall_table(record: Record) -> Table:
-    """Of retrieval: the last row's recalls and MRR of both directions, forgetting and BWT of R@1, in per cent."""
-    result = _table(f"{record['method']} on {record['stream']['folder']}: retrieval after the last task in per cent")
-    result.add_column("direction", no_wrap=True)
-    names = ("r1", "r5", "r10", "mrr", "forgetting", "bwt")
-    for name in ("R@1", "R@5", "R@10", "MRR", "forgetting\n(R@1)", "BWT\n(R@1)"):
-        result.add_column(name, justify="right")
-    for protocol in PROTOCOLS:
-        for way, label in (("i2t", "image to text"), ("t2i", "text to image")):
-            cells = [_styled(percent(record["summary"][protocol][f"{way}_{name}"])) for name in names]
-            result.add_row(_styled(f"{label} ({protocol})"), *cells, end_section=way == "t2i")
-    return result
+def _where(record: Record) -> str:
+    return f"{record.method} on {record.stream.folder}"
 
 
 def summary_line(record: Record) -> str:
     """The run in one line, per cent: last accuracy, forgetting, BWT and what it cost."""
-    given, hidden = record["summary"]["given"], record["summary"]["hidden"]
-    cost = record["cost"]
-    seconds = sum(cost["train_seconds"]), sum(cost["eval_seconds"])
+    cost = record.cost
+    last, forgetting = (
+        [percent(record.number(protocol, name)) for protocol in PROTOCOLS] for name in ("last_acc", "forgetting")
+    )
     return (
-        f"{record['method']} on {record['stream']['folder']}: "
-        f"last {spoken(record['primary'])} {percent(given['last_acc'])} given, {percent(hidden['last_acc'])} hidden; "
-        f"forgetting {percent(given['forgetting'])}, {percent(hidden['forgetting'])}; "
-        f"{max(cost['trainable_params'], default=0):,} trained parameters, "
-        f"{cost['stored_bytes'][-1] / 2**20:.2f} MiB kept, "
-        f"{seconds[0]:.0f} s training, {seconds[1]:.0f} s evaluation, peak {cost['peak_memory_mib'][-1]:,.0f} MiB"
+        f"{_where(record)}: last {spoken(record.primary)} {last[0]} given, {last[1]} hidden; "
+        f"forgetting {', '.join(forgetting)}; "
+        f"{max(cost.trainable_params, default=0):,} trained parameters, "
+        f"{max(cost.stored_bytes[-1:], default=0) / 2**20:.2f} MiB kept, "
+        f"{sum(cost.train_seconds):.0f} s training, {sum(cost.eval_seconds):.0f} s evaluation, "
+        f"peak {max(cost.peak_memory_mib[-1:], default=0):,.0f} MiB"
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -11,11 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmark.compare import leaderboard
 from benchmark.config import registry
 from benchmark.data import catalog
 from benchmark.errors import UserError, unknown
-from benchmark.record import provenance, records
 
 BACKBONES = {
     "phantom-clip": "shipped, 64 px, trained on made images: the default",
@@ -24,16 +20,6 @@ BACKBONES = {
     "local-dir:FOLDER": "open_clip_config.json and weights in a folder",
     "ViT-B-16 --pretrained FILE": "an architecture with weights of your own",
 }
-
-
-def made_by_other_code(found: Iterable[records.Record]) -> list[str]:
-    """The methods whose newest complete record of a stream was made by other code than that of the working tree."""
-    root, changed = Path(__file__).resolve().parents[2], []
-    for method, record in sorted(leaderboard.newest(found).items()):
-        with suppress(UserError):  # a method that is no longer there
-            if record["provenance"]["fingerprint"] != provenance.fingerprint(root, registry.card(method).file):
-                changed.append(method)
-    return changed
 
 
 def _file(folder: str, name: str) -> Path:

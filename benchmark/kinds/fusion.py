@@ -15,6 +15,8 @@ KIND = replace(
     smoke="smoke_fusion",
     inputs=("image", "text"),
     withheld=("image", "text"),
+    board=DROPS,
+    of_numbers={"dominance": ("dominance", DROPS[:2])},
     table=(
         *classification.FORGETTING,
         Column("lost without image", "image_drop"),

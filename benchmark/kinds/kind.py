@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the README's tables: ``name`` is of a leaderboard's row, without its ``_mean``.
+    """A column of a table: ``name`` is of the summary, or of a leaderboard's row.
 
     ``shown``: percent, count, mib or ratio. ``hidden``: the row of the hidden protocol. ``spread``: with deviation.
     """
@@ -35,6 +35,11 @@ class Kind:
         of_matrix: summary name -> (a function of ``benchmark.metrics``, the metric whose matrix it is of).
         beside: metrics that stand beside the primary one in the tables per task.
         withheld: inputs that a sample may lack when the final model answers; empty: never.
+        board: numbers of the summary that a leaderboard's CSV has behind the columns of every kind.
+        of_numbers: summary name -> (function of ``benchmark.metrics``, the numbers it is of); over runs it is of their
+            means, for a mean of ratios is at the mercy of a divisor near zero.
+        ways: how a number's name begins -> what a sample is asked for, where it is asked in several ways.
+        per_way: columns of the table after a run that has a line for each of these ways.
         kept: protocol -> names of the arrays that ``predictions.npz`` keeps of a cell.
         whole_batch: the loss sets every sample against all others of its batch, so that devices cannot share one.
         table: the README's columns behind the last scores.
@@ -50,6 +55,10 @@ class Kind:
     table: tuple[Column, ...]
     of_matrix: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
+    board: tuple[str, ...] = ()
+    of_numbers: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    ways: Mapping[str, str] = field(default_factory=dict)
+    per_way: tuple[Column, ...] = ()
     withheld: tuple[str, ...] = ()
     whole_batch: bool = False
 

@@ -8,6 +8,12 @@ DIRECTIONS = {"i2t": "image to text", "t2i": "text to image"}
 RECALLS = tuple(f"{way}_r{k}" for way in DIRECTIONS for k in (1, 5, 10))
 RECIPROCAL = tuple(f"{way}_mrr" for way in DIRECTIONS)
 
+OF_MATRIX = {
+    f"{way}_{short}": (function, f"{way}_r1")
+    for short, function in (("forgetting", "forgetting"), ("bwt", "backward_transfer"))
+    for way in DIRECTIONS
+}
+
 KIND = Kind(
     name="retrieval",
     smoke="smoke_retrieval",
@@ -15,12 +21,16 @@ KIND = Kind(
     labelled=False,
     metrics=("mean_recall", *(f"{way}_{name}" for way in DIRECTIONS for name in ("r1", "r5", "r10", "mrr"))),
     last_row={name: name for name in (*RECALLS, *RECIPROCAL)},
-    of_matrix={
-        f"{way}_{short}": (function, f"{way}_r1")
-        for short, function in (("forgetting", "forgetting"), ("bwt", "backward_transfer"))
-        for way in DIRECTIONS
-    },
+    of_matrix=OF_MATRIX,
     beside=RECALLS,
+    board=(*RECALLS, *RECIPROCAL, *OF_MATRIX),
+    ways=DIRECTIONS,
+    per_way=(
+        *(Column(f"R@{k}", f"r{k}") for k in (1, 5, 10)),
+        Column("MRR", "mrr"),
+        Column("forgetting\n(R@1)", "forgetting"),
+        Column("BWT\n(R@1)", "bwt"),
+    ),
     kept=dict.fromkeys(("given", "hidden"), tuple(f"{way}_rank" for way in DIRECTIONS)),
     whole_batch=True,
     table=(

@@ -11,14 +11,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from benchmark.errors import UserError
+from benchmark.record.claim import alone_in
 from benchmark.record.files import csv_text, decimals, write_json, write_text
 from benchmark.record.schema import Matrix, Record
 from benchmark.record.summary import missing_rows
@@ -102,43 +101,32 @@ class RunFolder:
 
     @contextmanager
     def claimed(self) -> Iterator[RunFolder]:
-        """Inside, no other process of this machine is in this folder; to be taken before anything is decided.
-
-        The lock goes with the process that holds it. Where nothing was written, nothing is left.
+        """Inside, no other process of this machine is in this folder (:func:`alone_in`); to be taken before anything is
+        decided.
 
         Raises:
-            UserError: another process is there.
+            UserError: another process is there, or the folder cannot be written.
         """
-        lock = self.path.with_name(f".{self.path.name}.lock")
-        made: list[Path] = []
-        while True:
-            made += [folder for folder in lock.parents if not folder.exists()]
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                held = FileLock(lock, timeout=0)
-                held.acquire()
-                break
-            except Timeout:
-                raise UserError(f"{self.path}: another process is running this; wait for it, or stop it") from None
-            except FileNotFoundError:  # one that wrote nothing has just removed the folder
-                continue
-        try:
+        with alone_in(self.path):
+            self._tidy()
             yield self
-        finally:
-            lock.unlink(missing_ok=True)  # still held: whoever waits for this file sees that it has no name any more
-            held.release()
-            for folder in made:
-                with suppress(OSError):  # not empty
-                    folder.rmdir()
+
+    def _tidy(self) -> None:
+        """Remove what is left of the making of a run that is complete: it was killed between its record and the end."""
+        if (self.path / STATE).exists() and self.found().complete:
+            shutil.rmtree(self.path / STATE, ignore_errors=True)
 
     def begin(self, record: Record) -> None:
-        """Start a run: what an unfinished one left is deleted, a complete one stays until this one is whole."""
-        shutil.rmtree(self.path / STATE, ignore_errors=True)
-        if self.found().complete:
-            write_record(self.path / STATE / ANEW, record)
-            return
-        shutil.rmtree(self.path, ignore_errors=True)
-        write_record(self.path, record)
+        """Start a run: what an unfinished one left is deleted, a complete one stays until this one is whole.
+
+        Records go first: where this is killed half-way, nothing of the old run is taken for a part of the new one.
+        """
+        (self.path / STATE / ANEW / RECORD).unlink(missing_ok=True)
+        complete = self.found().complete
+        if not complete:
+            (self.path / RECORD).unlink(missing_ok=True)
+        shutil.rmtree(self.path / STATE if complete else self.path, ignore_errors=True)
+        write_record(self.path / STATE / ANEW if complete else self.path, record)
 
     def write(self, record: Record) -> None:
         """The record as it is now, with the CSV of every matrix."""
@@ -152,14 +140,24 @@ class RunFolder:
         making = self.making
         write_record(making, record)
         if making != self.path:
-            new = [path for path in making.iterdir() if path.name not in (RECORD, STATE)]
-            for path in new:
-                target = self.path / path.name
-                if target.is_dir():
-                    shutil.rmtree(target)
-                path.replace(target)
+            self._make_room()
+            for path in _beside_record(making):
+                path.replace(self.path / path.name)
             (making / RECORD).replace(self.path / RECORD)
-        shutil.rmtree(self.path / STATE)
+        shutil.rmtree(self.path / STATE, ignore_errors=True)
+
+    def _make_room(self) -> None:
+        """Put aside what the old run left beside its record, once: what comes there later is the new run's."""
+        aside, done = self.path / STATE / "aside", self.path / STATE / "done"
+        if not done.exists():
+            aside.mkdir(exist_ok=True)
+            for path in _beside_record(self.path):
+                path.replace(aside / path.name)
+            aside.rename(done)
+
+
+def _beside_record(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name not in (RECORD, STATE)]
 
 
 # Paths and records
@@ -210,7 +208,7 @@ def _parsed(file: Path, data: bytes) -> Record:
     try:
         return Record.from_json(value)
     except ValueError as error:
-        raise UserError(f"{file}: {error}") from None
+        raise UserError(f"{file}: {' '.join(str(error).split())}") from None
 
 
 def read_all(results: Path, stream: str | None = None) -> list[Record]:
@@ -263,15 +261,24 @@ def replaced(folder: Path, source: Path, record: Record) -> None:
     To be called inside :meth:`RunFolder.claimed`. What belongs to the making of a run is left behind.
     """
     building = folder.parents[2] / f".merging-{folder.name}-{record.key}.tmp"  # where no reader looks for a run.json
+    old, new = building / "old", building / "new"
+    _put_back(old, folder)
     shutil.rmtree(building, ignore_errors=True)
     try:
-        shutil.copytree(source, building / "new", ignore=shutil.ignore_patterns(STATE, ".*"))
-        write_record(building / "new", record)
+        shutil.copytree(source, new, ignore=shutil.ignore_patterns(STATE, ".*"))
+        write_record(new, record)
         if folder.exists():
-            folder.rename(building / "old")
-        (building / "new").rename(folder)
+            folder.rename(old)
+        new.rename(folder)
     finally:
+        _put_back(old, folder)
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _put_back(old: Path, folder: Path) -> None:
+    """What made room for a run that did not come."""
+    if old.exists() and not folder.exists():
+        old.rename(folder)
 
 
 def renamed(record: Record, stream_folder: str) -> Record:

@@ -6,7 +6,7 @@ an unfinished run only its identity is certain, the rest has defaults. Values ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -16,13 +16,12 @@ from msgspec import Meta
 
 from benchmark import kinds
 from benchmark.kinds import Kind
+from benchmark.record.parts import Configuration, Costs, Count, FileName, Hits, Provenance
 
 SCHEMA = 1
 PROTOCOLS = ("given", "hidden")
 
-Count = Annotated[int, Meta(ge=0)]
-Amount = Annotated[float, Meta(ge=0)]
-Share = Annotated[float, Meta(ge=0, le=1)]
+Share = Annotated[float, Meta(ge=0, le=1 + 1e-6)]  # sums of float32 may end just above 1
 Row = list[Share | None]  # a number for each task; None where the protocol defines no cell or the method has no answer
 Matrix = list[Row]  # (T+1, T): row 0 before any training
 
@@ -41,8 +40,8 @@ class StreamEntry:
     """The stream in the order of the run; ``folder`` is its name, with the start of the hash where names clash."""
 
     name: str
-    folder: str
-    tasks: list[TaskEntry]
+    folder: FileName
+    tasks: Annotated[list[TaskEntry], Meta(min_length=1)]
     version: int = 1
     hash: str = ""
     kind: str = "classification"
@@ -51,80 +50,6 @@ class StreamEntry:
     @property
     def task_names(self) -> list[str]:
         return [task.name for task in self.tasks]
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """All that can change a result but the seed and the order, as ``RunConfig.resolved`` gives it.
-
-    ``inputs`` and ``gallery`` are later than the first records, which do not have them.
-    """
-
-    epochs: Count = 0
-    batch_size: Count = 0
-    optimizer: str = ""
-    lr: float = 0.0
-    weight_decay: float = 0.0
-    schedule: str = ""
-    warmup: float = 0.0
-    augment: str = ""
-    method: str = ""
-    stream: str = ""
-    backbone: str = ""
-    pretrained: str | None = None
-    limit: int | None = None
-    split: str = "test"
-    sampling: str = ""
-    inputs: str = "both"
-    gallery: str = "seen"
-    precision: str = ""
-    method_args: dict[str, Any] = field(default_factory=dict)
-
-    def value(self, name: str) -> Any:
-        """A setting as ``settings`` names it: ``epochs``, or ``method.rank``."""
-        bare = name.removeprefix("method.")
-        return self.method_args.get(bare) if bare != name else getattr(self, name)
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What a run took: a number for each task learned (``eval_seconds``: for each row), the peak once."""
-
-    trainable_params: list[Count] = field(default_factory=list)
-    stored_params: list[Count] = field(default_factory=list)
-    stored_bytes: list[Count] = field(default_factory=list)
-    train_seconds: list[Amount] = field(default_factory=list)
-    eval_seconds: list[Amount] = field(default_factory=list)
-    images_per_second: list[Amount] = field(default_factory=list)
-    peak_memory_mib: list[Amount] = field(default_factory=list)
-
-    @property
-    def seconds(self) -> float:
-        """Of training and evaluation, without start-up."""
-        return sum(self.train_seconds) + sum(self.eval_seconds)
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a run came from (``benchmark.record.provenance``); times are ISO 8601 with their zone."""
-
-    git_sha: str | None = None
-    git_dirty: bool | None = None
-    fingerprint: str = ""
-    python: str | None = None
-    packages: dict[str, str | None] = field(default_factory=dict)
-    device: str | None = None
-    data: dict[str, str] = field(default_factory=dict)
-    started: str | None = None
-    finished: str | None = None
-
-
-@dataclass(frozen=True)
-class Hits:
-    """Whether each of ``n`` test samples was answered rightly: base64 of ``numpy.packbits``."""
-
-    n: int
-    bits: str
 
 
 @dataclass(frozen=True)
@@ -142,8 +67,8 @@ class Record:
     """
 
     schema: int
-    key: str
-    method: str
+    key: Annotated[str, Meta(pattern="^[0-9a-f]+$")]
+    method: FileName
     stream: StreamEntry
     seed: Count
     order: Count
@@ -183,8 +108,9 @@ class Record:
             record = msgspec.convert(value, cls)
         except msgspec.ValidationError as error:
             raise ValueError(f"not a whole record: {error}") from None
-        if record.complete:
-            record._check()
+        wrong = next(record._wrong(), None)
+        if wrong is not None:
+            raise ValueError(f"not a whole record: {wrong}")
         return record
 
     def to_json(self) -> dict[str, Any]:
@@ -195,6 +121,7 @@ class Record:
         for name, default in (("inputs", "both"), ("gallery", "seen")):
             if ordered["config"][name] == default:
                 del ordered["config"][name]
+        ordered["stream"]["tasks"] = ordered["stream"].pop("tasks")
         return ordered
 
     @property
@@ -230,6 +157,10 @@ class Record:
         assert self.summary is not None, "an unfinished run has no summary"
         return self.summary[protocol].get(name)
 
+    def measured(self, name: str) -> bool:
+        """Whether the summary of a complete run has this number, undefined or not."""
+        return any(name in numbers for numbers in (self.summary or {}).values())
+
     def with_row(self, stage: int, rows: Mapping[str, Mapping[str, Row]], router: Row) -> Record:
         """With one row more: metric -> protocol -> row; the rows above it are known."""
         scores = {
@@ -239,30 +170,56 @@ class Record:
         router_accuracy = _put(self.router_accuracy or [], stage, router)
         return replace(self, scores=scores, router_accuracy=router_accuracy, stages=stage + 1)
 
-    def _check(self) -> None:
-        """Raise ValueError on what would break a reader of a complete record."""
-        if self.stream.kind not in kinds.KINDS:
-            raise ValueError(f"not a whole record: stream.kind {self.stream.kind!r} is not known")
+    def _wrong(self) -> Iterator[str]:
+        """What would break a reader."""
         tasks = len(self.stream.tasks)
-        if self.primary not in self.scores:
-            raise ValueError(f"not a whole record: scores has no {self.primary!r}, the primary metric")
-        for metric, protocols in self.scores.items():
-            for protocol in PROTOCOLS:
-                if [len(row) for row in protocols.get(protocol, [])] != [tasks] * (tasks + 1):
-                    raise ValueError(f"not a whole record: scores.{metric}.{protocol} is not {tasks + 1} x {tasks}")
+        if self.stream.kind not in kinds.KINDS:
+            yield f"stream.kind {self.stream.kind!r} is not known"
+        for name, matrix in self._matrices():
+            if [len(row) for row in matrix] != [tasks] * (tasks + 1):
+                yield f"{name} is not {tasks + 1} x {tasks}"
+        if self.stages > tasks + 1:
+            yield f"stages {self.stages} are more than {tasks + 1}"
+        if self.complete:
+            yield from self._lacking(tasks)
+
+    def _lacking(self, tasks: int) -> Iterator[str]:
+        """What a complete record must have beyond its identity."""
+        for metric in (self.primary, *self.scores):
+            if set(self.scores.get(metric, ())) != set(PROTOCOLS):
+                yield f"scores lacks {metric!r} with identity given and hidden"
         for protocol in PROTOCOLS:
             known = (self.summary or {}).get(protocol, {})
-            lacking = next((name for name in (*SUMMARY, *self.kind.summary) if name not in known), None)
-            if lacking is not None:
-                raise ValueError(f"not a whole record: summary.{protocol} lacks {lacking!r}")
+            for name in (*SUMMARY, *self.kind.summary):
+                if name not in known:
+                    yield f"summary.{protocol} lacks {name!r}"
+                elif abs(known[name] or 0) > 1 + 1e-6:
+                    yield f"summary.{protocol}.{name} {known[name]} is not between -1 and 1"
         if sorted(self.permutation) != list(range(tasks)):
-            raise ValueError(f"not a whole record: permutation {self.permutation} is not one of {tasks} tasks")
+            yield f"permutation {self.permutation} is not one of {tasks} tasks"
+        if self.router_confusion is not None and [len(row) for row in self.router_confusion] != [tasks] * tasks:
+            yield f"router_confusion is not {tasks} x {tasks}"
+        for name in self.kind.withheld:
+            rows = self.missing.get(name, {}) if self.missing is not None else None
+            if rows is not None and [len(rows.get(protocol, ())) for protocol in PROTOCOLS] != [tasks] * 2:
+                yield f"missing lacks {name!r} with {tasks} tasks, identity given and hidden"
+        for protocol, kept in (self.hits or {}).items():
+            for task, hits in kept.items():
+                if hits is not None and not hits.whole:
+                    yield f"hits.{protocol}.{task} is not n and the bits of n samples"
         if not self.provenance.fingerprint:
-            raise ValueError("not a whole record: provenance lacks 'fingerprint'")
+            yield "provenance lacks 'fingerprint'"
         try:
             _ = self.finished
         except ValueError:
-            raise ValueError("not a whole record: provenance.finished is no ISO 8601 time") from None
+            yield "provenance.finished is no ISO 8601 time"
+
+    def _matrices(self) -> Iterator[tuple[str, Matrix]]:
+        for metric, protocols in self.scores.items():
+            for protocol, matrix in protocols.items():
+                yield f"scores.{metric}.{protocol}", matrix
+        if self.router_accuracy is not None:
+            yield "router_accuracy", self.router_accuracy
 
 
 SUMMARY = ("last_acc", "avg_acc", "aia", "forgetting", "bwt", "fwt", "transfer", "learning_acc")  # of every kind

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from benchmark import metrics
 from benchmark.kinds import Kind
-from benchmark.kinds.fusion import DROPS
 from benchmark.record.files import decimals
 from benchmark.record.schema import PROTOCOLS, Matrix, Record, Row
 
-INPUTS = ("image", "text")  # of fusion, either of which may be missing
+INPUTS = ("image", "text")  # either of which may be missing
 MISSING_RATES = (0.3, 0.5, 0.7, 0.9, 1.0)
 
 
@@ -35,8 +34,11 @@ def summarise(
             values[name] = getattr(metrics, function)(matrices[metric]) if metric in scores else None
         if missing is not None:
             full = scores[kind.primary][protocol][-1]
-            drops = [metrics.modality_drop(floats(full), floats(missing[name][protocol])) for name in INPUTS]
-            values |= dict(zip(DROPS, (*drops, metrics.dominance(*drops)), strict=True))
+            for name in kind.withheld:
+                without = floats(missing[name][protocol])
+                values[f"{name}_drop"] = metrics.modality_drop(floats(full), without)
+            for name, (function, parts) in kind.of_numbers.items():
+                values[name] = getattr(metrics, function)(*(values[part] for part in parts))
         result[protocol] = {name: None if v is None or math.isnan(v) else v for name, v in values.items()}
     return result
 
@@ -54,7 +56,7 @@ def missing_rows(record: Record) -> Iterator[list[str]]:
     assert record.missing is not None, "no input was withheld"
     for protocol in PROTOCOLS:
         full = floats(record.matrix(protocol)[-1])
-        without = {name: floats(record.missing[name][protocol]) for name in INPUTS}
+        without = {name: floats(record.missing[name][protocol]) for name in record.kind.withheld}
         without["both"] = [sum(pair) / 2 for pair in zip(*without.values(), strict=True)]
         for name, rate in [("none", 0.0), *((name, rate) for name in without for rate in MISSING_RATES)]:
             row = metrics.at_missing_rate(full, without.get(name, full), rate).tolist()
