@@ -3,110 +3,129 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import itemgetter
 from statistics import fmean
-from typing import Any
 
 from benchmark.compare.entries import GROUPS
-from benchmark.compare.leaderboard import rank_class
+from benchmark.compare.rows import LeaderboardRow, OverallRow
 from benchmark.compare.tables import percent
-from benchmark.record.records import PROTOCOLS
+from benchmark.record.schema import PROTOCOLS
+from benchmark.report.details import MethodView
+from benchmark.report.views import StreamView
 from benchmark.report.wording import per_cent
 
-Row = dict[str, Any]
-View = dict[str, Any]
 NOTHING = 0.0005  # less than this is 0.0 per cent as printed
+Best = list[tuple[str, dict[str, LeaderboardRow | None]]]  # a group, and by protocol its best row
+TOLD = ("Told which task it is", "Not told which task it is")  # how a sentence on each protocol begins
 
 
-def best_of_groups(rows: Sequence[Row]) -> list[tuple[str, dict[str, Row | None]]]:
+@dataclass(frozen=True)
+class Lead:
+    """The parts of a sentence on who is ahead."""
+
+    told: str
+    who: str
+    score: str
+    next: str
+
+
+def best_of_groups(rows: Sequence[LeaderboardRow]) -> Best:
     """Of every group that is there, the default row with the highest mean last accuracy, by protocol."""
     found = []
-    groups = {row["group"] for row in rows}
+    groups = {row.group for row in rows}
     for group in (*(name for name in GROUPS if name in groups), *sorted(groups - set(GROUPS))):
-        mine = [row for row in defaults(rows) if row["group"] == group and row["last_acc_mean"] is not None]
-        best = {protocol: max((row for row in mine if row["protocol"] == protocol), key=_score, default=None)
-                for protocol in PROTOCOLS}  # fmt: skip
+        best = {
+            protocol: max((row for row in _answered(rows, protocol) if row.group == group), key=_score, default=None)
+            for protocol in PROTOCOLS
+        }
         found.append((group, best))
     return found
 
 
-def defaults(rows: Sequence[Row]) -> list[Row]:
+def defaults(rows: Sequence[LeaderboardRow]) -> list[LeaderboardRow]:
     """The rows with default settings on the backbone that most of them have."""
-    plain = [row for row in rows if row["settings"] == ""]
-    backbones = [row["backbone"] for row in plain]
+    plain = [row for row in rows if row.default]
+    backbones = [row.backbone for row in plain]
     main = max(sorted(set(backbones)), key=backbones.count, default=None)
-    return [row for row in plain if row["backbone"] == main]
+    return [row for row in plain if row.backbone == main]
 
 
-def _score(row: Row) -> float:
-    return row["last_acc_mean"]
+def _answered(rows: Sequence[LeaderboardRow], protocol: str) -> list[LeaderboardRow]:
+    """The default rows of a protocol that have a last score."""
+    return [row for row in defaults(rows) if row.protocol == protocol and row.last_acc_mean is not None]
 
 
-def lead(rows: Sequence[Row], measure: str) -> list[dict[str, str]]:
-    """Who is ahead under each protocol, and whether the runner-up of the same group can be told from it: ``told``,
-    ``who``, ``score`` and ``next`` of a sentence."""
+def _score(row: LeaderboardRow) -> float:
+    assert row.last_acc_mean is not None, "only rows that answered are compared"
+    return row.last_acc_mean
+
+
+def lead(rows: Sequence[LeaderboardRow], measure: str) -> list[Lead]:
+    """Who is ahead under each protocol, and whether the runner-up of the same group can be told from it."""
     said = []
-    for protocol, told in zip(PROTOCOLS, ("Told which task it is", "Not told which task it is"), strict=True):
-        mine = sorted((r for r in defaults(rows) if r["protocol"] == protocol and r["last_acc_mean"] is not None),
-                      key=lambda row: (-_score(row), row["method"]))  # fmt: skip
+    for protocol, told in zip(PROTOCOLS, TOLD, strict=True):
+        mine = sorted(_answered(rows, protocol), key=lambda row: (-_score(row), row.method))
         if not mine:
             continue
         best = mine[0]
-        equal = [row["method"] for row in mine[1:] if percent(_score(row)) == percent(_score(best))]
-        names = " and ".join([best["method"], *equal])
-        score = percent(best["last_acc_mean"], best["last_acc_std"])
-        rivals = [r for r in mine if rank_class(r) == rank_class(best) and r["method"] not in (best["method"], *equal)]
-        said.append({"told": told, "who": names, "score": f"{score} % {measure}", "next": _runner_up(best, rivals[:1])})
+        equal = [row.method for row in mine[1:] if percent(_score(row)) == percent(_score(best))]
+        names = " and ".join([best.method, *equal])
+        score = percent(best.last_acc_mean, best.last_acc_std)
+        rivals = [r for r in mine if r.rank_class == best.rank_class and r.method not in (best.method, *equal)]
+        said.append(Lead(told, names, f"{score} % {measure}", _runner_up(best, rivals[:1])))
     return said
 
 
-def _runner_up(best: Row, rivals: Sequence[Row]) -> str:
+def _runner_up(best: LeaderboardRow, rivals: Sequence[LeaderboardRow]) -> str:
     if not rivals:
         return ""
     other = rivals[0]
-    after = f"Next among equals is {other['method']}, {percent(other['last_acc_mean'], other['last_acc_std'])} %"
-    bounds = best["last_acc_ci_low"], other["last_acc_ci_high"]
-    if None in bounds:
+    after = f"Next among equals is {other.method}, {percent(other.last_acc_mean, other.last_acc_std)} %"
+    low, high = best.last_acc_ci_low, other.last_acc_ci_high
+    if low is None or high is None:
         return f"{after}; compared by single runs, which say nothing about chance."
-    return f"{after}; their 95 % intervals {'overlap' if bounds[0] <= bounds[1] else 'do not overlap'}."
+    return f"{after}; their 95 % intervals {'overlap' if low <= high else 'do not overlap'}."
 
 
-def forgetting(rows: Sequence[Row]) -> list[str]:
+def forgetting(rows: Sequence[LeaderboardRow]) -> list[str]:
     """Per protocol who forgets nothing and who most; joint training learns once and is left out."""
     said = []
     for protocol in PROTOCOLS:
-        mine = [row for row in defaults(rows) if row["protocol"] == protocol and row["group"] != "joint"]
-        mine = sorted((r for r in mine if r["forgetting_mean"] is not None), key=lambda r: r["forgetting_mean"])
-        if not mine:
+        mine = [row for row in defaults(rows) if row.protocol == protocol and row.group != "joint"]
+        known = [(row.forgetting_mean, row.method) for row in mine if row.forgetting_mean is not None]
+        known.sort(key=itemgetter(0))
+        if not known:
             continue
-        nothing = [row["method"] for row in mine if row["forgetting_mean"] < NOTHING]
-        least, most = mine[0], mine[-1]
+        nothing = [method for value, method in known if value < NOTHING]
+        (least, best), (most, worst) = known[0], known[-1]
         if nothing:
-            first = f"{len(nothing)} of {len(mine)} methods forget nothing ({_names(nothing)})"
+            first = f"{len(nothing)} of {len(known)} methods forget nothing ({_names(nothing)})"
         else:
-            first = f"{least['method']} forgets least ({percent(least['forgetting_mean'])} points)"
-        second = f"{most['method']} forgets most ({percent(most['forgetting_mean'])})"
-        said.append(f"Identity {protocol}: {first}, {second}.")
+            first = f"{best} forgets least ({percent(least)} points)"
+        said.append(f"Identity {protocol}: {first}, {worst} forgets most ({percent(most)}).")
     return said
 
 
-def costs(rows: Sequence[Row]) -> list[str]:
+def costs(rows: Sequence[LeaderboardRow]) -> list[str]:
     """The dearest and the cheapest method that trains, by parameters, memory kept and time."""
-    mine = [row for row in defaults(rows) if row["protocol"] == PROTOCOLS[0] and row["trainable_params"]]
+    mine = [row for row in defaults(rows) if row.protocol == PROTOCOLS[0] and row.trainable_params]
     said = []
     for name, label, shown in (
         ("trainable_params", "Trained parameters", lambda value: f"{value:,.0f}"),
         ("stored_bytes", "Kept between tasks", lambda value: f"{value / 2**20:,.2f} MiB"),
         ("train_seconds_mean", "Training", lambda value: f"{value:,.0f} s"),
     ):
-        known = sorted((row for row in mine if row[name] is not None), key=lambda row: row[name])
+        known = [(value, row.method) for row in mine if (value := row.value(name)) is not None]
+        known.sort(key=itemgetter(0))
         if known:
-            low, high = known[0], known[-1]
-            said.append(f"{label}: {shown(low[name])} ({low['method']}) to {shown(high[name])} ({high['method']}).")
-    idle = sorted({r["method"] for r in defaults(rows) if not r["trainable_params"]})
+            (low, cheapest), (high, dearest) = known[0], known[-1]
+            said.append(f"{label}: {shown(low)} ({cheapest}) to {shown(high)} ({dearest}).")
+    idle = sorted({row.method for row in defaults(rows) if not row.trainable_params})
     return [*said, f"Without training: {_names(idle)}."] if idle else said
 
 
-def unranked(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
+def unranked(rows: Sequence[LeaderboardRow]) -> list[tuple[str, list[str]]]:
     """Why rows have no rank, with their names; a row is named once although it stands under both protocols."""
     reasons: dict[str, list[str]] = {
         "other settings than the defaults": [],
@@ -116,111 +135,110 @@ def unranked(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
     }
     settings, single, silent, other = reasons.values()
     for row in rows:
-        if row["rank"] is not None:
+        if row.rank is not None:
             continue
-        name = f"{row['method']} ({row['settings']})" if row["settings"] else row["method"]
-        if row["settings"]:
-            kind = settings
-        elif row["last_acc_mean"] is None:
-            kind = silent
+        name = row.method if row.default else f"{row.method} ({row.settings})"
+        if not row.default:
+            reason = settings
+        elif row.last_acc_mean is None:
+            reason = silent
         else:
-            kind = single if row["n_runs"] < 2 else other
-        if name not in kind:
-            kind.append(name)
-    return [(reason, names) for reason, names in reasons.items() if names]
+            reason = single if row.n_runs < 2 else other
+        if name not in reason:
+            reason.append(name)
+    return [(why, names) for why, names in reasons.items() if names]
 
 
-def stale(rows: Sequence[Row]) -> list[str]:
+def stale(rows: Sequence[LeaderboardRow]) -> list[str]:
     """The methods whose rows mix code or were made by other code than the newest record, in the order of the table."""
-    return list(dict.fromkeys(row["method"] for row in rows if row["stale"]))
+    return list(dict.fromkeys(row.method for row in rows if row.stale))
 
 
-def evidence(view: View) -> list[str]:
+def evidence(view: StreamView) -> list[str]:
     """How many runs there are, which are stale, which are not ranked and why, what did not enter."""
-    rows, runs = view["rows"], view["runs"]
-    seeds, orders = (sorted({run[name] for run in runs}) for name in ("seed", "order"))
-    methods = {row["method"] for row in rows}
-    said = [f"{len(runs)} runs of {len(methods)} methods; seeds {_numbers(seeds)}; orders {_numbers(orders)}."]
-    old = stale(rows)
+    runs = view.runs
+    seeds, orders = _numbers({run.seed for run in runs}), _numbers({run.order for run in runs})
+    methods = {row.method for row in view.rows}
+    said = [f"{len(runs)} runs of {len(methods)} methods; seeds {seeds}; orders {orders}."]
+    old = stale(view.rows)
     said.append(f"Stale, made by other code than the newest run of the method: {', '.join(old)}." if old else
                 "Nothing is stale: every method's runs were made by one version of the code.")  # fmt: skip
-    for reason, names in unranked(rows):
+    for reason, names in unranked(view.rows):
         every = "every method" if methods == set(names) else _names(names, 12)
         said.append(f"Not ranked, {reason}: {every}.")
     said += [
-        f"Left out, {reason}: {number} run{'s' if number > 1 else ''}." for reason, number in view["left_out"].items()
+        f"Left out, {reason}: {number} run{'s' if number > 1 else ''}." for reason, number in view.left_out.items()
     ]
     return said
 
 
-def freshness(views: Sequence[View]) -> str:
+def freshness(views: Sequence[StreamView]) -> str:
     """One sentence on stale rows over all streams."""
-    old = [f"{', '.join(stale(view['rows']))} on {view['name']}" for view in views if stale(view["rows"])]
+    old = [f"{', '.join(stale(view.rows))} on {view.name}" for view in views if stale(view.rows)]
     return f"Stale: {'; '.join(old)}." if old else "Nothing is stale."
 
 
-def steps(methods: Sequence[View]) -> tuple[str, str]:
+def steps(methods: Sequence[MethodView]) -> tuple[str, str]:
     """What tasks of one modality do to each other on average over the methods, or why it cannot be said."""
-    mine = [method["steps"] for method in methods if method["group"] != "joint" and not method["settings"]]
+    mine = [method.steps for method in methods if method.group != "joint" and not method.settings]
     said = []
     for protocol in PROTOCOLS:
-        pairs = [each[protocol] for each in mine if None not in each[protocol]]
+        pairs = [(same, other) for same, other in (each[protocol] for each in mine)
+                 if same is not None and other is not None]  # fmt: skip
         if pairs:
-            same, other = (per_cent(fmean(values)) for values in zip(*pairs, strict=True))
-            said.append(f"{same} points if both show the same modality and {other} if not (identity {protocol})")
+            within, across = (per_cent(fmean(values)) for values in zip(*pairs, strict=True))
+            said.append(f"{within} points if both show the same modality and {across} if not (identity {protocol})")
     if said:
         return f"On average over methods one more task costs an earlier task {', '.join(said)}.", ""
-    count = {task["modality"] for method in methods for task in method["tasks"]}
+    count = {task.modality for method in methods for task in method.tasks}
     why = "no two tasks share a modality" if len(count) > 1 else "all tasks show one modality"
     return "", f"The two cannot be told apart on this stream: {why}."
 
 
-def code(method: View) -> str:
+def code(method: MethodView) -> str:
     """Whether the runs of a row were made by one clean commit."""
-    runs = method["provenance"]
-    commits = {run["commit"] for run in runs}
-    dirty = sum(bool(run["dirty"]) for run in runs)
+    runs = method.provenance
+    commits = {run.commit for run in runs}
+    dirty = sum(bool(run.dirty) for run in runs)
     said = "All runs at one commit" if len(commits) == 1 else f"Runs at {len(commits)} commits"
     if len(runs) == 1:
         said = "One run"
-    if any(run["commit"] is None or run["dirty"] is None for run in runs):
+    if any(run.commit is None or run.dirty is None for run in runs):
         said = f"{'One run' if len(runs) == 1 else f'{len(runs)} runs'}, commit not recorded"
     else:
         said += f", {dirty} of them with uncommitted changes" if dirty else ", without uncommitted changes"
-    prints = len({run["fingerprint"] for run in runs})
+    prints = len({run.fingerprint for run in runs})
     return f"{said}; {'one code fingerprint' if prints == 1 else f'{prints} code fingerprints'}" + (
-        ", stale: a newer record was made by other code." if method["stale"] else ".")  # fmt: skip
+        ", stale: a newer record was made by other code." if method.stale else ".")  # fmt: skip
 
 
-def overall(views: Sequence[View], ranks: Sequence[Row]) -> list[dict[str, str]]:
+def overall(views: Sequence[StreamView], ranks: Sequence[OverallRow]) -> list[Lead]:
     """On how many streams which method ends highest, as printed, and who ranks best among the plain methods."""
     said = []
-    for protocol, told in zip(PROTOCOLS, ("Told which task it is", "Not told which task it is"), strict=True):
+    for protocol, told in zip(PROTOCOLS, TOLD, strict=True):
         wins: dict[str, int] = {}
         for view in views:
-            mine = [r for r in defaults(view["rows"]) if r["protocol"] == protocol and r["last_acc_mean"] is not None]
+            mine = _answered(view.rows, protocol)
             best = percent(max(map(_score, mine), default=None))
             for row in mine:
                 if percent(_score(row)) == best:
-                    wins[row["method"]] = wins.get(row["method"], 0) + 1
+                    wins[row.method] = wins.get(row.method, 0) + 1
         order = sorted(wins, key=lambda name: (-wins[name], name))
-        first = next((r for r in ranks if r["group"] == GROUPS[0] and r["protocol"] == protocol), None)
+        first = next((row for row in ranks if row.group == GROUPS[0] and row.protocol == protocol), None)
         if order:
             most = [name for name in order if wins[name] == wins[order[0]]]
             after = [f"{name} on {wins[name]}" for name in order[len(most) :]]
             rest = f"Then {', '.join(after)}." if after else ""
             if first:
-                rest += (
-                    f" Best average rank of the plain methods, over {first['n_streams']} streams: {first['method']}."
-                )
+                rest += f" Best average rank of the plain methods, over {first.n_streams} streams: {first.method}."
             score = f"on {wins[order[0]]} of {len(views)} streams"
             score += " each" if len(most) > 1 else ""
-            said.append({"told": told, "who": " and ".join(most), "score": score, "next": rest})
+            said.append(Lead(told, " and ".join(most), score, rest))
     return said
 
 
-def _numbers(values: Sequence[int]) -> str:
-    return ", ".join(map(str, values))
+def _numbers(values: set[int]) -> str:
+    return ", ".join(map(str, sorted(values)))
 
 
 def _names(names: Sequence[str], most: int = 6) -> str:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark.compare.leaderboard import rank_class
+from benchmark.compare.rows import LeaderboardRow, OverallRow
 from benchmark.compare.tables import percent
-from benchmark.record.records import PROTOCOLS
+from benchmark.record.schema import PROTOCOLS
 from benchmark.report.findings import defaults
-
-Row = dict[str, Any]
+from benchmark.report.panels import AcrossLine
 
 
 def _number(value: float | None, spread: float | None = None, bold: bool = False) -> str:
@@ -18,27 +17,27 @@ def _number(value: float | None, spread: float | None = None, bold: bool = False
     return rf"\textbf{{{text}}}" if bold else text
 
 
-def leaderboard(name: str, measure: str, rows: Sequence[Row]) -> str:
+def leaderboard(name: str, measure: str, rows: Sequence[LeaderboardRow]) -> str:
     """One line a method with default settings; bold is the best of its group and protocol."""
     import pandas
 
     shown = defaults(rows)
     best: dict[tuple, float] = {}
     for row in shown:
-        if row["last_acc_mean"] is not None:
-            best[rank_class(row)] = max(best.get(rank_class(row), 0.0), row["last_acc_mean"])
-    hidden = {(row["method"], row["key"]): row for row in shown if row["protocol"] == PROTOCOLS[1]}
+        if row.last_acc_mean is not None:
+            best[row.rank_class] = max(best.get(row.rank_class, 0.0), row.last_acc_mean)
+    hidden = {(row.method, row.key): row for row in shown if row.protocol == PROTOCOLS[1]}
     lines = []
-    for row in (row for row in shown if row["protocol"] == PROTOCOLS[0]):
-        pair = (row, hidden[row["method"], row["key"]])
-        cells = {"method": escape(row["method"]), "group": row["group"], "runs": str(row["n_runs"])}
+    for row in (row for row in shown if row.protocol == PROTOCOLS[0]):
+        pair = (row, hidden[row.method, row.key])
+        cells = {"method": escape(row.method), "group": row.group, "runs": str(row.n_runs)}
         for each in pair:
-            first = each["last_acc_mean"] is not None and each["last_acc_mean"] == best[rank_class(each)]
-            cells[f"last, {each['protocol']}"] = _number(each["last_acc_mean"], each["last_acc_std"], first)
+            first = each.last_acc_mean is not None and each.last_acc_mean == best[each.rank_class]
+            cells[f"last, {each.protocol}"] = _number(each.last_acc_mean, each.last_acc_std, first)
         for each in pair:
-            cells[f"forgetting, {each['protocol']}"] = _number(each["forgetting_mean"])
-        cells["BWT, given"] = _number(row["bwt_mean"])
-        cells["parameters"] = "--" if row["trainable_params"] is None else f"{row['trainable_params']:,}"
+            cells[f"forgetting, {each.protocol}"] = _number(each.forgetting_mean)
+        cells["BWT, given"] = _number(row.bwt_mean)
+        cells["parameters"] = "--" if row.trainable_params is None else f"{row.trainable_params:,}"
         lines.append(cells)
     caption = (
         f"{escape(name)}: {measure} after the last task in per cent, mean $\\pm$ standard deviation over runs, "
@@ -47,30 +46,30 @@ def leaderboard(name: str, measure: str, rows: Sequence[Row]) -> str:
     return _latex(pandas.DataFrame(lines), caption, f"tab:{name}", "ll" + "r" * 7)
 
 
-def matrix(name: str, protocol: str, streams: Sequence[str], lines: Sequence[tuple]) -> str:
-    """Methods by streams: (method, group, (mean last score or None, ...) per stream); an empty cell was not run."""
+def matrix(name: str, protocol: str, streams: Sequence[str], lines: Sequence[AcrossLine]) -> str:
+    """Methods by streams; an empty cell was not run."""
     import pandas
 
     table = [
-        {"method": escape(method), "group": group}
+        {"method": escape(line.method), "group": line.group}
         | {
-            escape(stream): "" if cell[0] is None else _number(cell[0])
-            for stream, cell in zip(streams, cells, strict=True)
+            escape(stream): "" if cell.value is None else _number(cell.value)
+            for stream, cell in zip(streams, line.cells, strict=True)
         }
-        for method, group, cells in lines
+        for line in lines
     ]
     caption = f"Mean over tasks after the last one in per cent, task identity {protocol}."
     return _latex(pandas.DataFrame(table), caption, f"tab:{name}", "ll" + "r" * len(streams))
 
 
-def ranks(rows: Sequence[Row]) -> str:
+def ranks(rows: Sequence[OverallRow]) -> str:
     """Average ranks over streams with Friedman's test, as ``leaderboards/overall.csv`` has them."""
     import pandas
 
     lines = [
-        {"identity": row["protocol"], "group": row["group"], "method": escape(row["method"]),
-         "streams": str(row["n_streams"]), "average rank": f"{row['average_rank']:.2f}",
-         "Friedman $p$": "--" if row["friedman_p"] is None else f"{row['friedman_p']:.4f}"}
+        {"identity": row.protocol, "group": row.group, "method": escape(row.method), "streams": str(row.n_streams),
+         "average rank": f"{row.average_rank:.2f}",
+         "Friedman $p$": "--" if row.friedman_p is None else f"{row.friedman_p:.4f}"}
         for row in rows
     ]  # fmt: skip
     return _latex(pandas.DataFrame(lines), "Average ranks over streams (1 is best).", "tab:overall", "lllrrr")

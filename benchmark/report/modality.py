@@ -7,6 +7,7 @@ names the modality of every task in the order in which the tasks were learned, T
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -44,22 +45,25 @@ def forward_transfer_per_task(matrix: ArrayLike) -> list[float]:
     return [float(array[task, task] - array[0, task]) for task in range(1, array.shape[1])]
 
 
-def per_modality(matrix: ArrayLike, modalities: Sequence[str]) -> dict[str, dict[str, list[float]]]:
-    """Forgetting, backward and forward transfer of the tasks of every modality, modalities in order of appearance.
+@dataclass(frozen=True)
+class Changes:
+    """Forgetting, backward and forward transfer of some tasks, a number per task that has one: the task learned last
+    has no forgetting and no backward transfer, the one learned first no forward transfer."""
 
-    ``{modality: {"forgetting": [...], "bwt": [...], "fwt": [...]}}``, a number per task that has one: the task learned
-    last has no forgetting and no backward transfer, the one learned first no forward transfer.
-    """
-    numbers = {
-        "forgetting": metrics.forgetting_per_task(matrix).tolist(),
-        "bwt": metrics.backward_transfer_per_task(matrix).tolist(),
-        "fwt": [None, *forward_transfer_per_task(matrix)],
-    }
-    found: dict[str, dict[str, list[float]]] = {name: {key: [] for key in numbers} for name in modalities}
-    for key, values in numbers.items():
-        for name, value in zip(modalities, values, strict=False):  # the last task has no number of the first two
-            if value is not None:
-                found[name][key].append(value)
+    forgetting: list[float] = field(default_factory=list)
+    bwt: list[float] = field(default_factory=list)
+    fwt: list[float] = field(default_factory=list)
+
+
+def per_modality(matrix: ArrayLike, modalities: Sequence[str]) -> dict[str, Changes]:
+    """The changes of the tasks of every modality, modalities in order of appearance."""
+    found = {name: Changes() for name in modalities}
+    for name, value in zip(modalities[:-1], metrics.forgetting_per_task(matrix).tolist(), strict=True):
+        found[name].forgetting.append(value)
+    for name, value in zip(modalities[:-1], metrics.backward_transfer_per_task(matrix).tolist(), strict=True):
+        found[name].bwt.append(value)
+    for name, value in zip(modalities[1:], forward_transfer_per_task(matrix), strict=True):
+        found[name].fwt.append(value)
     return found
 
 

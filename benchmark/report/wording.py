@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from benchmark.record.records import decimals
+from benchmark.compare.rows import LeaderboardRow
+from benchmark.record.files import decimals
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 PAGE = Path(__file__).parent / "page"
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
@@ -29,7 +33,7 @@ def p_value(p: float | None) -> str:
     return NONE if p is None or p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def shown(value: Any, key: str) -> str:
+def shown(value: float | str | None, key: str) -> str:
     """A cell of the leaderboard: per cent, or a cost in its unit."""
     if value is None or isinstance(value, str):
         return value or NONE
@@ -38,15 +42,15 @@ def shown(value: Any, key: str) -> str:
     return f"{value:,.0f}" if key in PLAIN else per_cent(value)
 
 
-def exact(value: Any, key: str) -> str:
+def exact(value: float | str | None, key: str) -> str:
     """What a cell sorts by: a number as the CSV has it, a name as it is."""
     return value if isinstance(value, str) else decimals(value, 2 if key == "rank" else 6)
 
 
-def rank(row: dict[str, Any]) -> str:
+def rank(row: LeaderboardRow) -> str:
     """An average rank; ``n=1`` for a default row of one run, which has none."""
-    once = row["settings"] == "" and row["n_runs"] == 1
-    return decimals(row["rank"], 2) or ("n=1" if once else NONE)
+    once = row.default and row.n_runs == 1
+    return decimals(row.rank, 2) or ("n=1" if once else NONE)
 
 
 def recall(key: str) -> str:
@@ -55,7 +59,7 @@ def recall(key: str) -> str:
     return f"{'MRR' if name == 'mrr' else name.replace('r', 'R@')} {way.replace('2', '→')}"
 
 
-def environment() -> Any:
+def environment() -> Environment:
     """Jinja's environment of the templates in ``PAGE``: everything is escaped, a missing name is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

@@ -61,7 +61,7 @@ def test_means_are_the_metrics(matrix: np.ndarray) -> None:
     numbers = modality.per_modality(matrix, ["ct"] * tasks)["ct"]
     if tasks > 1:
         assert np.mean(modality.forward_transfer_per_task(matrix)) == pytest.approx(metrics.forward_transfer(matrix))
-        found = [float(np.mean(numbers[name])) for name in ("forgetting", "bwt", "fwt")]
+        found = [float(np.mean(values)) for values in (numbers.forgetting, numbers.bwt, numbers.fwt)]
         expected = (metrics.forgetting(matrix), metrics.backward_transfer(matrix), metrics.forward_transfer(matrix))
         assert found == pytest.approx(list(expected))
 
@@ -69,9 +69,9 @@ def test_means_are_the_metrics(matrix: np.ndarray) -> None:
 def test_per_modality_by_hand() -> None:
     found = modality.per_modality(HAND, ["ct", "mri", "ct"])
     assert list(found) == ["ct", "mri"]
-    assert found["ct"]["forgetting"] == pytest.approx([0.4]) and found["mri"]["forgetting"] == pytest.approx([0.1])
-    assert found["ct"]["bwt"] == pytest.approx([-0.4]) and found["ct"]["fwt"] == pytest.approx([0.2])
-    assert found["mri"]["fwt"] == pytest.approx([0.1])
+    assert found["ct"].forgetting == pytest.approx([0.4]) and found["mri"].forgetting == pytest.approx([0.1])
+    assert found["ct"].bwt == pytest.approx([-0.4]) and found["ct"].fwt == pytest.approx([0.2])
+    assert found["mri"].fwt == pytest.approx([0.1])
 
 
 def test_a_wrong_shape_is_refused() -> None:

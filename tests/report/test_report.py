@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from benchmark import cli, report
 from benchmark.compare import comparisons, leaderboard
 from benchmark.config import arguments
 from benchmark.errors import UserError
-from benchmark.record import records
-from benchmark.report import figures, findings, labels, latex, plates, views
+from benchmark.record.folder import read_all, read_record, renamed
+from benchmark.record.schema import Configuration, Record, StreamEntry, TaskEntry
+from benchmark.record.summary import summarise
+from benchmark.report import figures, findings, labels, latex, modality, origins, plates, views
 from benchmark.report.wording import MINUS, NONE, exact, per_cent, recall, shown
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,17 +74,17 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-def many() -> list[records.Record]:
+def many() -> list[Record]:
     """Two seeds of three methods, one of them tuned as well, of four tasks in three modalities."""
-    kinds = (
+    rows = (
         ("ewc", "01", {}),
         ("lwf", "02", {}),
         ("er", "03", {"group": "keeps images"}),
         ("ewc", "04", {"settings": ODD}),
     )
-    found = [made(method, key, seed, tasks=TASKS, **more) for method, key, more in kinds for seed in (0, 1)]
-    for record in found[:2]:
-        record["router_accuracy"] = [[None] * 4] * 4 + [[0.5, 1.0, 0.25, 1.0]]
+    found = [made(method, key, seed, tasks=TASKS, **more) for method, key, more in rows for seed in (0, 1)]
+    routed = [[None] * 4] * 4 + [[0.5, 1.0, 0.25, 1.0]]
+    found[:2] = [replace(record, router_accuracy=routed) for record in found[:2]]
     return [*found, made("zero_shot", "05", tasks=TASKS)]
 
 
@@ -98,32 +101,31 @@ def page(built: Path) -> Page:
 
 
 def test_numbers_are_the_leaderboards(built: Path, page: Page) -> None:
-    rows = leaderboard.rows(records.read_all(built))
+    rows = leaderboard.rows(read_all(built))
     shown_rows = page.boards["three-board"]
     assert len(shown_rows) == len(rows) == 10
     for row, cells in zip(rows, shown_rows, strict=True):
         for column in report.COLUMNS:
-            value, text = cells[column["key"]]
-            assert value == exact(row[column["key"]], column["key"])
-            if column["key"].endswith("acc_mean") or column["key"] == "forgetting_mean":
-                assert text.split()[0] == per_cent(row[column["key"]])
-        low, high = row["last_acc_ci_low"], row["last_acc_ci_high"]
+            value, text = cells[column.key]
+            assert value == exact(getattr(row, column.key), column.key)
+            if column.key.endswith("acc_mean") or column.key == "forgetting_mean":
+                assert text.split()[0] == per_cent(getattr(row, column.key))
+        low, high = row.last_acc_ci_low, row.last_acc_ci_high
         interval = cells["last_acc_ci_low"][1].strip()
         assert interval == (f"{100 * low:.1f} to {100 * high:.1f}" if low is not None else NONE)
     assert {cells["rank"][1].strip() for cells in shown_rows if cells["method"][0] == "zero_shot"} == {"n=1"}
 
 
 def test_matrix_is_the_mean_over_seeds(built: Path, page: Page) -> None:
-    seeds = [r for r in records.read_all(built) if r["key"] == "02"]
-    mean = np.mean([r["scores"]["accuracy"]["given"] for r in seeds], axis=0)
-    view = views.stream_view(records.read_all(built))
-    method = next(method for method in view["methods"] if method["key"] == "02")
-    assert np.array(method["matrix"]["given"]) == pytest.approx(mean)
-    assert method["matrix"]["hidden"][1] == [pytest.approx(mean[1][0]), None, None, None]
-    assert method["curve"]["given"] == pytest.approx([mean[i, :i].mean() for i in range(1, 5)])
-    drops = [same for same, _ in (views.modality.step_drops(r["scores"]["accuracy"]["given"], ["ct", "mri", "ct", "us"])
-             for r in seeds)]  # fmt: skip
-    assert method["steps"]["given"][0] == pytest.approx(np.mean(drops))
+    seeds = [r for r in read_all(built) if r.key == "02"]
+    mean = np.mean([r.matrix("given") for r in seeds], axis=0)
+    view = views.stream_view(read_all(built))
+    method = next(method for method in view.methods if method.key == "02")
+    assert np.array(method.matrix["given"]) == pytest.approx(mean)
+    assert method.matrix["hidden"][1] == [pytest.approx(mean[1][0]), None, None, None]
+    assert method.curve["given"] == pytest.approx([mean[i, :i].mean() for i in range(1, 5)])
+    drops = [same for same, _ in (modality.step_drops(r.matrix("given"), ["ct", "mri", "ct", "us"]) for r in seeds)]
+    assert method.steps["given"][0] == pytest.approx(np.mean(drops))
     cells = " ".join(per_cent(value) for value in mean[-1])
     assert cells in page.text
 
@@ -193,9 +195,8 @@ def test_pairs_and_router(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     hits = {"ewc": [1, 1, 1, 0], "lwf": [0, 0, 1, 0]}
     found = [with_hits(made(method, key, seed), dict.fromkeys(("lung_ct", "retina_oct", "skin"), hits[method]))
              for method, key in (("ewc", "01"), ("lwf", "02")) for seed in (0, 1)]  # fmt: skip
-    for record in found:
-        record["router_accuracy"] = [[None] * 3] * 3 + [[0.5, 1.0, 0.25]]
-        record["router_confusion"] = [[2, 1, 1], [0, 4, 0], [1, 2, 1]]
+    routed, sent = [[None] * 3] * 3 + [[0.5, 1.0, 0.25]], [[2, 1, 1], [0, 4, 0], [1, 2, 1]]
+    found = [replace(record, router_accuracy=routed, router_confusion=sent) for record in found]
     report.build(save(tmp_path, *found), to=tmp_path / "elsewhere" / "deep")
     page = Page((tmp_path / "elsewhere" / "deep" / "index.html").read_text(encoding="utf-8"))
     titles = [at["title"] for tag, at in page.tags if tag == "td" and "title" in at]
@@ -212,12 +213,11 @@ def test_pairs_and_router(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_unusual_streams_are_shown(tmp_path: Path) -> None:
     """One task; no row with default settings; no answer when the identity is hidden; nothing but zero cost."""
     silent = made("isolated", "03", tasks=TASKS, group="needs identity")
-    silent["scores"]["accuracy"]["hidden"] = [[None] * 4] * 5
-    silent["summary"] = records.summarise(silent["scores"])
-    silent["stream"] = silent["stream"] | {"folder": "silent"}
-    single = made("ncm", "01", tasks=("lung",), given=[[0.5], [0.9]])
-    single["stream"] = single["stream"] | {"folder": "single"}
-    single["cost"] |= {"trainable_params": [0], "train_seconds": [0.0]}
+    scores = silent.scores | {"accuracy": silent.scores["accuracy"] | {"hidden": [[None] * 4] * 5}}
+    silent = replace(silent, scores=scores, summary=summarise(silent.kind, scores))
+    silent = renamed(silent, "silent")
+    single = renamed(made("ncm", "01", tasks=("lung",), given=[[0.5], [0.9]]), "single")
+    single = replace(single, cost=replace(single.cost, trainable_params=[0], train_seconds=[0.0]))
     tuned = made("ewc", "02", settings="lr=1")
     report.build(save(tmp_path, silent, single, tuned))
     page = Page((tmp_path / "report" / "index.html").read_text(encoding="utf-8"))
@@ -258,44 +258,46 @@ def test_the_verb_imports_no_torch_and_keeps_no_state(tmp_path: Path) -> None:
 def test_a_command_makes_the_committed_runs_again() -> None:
     """The command is understood, and says the settings that the record has."""
     for path in sorted((ROOT / "results" / "runs" / "phantom_notes6").glob("*_lora/*/seed0-order0/run.json")):
-        record = records.read_record(path)
-        words = views.command(record).split()
+        record = read_record(path)
+        words = origins.command(record).split()
         assert words[:4] == ["python", "-m", "benchmark", "run"]
         config, card, _ = arguments.parse("run", words[4:], with_class=False)
-        assert (config.method, config.stream, config.seed) == (record["method"], "phantom_notes6", 0)
-        assert config.settings(card) == record["settings"]
+        assert (config.method, config.stream, config.seed) == (record.method, "phantom_notes6", 0)
+        assert config.settings(card) == record.settings
 
 
 def test_a_command_quotes_values() -> None:
     record = made(settings="lr=0.001 method.places=[0, 1] method.kind=a b", order=1)
-    record["config"] = {"lr": 0.001, "stream": "my stream.yaml", "method_args": {"places": [0, 1], "kind": "a b"}}
-    assert views.command(record) == (
+    config = Configuration(lr=0.001, stream="my stream.yaml", method_args={"places": [0, 1], "kind": "a b"})
+    assert origins.command(replace(record, config=config)) == (
         "python -m benchmark run --method ewc --stream 'my stream.yaml' --backbone phantom-clip --seed 0 --order 1 "
         "--lr 0.001 --method.places '[0, 1]' --method.kind 'a b'"
     )
 
 
 def test_chance() -> None:
-    tasks = [{"labels": ["a", "b"]}, {"labels": ["a", "b", "c", "d"]}]
-    stream = {"kind": "classification", "label_space": "own", "tasks": tasks}
+    tasks = [TaskEntry("one", labels=["a", "b"]), TaskEntry("other", labels=["a", "b", "c", "d"])]
+    stream = StreamEntry("s", "s", tasks)
     assert views.chance(stream) == {"given": 0.375, "hidden": pytest.approx(1 / 6)}
-    assert views.chance(stream | {"label_space": "shared", "tasks": tasks[1:] * 3}) == {"given": 0.25, "hidden": 0.25}
-    assert views.chance(stream | {"kind": "retrieval"}) is None
+    shared = replace(stream, label_space="shared", tasks=tasks[1:] * 3)
+    assert views.chance(shared) == {"given": 0.25, "hidden": 0.25}
+    assert views.chance(replace(stream, kind="retrieval")) is None
 
 
 def test_the_headline(tmp_path: Path) -> None:
-    def flat(method: str, key: str, *scores: float, **changes: Any) -> list[records.Record]:
+    def flat(method: str, key: str, *scores: float, **changes: Any) -> list[Record]:
         return [made(method, key, seed, given=np.full((4, 3), score), **changes) for seed, score in enumerate(scores)]
 
     groups = [flat("a", "01", 0.7, 0.72), flat("b", "02", 0.5, 0.52), flat("c", "03", 0.9, 0.9, group="joint"),
               flat("d", "04", 0.3, 0.32, group="keeps images")]  # fmt: skip
     rows = leaderboard.rows([record for group in groups for record in group])
-    best = [(group, best["given"]["method"], best["hidden"]["method"]) for group, best in findings.best_of_groups(rows)]
+    best = [(group, best["given"].method, best["hidden"].method) for group, best in findings.best_of_groups(rows)]
     assert best == [("plain", "a", "a"), ("keeps images", "d", "d"), ("joint", "c", "c")]
-    assert findings.lead(rows, "accuracy")[0] == {
-        "told": "Told which task it is", "who": "c", "score": "90.0 ± 0.0 % accuracy", "next": ""}  # fmt: skip
-    plain = [row for row in rows if row["group"] == "plain"]
-    assert findings.lead(plain, "accuracy")[0]["next"] == (
+    assert findings.lead(rows, "accuracy")[0] == findings.Lead(
+        told="Told which task it is", who="c", score="90.0 ± 0.0 % accuracy", next=""
+    )
+    plain = [row for row in rows if row.group == "plain"]
+    assert findings.lead(plain, "accuracy")[0].next == (
         "Next among equals is b, 51.0 ± 1.4 %; their 95 % intervals do not overlap."
     )
     assert (

@@ -72,7 +72,7 @@ def column(browser: Any, place: int, board: str = "phantom8-board") -> list[str]
 
 
 def key(name: str) -> int:
-    return next(place for place, each in enumerate(report.COLUMNS) if each["key"] == name)
+    return next(place for place, each in enumerate(report.COLUMNS) if each.key == name)
 
 
 def press(browser: Any, selector: str) -> None:

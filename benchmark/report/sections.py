@@ -1,0 +1,188 @@
+"""The page's sections: what the templates get, of every stream and over all of them.
+
+``views`` has what is shown, ``findings`` what is said, ``plates`` what is drawn, ``panels`` what is set side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from benchmark.compare import comparisons
+from benchmark.compare.rows import LeaderboardRow, OverallRow
+from benchmark.compare.tables import percent
+from benchmark.kinds.retrieval import RECALLS, RECIPROCAL
+from benchmark.record.schema import PROTOCOLS, Record
+from benchmark.report import findings, latex, panels, plates
+from benchmark.report.details import MethodView
+from benchmark.report.findings import Best, Lead
+from benchmark.report.views import StreamView, stream_view
+from benchmark.report.wording import recall
+
+Links = list[tuple[str, str]]  # label, address
+
+
+@dataclass(frozen=True)
+class Papers:
+    """What is written beside the page, by name without folder: figures, and LaTeX tables."""
+
+    images: plates.Images = field(default_factory=dict)
+    tables: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MethodSection:
+    """A method of a stream, with a sentence on its matrices and one on its code."""
+
+    view: MethodView
+    matrix_said: str
+    code_said: str
+
+
+@dataclass(frozen=True)
+class StreamSection:
+    """A stream.
+
+    Attributes:
+        bold: (method, key, protocol) of the rows whose last score is the best of its group.
+        steps_said, no_steps: one of the two is empty.
+        pairs, no_pairs: one of the two is empty.
+        links: to the CSVs that ``leaderboard.build`` writes for these records.
+        recalls: label and column of the leaderboard, where the kind of task has recalls.
+    """
+
+    view: StreamView
+    about: str
+    lead: list[Lead]
+    best: Best
+    bold: set[tuple[str, str, str]]
+    forgetting: list[str]
+    costs: list[str]
+    evidence: list[str]
+    span: panels.Span
+    scales: panels.Scales
+    plates: plates.StreamPlates
+    steps_said: str
+    no_steps: str
+    pairs: list[panels.PairPanel]
+    no_pairs: str
+    links: Links
+    recalls: Links
+    missing: panels.MissingPanel | None
+    methods: list[MethodSection]
+
+
+@dataclass(frozen=True)
+class OverallSection:
+    """What is shown once, over all chosen streams."""
+
+    methods: int
+    runs: int
+    evidence: str
+    lead: list[Lead]
+    table: dict[str, list[panels.AcrossLine]]
+    ranks: list[OverallRow]
+    ranks_said: str
+    diagrams: list[plates.Plate]
+    diagrams_said: str
+    tables: list[str]
+    links: Links
+
+
+def stream_section(records: Sequence[Record], results_at: str, matrices: bool, papers: Papers) -> StreamSection:
+    """The section of one stream; its figures and its table go into ``papers``.
+
+    Args:
+        records: of one stream, at least one of which enters the leaderboard.
+        results_at: the address of the folder of all results, from the page.
+        matrices: whether the score matrix of every method is drawn for papers.
+    """
+    view = stream_view(records)
+    rows, best = view.rows, findings.best_of_groups(view.rows)
+    papers.tables[f"{view.id}.tex"] = latex.leaderboard(view.name, view.measure, rows)
+    steps_said, no_steps = findings.steps(view.methods)
+    pairs, no_pairs = panels.pairs(view)
+    return StreamSection(
+        view=view,
+        about=_about(view),
+        lead=findings.lead(rows, view.measure),
+        best=best,
+        bold=_bold(rows, best),
+        forgetting=findings.forgetting(rows),
+        costs=findings.costs(rows),
+        evidence=findings.evidence(view),
+        span=panels.span(rows),
+        scales=panels.scales(view.methods),
+        plates=plates.of_stream(view, papers.images, matrices),
+        steps_said=steps_said,
+        no_steps=no_steps,
+        pairs=pairs,
+        no_pairs=no_pairs,
+        links=_links(view, bool(pairs), results_at),
+        recalls=[(recall(name), f"{name}_mean") for name in (*RECALLS, *RECIPROCAL) if name in view.kind.summary],
+        missing=panels.missing(view),
+        methods=[MethodSection(method, _matrix_said(method), findings.code(method)) for method in view.methods],
+    )
+
+
+def _about(view: StreamView) -> str:
+    modalities = dict.fromkeys(task.modality for task in view.tasks)
+    said = [f"{len(view.tasks)} tasks of {view.kind.name}", f"{len(modalities)} modalities: {', '.join(modalities)}"]
+    if view.chance:
+        given, hidden = (percent(view.chance[protocol]) for protocol in PROTOCOLS)
+        said.append(f"guessing scores {given} % with the identity given, {hidden} % hidden")
+    return ("; ".join(said) + ".").replace("1 modalities", "1 modality").replace("1 tasks", "1 task")
+
+
+def _bold(rows: Sequence[LeaderboardRow], best: Best) -> set[tuple[str, str, str]]:
+    ahead = {(group, name, row.last_acc_mean) for group, protocols in best for name, row in protocols.items() if row}
+    return {
+        (row.method, row.key, row.protocol)
+        for row in findings.defaults(rows)
+        if (row.group, row.protocol, row.last_acc_mean) in ahead
+    }
+
+
+def _links(view: StreamView, paired: bool, results_at: str) -> Links:
+    suffixes = ["", ".matrix", ".forgetting", ".bwt"]
+    suffixes += [".missing"] if any(method.missing for method in view.methods) else []
+    suffixes += [".pairs"] if paired else []
+    folder = f"{results_at}/leaderboards/{quote(view.name)}"
+    return [(f"{view.name}{suffix}.csv", f"{folder}{suffix}.csv") for suffix in suffixes]
+
+
+def _matrix_said(method: MethodView) -> str:
+    runs = ", ".join(str(seed) for seed, _ in method.alike)
+    seeds = f"seeds {runs}" if len(method.alike) > 1 else f"seed {runs}"
+    note = "" if method.group != "joint" else " Trained on all tasks at once: every later row is that one model."
+    return f"Mean over {seeds} of order {method.alike[0][1]}; framed: just learned.{note}"
+
+
+def overall_section(
+    records: Sequence[Record], views: Sequence[StreamView], results_at: str, papers: Papers
+) -> OverallSection:  # fmt: skip
+    """The section over all chosen streams; ``papers`` has the tables and figures of the streams already."""
+    ranks = comparisons.overall(records)
+    table = {protocol: panels.across(views, protocol) for protocol in PROTOCOLS}
+    diagrams, said = plates.critical_differences(comparisons.across(records), papers.images)
+    if ranks:
+        papers.tables["overall.tex"] = latex.ranks(ranks)
+    names = [view.name for view in views]
+    for protocol in PROTOCOLS:
+        name = f"streams-{protocol}"
+        papers.tables[f"{name}.tex"] = latex.matrix(name, protocol, names, table[protocol])
+    several = f"{comparisons.FEWEST_STREAMS} streams that two methods of a group have both run"
+    return OverallSection(
+        methods=len({row.method for view in views for row in view.rows}),
+        runs=sum(len(view.runs) for view in views),
+        evidence=findings.freshness(views),
+        lead=findings.overall(views, ranks),
+        table=table,
+        ranks=ranks,
+        ranks_said=f"Ranks over streams need at least {several}.",
+        diagrams=diagrams,
+        diagrams_said=said,
+        tables=sorted(papers.tables),
+        links=[(name, f"{results_at}/leaderboards/{name}") for name in ("overall.csv", "overall.pairs.csv") if ranks],
+    )
