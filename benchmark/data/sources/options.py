@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmark.data.catalog import Source
-from benchmark.data.sources.rows import as_text
+from benchmark.data.sources.spreadsheet import as_text
 from benchmark.errors import UserError, unknown
 
 

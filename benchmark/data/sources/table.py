@@ -11,8 +11,8 @@ from benchmark.data.sources.held_out import drawn
 from benchmark.data.sources.in_files import Sample, as_split, content_identity, none_empty
 from benchmark.data.sources.options import named, one_for_each_class
 from benchmark.data.sources.pairs import components
-from benchmark.data.sources.rows import as_text, cells_of
 from benchmark.data.sources.split import SPLITS, Split
+from benchmark.data.sources.spreadsheet import as_text, cells_of
 from benchmark.errors import UserError, unknown
 
 COLUMNS = ("image", "label", "split", "group", "text")
