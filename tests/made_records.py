@@ -28,8 +28,7 @@ from benchmark.record.summary import summarise
 TASKS = ("lung_ct", "retina_oct", "skin")
 CONFIG = Configuration(
     epochs=3, batch_size=32, optimizer="adamw", lr=0.001, weight_decay=0.0, schedule="cosine", warmup=0.1,
-    augment="flip",
-    method="ewc", stream="three", backbone="phantom-clip", sampling="proportional", precision="32-true",
+    augment="flip", method="ewc", stream="three", backbone="phantom-clip", sampling="proportional", precision="32-true",
     method_args={"strength": 1e-05},
 )  # fmt: skip
 
@@ -66,6 +65,11 @@ def made(
         provenance=Provenance(fingerprint="aa", finished=f"2026-01-01T00:00:{seed:02d}+00:00"),
     )
     return replace(record, **changes)
+
+
+def flat(method: str, key: str, *scores: float, **changes: Any) -> list[Record]:
+    """Runs with seeds from 0 on, each with one score everywhere."""
+    return [made(method, key, seed, given=np.full((4, 3), score), **changes) for seed, score in enumerate(scores)]
 
 
 def seen(matrix: np.ndarray) -> Matrix:

@@ -15,12 +15,8 @@ import pytest
 import yaml
 
 from benchmark import cli
-from benchmark.compare import entries
 from benchmark.config import registry
 from benchmark.data import catalog
-from benchmark.record import provenance
-from benchmark.record.schema import Provenance, Record
-from tests import made_records
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "lightning", "open_clip", "peft", "timm", "torchvision", "torchmetrics")
@@ -306,16 +302,3 @@ def test_the_process_itself_exits_with_two_and_one_line() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: unknown stream 'phantm8' (did you mean 'phantom8'?)\n"
     assert list(Path().iterdir()) == []
-
-
-def test_a_method_whose_newest_record_is_of_other_code_is_named() -> None:
-    ours = provenance.fingerprint(ROOT, registry.card("ncm").file)
-
-    def made(fingerprint: str, day: int, method: str = "ncm", **changes: Any) -> Record:
-        known = Provenance(fingerprint=fingerprint, finished=f"2026-01-{day:02}T00:00:00+00:00")
-        return made_records.made(method, provenance=known, **changes)
-
-    gone = made("other", 3, "no_longer_there")
-    assert entries.made_by_other_code([made("other", 1), made(ours, 2), gone]) == []
-    assert entries.made_by_other_code([made(ours, 1), made("other", 2)]) == ["ncm"]
-    assert entries.made_by_other_code([made(ours, 1), made("other", 2, status="running")]) == []
