@@ -4,60 +4,104 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmark.record import records
+from benchmark import kinds
+from benchmark.record.folder import path_of, write_record
+from benchmark.record.schema import (
+    PROTOCOLS,
+    Configuration,
+    Costs,
+    Hits,
+    Matrix,
+    Provenance,
+    Record,
+    StreamEntry,
+    TaskEntry,
+)
+from benchmark.record.summary import summarise
 
 TASKS = ("lung_ct", "retina_oct", "skin")
+CONFIG = Configuration(
+    epochs=3, batch_size=32, optimizer="adamw", lr=0.001, weight_decay=0.0, schedule="cosine", warmup=0.1,
+    augment="flip", method="ewc", stream="three", backbone="phantom-clip", sampling="proportional", precision="32-true",
+    method_args={"strength": 1e-05},
+)  # fmt: skip
 
 
 def made(
     method: str = "ewc", key: str = "0123456789ab", seed: int = 0, order: int = 0, *, quality: float = 0.0,
-    tasks: tuple[str, ...] = TASKS, given: Any = None, **changes: Any,
-) -> records.Record:  # fmt: skip
+    tasks: tuple[str, ...] = TASKS, given: Any = None, kind: str = "classification", **changes: Any,
+) -> Record:  # fmt: skip
     """A complete record, with random scores of its own unless ``given`` says them; order 1 is the reverse."""
     T = len(tasks)
     permutation = list(range(T))[:: 1 if order == 0 else -1]
     generator = np.random.default_rng([seed, order, int(key, 16), *method.encode()])
-    matrix = np.array(given) if given is not None else np.round(generator.random((T + 1, T)) * 0.5 + quality, 4)
-    hidden = matrix.copy()
-    hidden[np.triu_indices_from(hidden)] = np.nan
-    scores = {"accuracy": {"given": matrix.tolist(), "hidden": hidden.tolist()}}
-    scores |= {name: scores["accuracy"] for name in ("balanced_accuracy", "macro_auroc", "macro_f1")}
-    described = [
-        {"name": tasks[place], "modality": tasks[place].split("_")[0], "labels": ["a"]} for place in permutation
-    ]
-    record = {
-        "schema": 1, "key": key, "status": "complete", "method": method, "group": "plain",
-        "stream": {"name": "three", "folder": "three", "version": 1, "hash": "ff", "kind": "classification",
-                   "label_space": "own", "tasks": described},
-        "config": {}, "settings": "", "backbone": "phantom-clip", "seed": seed, "order": order,
-        "permutation": permutation, "limit": None, "split": "test", "primary": "accuracy", "scores": scores,
-        "router_accuracy": None, "summary": records.summarise(scores),
-        "cost": {"trainable_params": [10, 30, 20], "stored_params": [1, 2, 3], "stored_bytes": [100, 200, 300],
-                 "train_seconds": [1.0, 2.0, 3.5 + seed], "eval_seconds": [0.25] * 4, "images_per_second": [1.0] * 3,
-                 "peak_memory_mib": [100.0 + seed]},
-        "provenance": {"fingerprint": "aa", "finished": f"2026-01-01T00:00:{seed:02d}+00:00"},
-    }  # fmt: skip
-    return record | changes
+    matrix = np.array(given, float) if given is not None else np.round(generator.random((T + 1, T)) * 0.5 + quality, 4)
+    scores = {name: {"given": matrix.tolist(), "hidden": seen(matrix)} for name in kinds.of(kind).metrics}
+    described = [TaskEntry(tasks[place], tasks[place].split("_")[0], ["a"]) for place in permutation]
+    record = Record(
+        schema=1,
+        key=key,
+        method=method,
+        stream=StreamEntry("three", "three", described, hash="ff", kind=kind),
+        seed=seed,
+        order=order,
+        status="complete",
+        config=replace(CONFIG, method=method),
+        backbone="phantom-clip",
+        permutation=permutation,
+        stages=T + 1,
+        primary=kinds.of(kind).primary,
+        scores=scores,
+        summary=summarise(kinds.of(kind), scores),
+        cost=Costs(
+            [10, 30, 20], [1, 2, 3], [100, 200, 300], [1.0, 2.0, 3.5 + seed], [0.25] * 4, [1.0] * 3, [100.0 + seed]
+        ),
+        provenance=Provenance(fingerprint="aa", finished=f"2026-01-01T00:00:{seed:02d}+00:00"),
+    )
+    return replace(record, **changes)
 
 
-def save(results: Path, *many: records.Record) -> Path:
+def flat(method: str, key: str, *scores: float, **changes: Any) -> list[Record]:
+    """Runs with seeds from 0 on, each with one score everywhere."""
+    return [made(method, key, seed, given=np.full((4, 3), score), **changes) for seed, score in enumerate(scores)]
+
+
+def seen(matrix: np.ndarray) -> Matrix:
+    """The matrix with the identity hidden: row 0 and tasks not learned yet are null."""
+    return [[score if place < stage else None for place, score in enumerate(row)]
+            for stage, row in enumerate(matrix.tolist())]  # fmt: skip
+
+
+def on(stream: str, record: Record) -> Record:
+    """The record as one of another stream of this name."""
+    return replace(record, stream=replace(record.stream, name=stream, folder=stream))
+
+
+def unanswered(record: Record) -> Record:
+    """The record of a method that has no answer with the identity hidden."""
+    summary = dict(record.summary or {})
+    return replace(record, summary=summary | {"hidden": dict.fromkeys(summary["hidden"])})
+
+
+def save(results: Path, *many: Record) -> Path:
     for record in many:
-        identity = (record[name] for name in ("method", "key", "seed", "order"))
-        records.write_record(records.run_folder(results, record["stream"]["folder"], *identity), record)
+        write_record(path_of(results, record), record)
     return results
 
 
-def packed(bits: Sequence[int]) -> dict[str, Any]:
+def packed(bits: Sequence[int]) -> Hits:
     """A task's hits as a record keeps them."""
-    return {"n": len(bits), "bits": b64encode(np.packbits(np.array(bits, bool)).tobytes()).decode()}
+    return Hits(len(bits), b64encode(np.packbits(np.array(bits, bool)).tobytes()).decode())
 
 
-def with_hits(record: records.Record, hits: Mapping[str, Sequence[int]]) -> records.Record:
+def with_hits(record: Record, hits: Mapping[str, Sequence[int]]) -> Record:
     """The record with the same hits by name of the task for both protocols."""
-    kept = {task: packed(bits) for task, bits in hits.items()}
-    return record | {"hits": {"given": kept, "hidden": kept}}
+    return replace(
+        record, hits={protocol: {task: packed(bits) for task, bits in hits.items()} for protocol in PROTOCOLS}
+    )

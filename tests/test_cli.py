@@ -15,9 +15,8 @@ import pytest
 import yaml
 
 from benchmark import cli
-from benchmark.config import listing, registry
+from benchmark.config import registry
 from benchmark.data import catalog
-from benchmark.record import provenance
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "lightning", "open_clip", "peft", "timm", "torchvision", "torchmetrics")
@@ -303,17 +302,3 @@ def test_the_process_itself_exits_with_two_and_one_line() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: unknown stream 'phantm8' (did you mean 'phantom8'?)\n"
     assert list(Path().iterdir()) == []
-
-
-def test_a_method_whose_newest_record_is_of_other_code_is_named() -> None:
-    ours = provenance.fingerprint(ROOT, registry.card("ncm").file)
-
-    def made(fingerprint: str, day: int, method: str = "ncm", status: str = "complete") -> dict[str, object]:
-        known = {"fingerprint": fingerprint, "finished": f"2026-01-{day:02}T00:00:00+00:00"}
-        run = {"key": "0" * 12, "seed": 0, "order": 0, "split": "test", "limit": None}
-        return run | {"method": method, "status": status, "provenance": known}
-
-    gone = made("other", 3, "no_longer_there")
-    assert listing.made_by_other_code([made("other", 1), made(ours, 2), gone]) == []
-    assert listing.made_by_other_code([made(ours, 1), made("other", 2)]) == ["ncm"]
-    assert listing.made_by_other_code([made(ours, 1), made("other", 2, status="running")]) == []

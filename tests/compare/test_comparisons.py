@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 import random
 import time
-from base64 import b64decode
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +16,30 @@ import pytest
 from scipy import stats as oracle
 
 from benchmark.compare import comparisons, leaderboard, stats
+from benchmark.compare.rows import OVERALL, OVERALL_PAIRS, PAIRS, PairRow
 from benchmark.errors import UserError
-from benchmark.record import records
-from tests.made_records import TASKS, made, packed, save, with_hits
+from benchmark.record.folder import read_all
+from benchmark.record.schema import PROTOCOLS, Hits, Provenance, Record
+from tests.made_records import CONFIG, TASKS, made, on, packed, save, unanswered, with_hits
 
 SIZES = (40, 24, 9)
 
 
-def answered(method: str, key: str, seed: int = 0, order: int = 0, **changes: Any) -> records.Record:
+def answered(method: str, key: str, seed: int = 0, order: int = 0, **changes: Any) -> Record:
     """A run with hits of its own; the tasks differ in size."""
     generator = np.random.default_rng([seed, order, int(key, 16)])
     hits = {task: generator.random(size) < 0.6 for task, size in zip(TASKS, SIZES, strict=True)}
-    return with_hits(made(method, key, seed, order), hits) | changes
+    return with_hits(made(method, key, seed, order, **changes), hits)
 
 
-def hits_of(record: records.Record) -> list[np.ndarray]:
-    kept = (record["hits"]["given"][task] for task in sorted(TASKS))
-    return [np.unpackbits(np.frombuffer(b64decode(each["bits"]), np.uint8))[: each["n"]].astype(bool) for each in kept]
+def hits_of(record: Record) -> list[np.ndarray]:
+    assert record.hits is not None
+    kept = (record.hits["given"][task] for task in sorted(TASKS))
+    return [hits.unpacked() for hits in kept if hits is not None]
 
 
-def names(rows: Sequence[dict[str, Any]], protocol: str = "given") -> list[tuple[str, str, int]]:
-    return [(row["method_a"], row["method_b"], row["n_cells"]) for row in rows if row["protocol"] == protocol]
+def names(rows: Sequence[PairRow], protocol: str = "given") -> list[tuple[str, str, int]]:
+    return [(row.method_a, row.method_b, row.n_cells) for row in rows if row.protocol == protocol]
 
 
 # Pairs of one stream
@@ -48,15 +52,14 @@ def test_a_pair_by_hand() -> None:
     other = with_hits(made("lwf", "0b", tasks=tasks), {"lung_ct": [0, 0, 0, 1], "skin": [0, 0]})
     same = with_hits(made("lwf", "0b", 1, tasks=tasks), {"lung_ct": [1, 0, 0, 0], "skin": [1, 0]})
     given, hidden = comparisons.pairs([same, first, other, second])
-    assert list(given.keys() - set(comparisons.PAIRS)) == list(set(comparisons.PAIRS) - given.keys()) == []
-    assert (given["method_a"], given["method_b"], given["key_a"], given["key_b"]) == ("ewc", "lwf", "0a", "0b")
-    assert (given["n_cells"], given["n_samples"], given["backbone"]) == (2, 6, "phantom-clip")
+    assert (given.method_a, given.method_b, given.key_a, given.key_b) == ("ewc", "lwf", "0a", "0b")
+    assert (given.n_cells, given.n_samples, given.backbone) == (2, 6, "phantom-clip")
     # seed 0: (3/4 - 1/4 + 1/2 - 0) / 2; seed 1: (0 + 1 - 1/2) / 2
-    assert given["difference"] == pytest.approx((0.5 + 0.25) / 2)
+    assert given.difference == pytest.approx((0.5 + 0.25) / 2)
     # of seed 0 alone: four samples that ewc alone has, one that lwf alone has
-    assert given["p_mcnemar"] == pytest.approx(oracle.binomtest(4, 5).pvalue)
-    assert given["p_holm"] == given["p_bootstrap"]  # the only pair of its protocol
-    assert hidden == given | {"protocol": "hidden"}
+    assert given.p_mcnemar == pytest.approx(oracle.binomtest(4, 5).pvalue)
+    assert given.p_holm == given.p_bootstrap  # the only pair of its protocol
+    assert hidden == replace(given, protocol="hidden")
 
 
 def test_a_pair_is_the_paired_bootstrap_whoever_else_is_there() -> None:
@@ -68,31 +71,30 @@ def test_a_pair_is_the_paired_bootstrap_whoever_else_is_there() -> None:
     assert names(rows) == [("er", "ewc", 1), ("er", "lwf", 1), ("ewc", "lwf", 4)]
     expected = stats.paired_bootstrap([hits_of(run) for run in a], [hits_of(run) for run in b])
     row = rows[2]
-    found = (row["difference"], row["ci_low"], row["ci_high"], row["p_bootstrap"])
+    found = (row.difference, row.ci_low, row.ci_high, row.p_bootstrap)
     assert found == pytest.approx(tuple(expected), abs=1e-12)
     mcnemar = stats.mcnemar(np.concatenate(hits_of(a[0])), np.concatenate(hits_of(b[0])))
-    assert row["p_mcnemar"] == pytest.approx(mcnemar)
-    for protocol in records.PROTOCOLS:
-        here = [row for row in rows if row["protocol"] == protocol]
-        assert [row["p_holm"] for row in here] == stats.holm([row["p_bootstrap"] for row in here])
+    assert row.p_mcnemar == pytest.approx(mcnemar)
+    for protocol in PROTOCOLS:
+        here = [row for row in rows if row.protocol == protocol]
+        assert [row.p_holm for row in here] == stats.holm([row.p_bootstrap for row in here])
     alone = comparisons.pairs([*a, *b])[0]
-    assert {name: alone[name] for name in alone if name != "p_holm"} == {
-        name: row[name] for name in row if name != "p_holm"
-    }
+    assert replace(alone, p_holm=row.p_holm) == row
 
 
 def test_only_cells_with_the_same_samples_are_paired() -> None:
     ewc = [answered("ewc", "0a", seed) for seed in range(4)]
-    stream = ewc[0]["stream"]
+    stream = ewc[0].stream
     lwf = [
         answered("lwf", "0b", 0),
-        answered("lwf", "0b", 1, stream=stream | {"hash": "other"}),
+        answered("lwf", "0b", 1, stream=replace(stream, hash="other")),
         answered("lwf", "0b", 2, permutation=[1, 0, 2]),
         made("lwf", "0b", 3),  # of before there were hits
         answered("lwf", "0b", 4),
     ]
     assert names(comparisons.pairs([*ewc, *lwf])) == [("ewc", "lwf", 1)]
-    lwf[0]["hits"]["hidden"] = lwf[0]["hits"]["hidden"] | {"skin": None}  # no answer to one task
+    assert lwf[0].hits is not None
+    lwf[0].hits["hidden"]["skin"] = None  # no answer to one task
     assert names(comparisons.pairs([*ewc, *lwf]), "hidden") == []
     for changes in ({"settings": "rank=16"}, {"backbone": "ViT-B-16/openai"}, {"limit": 5}, {"split": "val"}):
         assert comparisons.pairs([*ewc, answered("lwf", "0b", **changes)]) == []
@@ -101,11 +103,21 @@ def test_only_cells_with_the_same_samples_are_paired() -> None:
 
 
 @pytest.mark.parametrize("entry", [{"n": 9}, {"n": 9, "bits": "AA=="}, {"n": 0, "bits": ""}, {"n": 8, "bits": "*"}, 7])
-def test_hits_that_are_none_name_their_run(entry: Any) -> None:
-    broken = answered("lwf", "0b", 2, 1)
-    broken["hits"]["given"] = broken["hits"]["given"] | {"skin": entry}
-    with pytest.raises(UserError, match=r"three/lwf/0b/seed2-order1: hits\.given\.skin"):
-        comparisons.pairs([broken, answered("ewc", "0a")])
+def test_hits_that_are_none_name_their_run(entry: Any, tmp_path: Path) -> None:
+    file = next(save(tmp_path, answered("lwf", "0b", 2, 1)).glob("runs/*/*/*/*/run.json"))
+    broken = json.loads(file.read_text())
+    broken["hits"]["given"]["skin"] = entry
+    file.write_text(json.dumps(broken))
+    with pytest.raises(UserError, match=r"three/lwf/0b/seed2-order1/run\.json: not a whole record: .*hits"):
+        read_all(tmp_path)
+    with pytest.raises(UserError, match="hits"):
+        leaderboard.build(tmp_path)
+
+
+def test_hits_are_those_of_the_samples() -> None:
+    assert packed([1, 0, 0, 0, 0, 0, 0, 0, 1]).unpacked().tolist() == [True, *[False] * 7, True]
+    assert [Hits(n, "gIA=").whole for n in (8, 9, 16, 17)] == [False, True, True, False]
+    assert not Hits(8, "*").whole and not Hits(8, "gI").whole
 
 
 def test_many_methods_are_compared_in_a_moment() -> None:
@@ -119,43 +131,41 @@ def test_many_methods_are_compared_in_a_moment() -> None:
 # Across streams
 
 
-def on(stream: str, method: str, score: float, *, key: str = "0a", seed: int = 0, **changes: Any) -> records.Record:
-    record = made(method, key, seed, given=np.full((4, 3), score))
-    return record | {"stream": record["stream"] | {"name": stream, "folder": stream}} | changes
+def scored(stream: str, method: str, score: float, *, key: str = "0a", seed: int = 0, **changes: Any) -> Record:
+    return on(stream, made(method, key, seed, given=np.full((4, 3), score), **changes))
 
 
 # Streams s1 to s5: ranks a 1 1.5 1 1 2, b 2 1.5 3 2 1, c 3 3 2 3 3, the table of test_stats
 SCORES = {"a": (0.90, 0.80, 0.70, 0.90, 0.75), "b": (0.85, 0.80, 0.60, 0.60, 0.90), "c": (0.50, 0.60, 0.65, 0.52, 0.72)}
 
 
-def five_streams() -> list[records.Record]:
-    return [on(f"s{place}", method, score) for method, row in SCORES.items() for place, score in enumerate(row, 1)]
+def five_streams() -> list[Record]:
+    return [scored(f"s{place}", method, score) for method, row in SCORES.items() for place, score in enumerate(row, 1)]
 
 
 def test_overall_by_hand() -> None:
     rows = comparisons.overall(five_streams())
-    assert tuple(rows[0]) == comparisons.OVERALL
-    given = [row for row in rows if row["protocol"] == "given"]
-    assert [(row["method"], row["average_rank"]) for row in given] == [
+    assert {row.protocol for row in rows} == set(PROTOCOLS)
+    given = [row for row in rows if row.protocol == "given"]
+    assert [(row.method, row.average_rank) for row in given] == [
         ("a", pytest.approx(1.3)), ("b", pytest.approx(1.9)), ("c", pytest.approx(2.8)),
     ]  # fmt: skip
     for row in given:
-        assert (row["n_streams"], row["streams"]) == (5, "s1 s2 s3 s4 s5")
-        assert (row["friedman_statistic"], row["friedman_p"]) == (pytest.approx(6.0), pytest.approx(np.exp(-3)))
-        assert row["critical_difference"] == pytest.approx(1.4823, abs=1e-4)
-    found = [row for row in comparisons.overall_pairs(five_streams()) if row["protocol"] == "given"]
-    assert tuple(found[0]) == comparisons.OVERALL_PAIRS
-    assert [(row["method_a"], row["method_b"], row["p_wilcoxon"], row["p_holm"]) for row in found] == [
+        assert (row.n_streams, row.streams) == (5, "s1 s2 s3 s4 s5")
+        assert (row.friedman_statistic, row.friedman_p) == (pytest.approx(6.0), pytest.approx(np.exp(-3)))
+        assert row.critical_difference == pytest.approx(1.4823, abs=1e-4)
+    found = [row for row in comparisons.overall_pairs(five_streams()) if row.protocol == "given"]
+    assert [(row.method_a, row.method_b, row.p_wilcoxon, row.p_holm) for row in found] == [
         ("a", "b", pytest.approx(0.625), pytest.approx(0.625)),
         ("a", "c", pytest.approx(0.0625), pytest.approx(0.1875)),
         ("b", "c", pytest.approx(0.125), pytest.approx(0.25)),
     ]
-    assert found[0]["difference"] == pytest.approx((0.05 + 0 + 0.1 + 0.3 - 0.15) / 5)
+    assert found[0].difference == pytest.approx((0.05 + 0 + 0.1 + 0.3 - 0.15) / 5)
 
 
 def chosen(methods: dict[str, str]) -> list[tuple[tuple[str, ...], str]]:
     """Methods and streams of the tables, identity given, where a method has been run on the streams named."""
-    many = [on(stream, method, 0.5) for method, streams in methods.items() for stream in streams]
+    many = [scored(stream, method, 0.5) for method, streams in methods.items() for stream in streams]
     return [(each.methods, "".join(each.streams)) for each in comparisons.across(many) if each.protocol == "given"]
 
 
@@ -174,44 +184,45 @@ def test_the_largest_table_without_holes() -> None:
 def test_methods_are_ranked_among_equals_by_their_default_row() -> None:
     many = five_streams()
     assert comparisons.overall(random.Random(0).sample(many, len(many))) == comparisons.overall(many)
-    replays = [on(f"s{place}", "er", 0.99, group="keeps images") for place in range(1, 6)]
-    large = [on(f"s{place}", "d", 0.99, backbone="ViT-B-16/openai") for place in range(1, 6)]
-    tuned = [on(f"s{place}", "c", 0.99, key="0b", settings="rank=16") for place in range(1, 6)]
-    limited = [on(f"s{place}", "d", 0.99, limit=5) for place in range(1, 6)]
+    replays = [scored(f"s{place}", "er", 0.99, group="keeps images") for place in range(1, 6)]
+    large = [scored(f"s{place}", "d", 0.99, backbone="ViT-B-16/openai") for place in range(1, 6)]
+    tuned = [scored(f"s{place}", "c", 0.99, key="0b", settings="rank=16") for place in range(1, 6)]
+    limited = [scored(f"s{place}", "d", 0.99, limit=5) for place in range(1, 6)]
     assert comparisons.overall([*many, *replays, *large, *tuned, *limited]) == comparisons.overall(many)
-    two = comparisons.overall([*replays, *(run | {"method": "der"} for run in replays)])
-    assert [row["average_rank"] for row in two] == [1.5] * 4
-    assert [row["friedman_p"] for row in two] == [None] * 4  # of two methods Friedman's test is not defined
+    two = comparisons.overall([*replays, *(replace(run, method="der") for run in replays)])
+    assert [row.average_rank for row in two] == [1.5] * 4
+    assert [row.friedman_p for row in two] == [None] * 4  # of two methods Friedman's test is not defined
 
-    def of_c(*more: records.Record) -> float:
+    def of_c(*more: Record) -> float:
         (table, _) = comparisons.across([*many, *more])
         return table.table_BM[0][2]
 
-    later = {"provenance": {"fingerprint": "aa", "finished": "2026-05-01T00:00:00+00:00"}}
+    later = {"provenance": Provenance(fingerprint="aa", finished="2026-05-01T00:00:00+00:00")}
     assert of_c() == 0.5
-    assert of_c(on("s1", "c", 0.6, seed=1)) == pytest.approx(0.55)  # the mean over runs
-    assert of_c(on("s1", "c", 0.9, key="0b", **later)) == 0.9  # as many runs: the newest
-    assert of_c(on("s1", "c", 0.9, key="0b", **later), on("s1", "c", 0.6, seed=1)) == pytest.approx(0.55)
+    assert of_c(scored("s1", "c", 0.6, seed=1)) == pytest.approx(0.55)  # the mean over runs
+    assert of_c(scored("s1", "c", 0.9, key="0b", **later)) == 0.9  # as many runs: the newest
+    assert of_c(scored("s1", "c", 0.9, key="0b", **later), scored("s1", "c", 0.6, seed=1)) == pytest.approx(0.55)
 
 
 def test_a_method_is_not_its_own_rival_in_another_precision() -> None:
     """Runs on a CPU and on a GPU have two keys and no settings: one of them is the default row."""
-    cpu = [on("s1", name, score, seed=seed) for name, score in (("a", 0.5), ("b", 0.4)) for seed in (0, 1)]
-    gpu = [on("s1", "a", 0.6, key="0b", seed=seed, config={"precision": "bf16-mixed"}) for seed in (0, 1, 2)]
-    rows = {(row["method"], row["key"]): row for row in leaderboard.rows([*cpu, *gpu]) if row["protocol"] == "given"}
+    cpu = [scored("s1", name, score, seed=seed) for name, score in (("a", 0.5), ("b", 0.4)) for seed in (0, 1)]
+    gpu = [
+        scored("s1", "a", 0.6, key="0b", seed=seed, config=replace(CONFIG, precision="bf16-mixed"))
+        for seed in (0, 1, 2)
+    ]
+    rows = {(row.method, row.key): row for row in leaderboard.rows([*cpu, *gpu]) if row.protocol == "given"}
     assert len(rows) == 3
-    named = {key: (row["settings"], row["rank"]) for key, row in rows.items()}
+    named = {key: (row.settings, row.rank) for key, row in rows.items()}
     assert named["a", "0b"] == ("", 1.0)  # the most runs
     (other,) = (value for (method, key), value in named.items() if method == "a" and key != "0b")
-    assert other == ("precision=None", None)
-    assert [row["key_a"] for row in comparisons.pairs([*cpu, *gpu])] == []  # these records have no hits
+    assert other == ("precision=32-true", None)
+    assert [row.key_a for row in comparisons.pairs([*cpu, *gpu])] == []  # these records have no hits
 
 
 def test_a_hidden_identity_without_answer_is_a_hole() -> None:
     many = five_streams()
-    for record in many:
-        if (record["method"], record["stream"]["folder"]) == ("c", "s1"):
-            record["summary"]["hidden"] = dict.fromkeys(record["summary"]["hidden"])
+    many = [unanswered(run) if (run.method, run.stream.folder) == ("c", "s1") else run for run in many]
     given, hidden = comparisons.across(many)
     assert given.methods == ("a", "b", "c") and hidden.methods == ("a", "b")
 
@@ -232,7 +243,7 @@ def test_comparisons_are_written_beside_the_leaderboards(tmp_path: Path) -> None
     content = [{path.name: path.read_bytes() for path in (tmp_path / side / "leaderboards").iterdir()} for side in "ab"]
     assert content[0] == content[1] and "s1.pairs.csv" not in content[0]
     rows = list(csv.DictReader((tmp_path / "a" / "leaderboards" / "three.pairs.csv").open(encoding="utf-8")))
-    assert tuple(rows[0]) == comparisons.PAIRS and [row["protocol"] for row in rows] == ["given", "hidden"]
+    assert tuple(rows[0]) == PAIRS and [row["protocol"] for row in rows] == ["given", "hidden"]
     assert len(rows[0]["p_mcnemar"]) == 8 and rows[0]["n_samples"] == str(sum(SIZES))
     rows = list(csv.DictReader((tmp_path / "a" / "leaderboards" / "overall.csv").open(encoding="utf-8")))
     assert rows[0]["average_rank"] == "1.300000" and rows[0]["friedman_statistic"] == "6.000000"
@@ -240,12 +251,12 @@ def test_comparisons_are_written_beside_the_leaderboards(tmp_path: Path) -> None
 
 def test_a_comparison_that_is_gone_leaves_the_header(tmp_path: Path) -> None:
     leaderboard.build(save(tmp_path, answered("ewc", "0a"), answered("lwf", "0b"), *five_streams()))
-    save(tmp_path, made("lwf", "0b"), *(run | {"limit": 3} for run in five_streams()))
+    save(tmp_path, made("lwf", "0b"), *(replace(run, limit=3) for run in five_streams()))
     leaderboard.build(tmp_path)
-    for name, columns in (("three.pairs", comparisons.PAIRS), ("overall", comparisons.OVERALL),
-                          ("overall.pairs", comparisons.OVERALL_PAIRS)):  # fmt: skip
+    for name, columns in (("three.pairs", PAIRS), ("overall", OVERALL),
+                          ("overall.pairs", OVERALL_PAIRS)):  # fmt: skip
         assert (tmp_path / "leaderboards" / f"{name}.csv").read_text() == ",".join(columns) + "\n"
 
 
 def test_packed_hits_are_numpys() -> None:
-    assert packed([1, 0, 0, 0, 0, 0, 0, 0, 1]) == {"n": 9, "bits": "gIA="}
+    assert packed([1, 0, 0, 0, 0, 0, 0, 0, 1]) == Hits(9, "gIA=")

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
-from benchmark.compare import leaderboard, tables
+from benchmark.compare import leaderboard
+from benchmark.compare.rows import LEADERBOARD
 from benchmark.errors import UserError
-from benchmark.record import records
-from tests.made_records import made, save, with_hits
+from benchmark.record.files import write_json
+from benchmark.record.schema import Provenance, Record
+from tests.made_records import flat, made, on, save, unanswered, with_hits
 
 ROOT = Path(__file__).resolve().parents[2]
 Rows = list[dict[str, str]]
@@ -33,7 +34,7 @@ def files(results: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (results / "leaderboards").iterdir()}
 
 
-def grid() -> list[records.Record]:
+def grid() -> list[Record]:
     return [
         made(method, key, seed, order)
         for method, key in (("ewc", "0123456789ab"), ("ewc", "ba9876543210"), ("lwf", "00000000000f"))
@@ -45,7 +46,7 @@ def grid() -> list[records.Record]:
 def test_a_row_by_hand(tmp_path: Path) -> None:
     first = [[0.3, 0.3, 0.3], [0.9, 0.4, 0.2], [0.8, 0.7, 0.4], [0.6, 0.5, 0.8]]
     second = [[0.3, 0.3, 0.3], [0.7, 0.3, 0.3], [0.7, 0.9, 0.3], [0.9, 0.9, 0.9]]
-    newer = {"fingerprint": "bb", "finished": "2026-02-01T00:00:00"}
+    newer = Provenance(fingerprint="bb", finished="2026-02-01T00:00:00")
     save(tmp_path, made(given=first), made(seed=1, given=second, provenance=newer))
     written = leaderboard.build(tmp_path)
     assert [path.name for path in written] == ["three.csv", "three.matrix.csv", "three.forgetting.csv", "three.bwt.csv"]
@@ -70,11 +71,11 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
     assert hidden["protocol"] == "hidden" and hidden["last_acc_mean"] == "0.766667" and hidden["rank"] == ""
     assert hidden["avg_acc_mean"] == hidden["fwt_mean"] == hidden["transfer_mean"] == ""
     header = (tmp_path / "leaderboards" / "three.csv").read_text().splitlines()[0]
-    assert header == ",".join(leaderboard.COLUMNS)
+    assert header == ",".join(LEADERBOARD)
 
 
 def test_the_columns_are_the_contract() -> None:
-    assert ", ".join(leaderboard.COLUMNS) == (
+    assert ", ".join(LEADERBOARD) == (
         "rank, method, backbone, key, settings, group, protocol, primary, n_runs, seeds, orders, last_acc_mean, "
         "last_acc_std, last_acc_ci_low, last_acc_ci_high, avg_acc_mean, avg_acc_std, aia_mean, forgetting_mean, "
         "forgetting_std, bwt_mean, bwt_std, fwt_mean, transfer_mean, learning_acc_mean, balanced_acc_mean, "
@@ -113,15 +114,8 @@ def test_only_whole_runs_on_test_data_enter(tmp_path: Path) -> None:
     assert leaderboard.build(tmp_path / "nothing") == []
 
 
-def flat(method: str, key: str, *scores: float, **changes: Any) -> list[records.Record]:
-    """Runs with seeds from 0 on, each with one score everywhere."""
-    return [made(method, key, seed, given=np.full((4, 3), score), **changes) for seed, score in enumerate(scores)]
-
-
 def test_ranks_and_order(tmp_path: Path) -> None:
-    silent = flat("needs_id", "06", 0.9, 0.9, group="needs identity")
-    for record in silent:
-        record["summary"]["hidden"] = dict.fromkeys(record["summary"]["hidden"])
+    silent = [unanswered(record) for record in flat("needs_id", "06", 0.9, 0.9, group="needs identity")]
     save(
         tmp_path,
         *flat("joint", "01", 0.95, 0.95, group="joint"),
@@ -149,8 +143,8 @@ def test_ranks_and_order(tmp_path: Path) -> None:
         ("1.00", "needs_id"), ("2.00", "rival"), ("", "replay"), ("", "ahead"), ("", "joint"),
     ]  # fmt: skip
     assert [row["protocol"] for row in rows] == ["given"] * 13 + ["hidden"] * 13
-    unanswered = next(row for row in rows if row["method"] == "needs_id" and row["protocol"] == "hidden")
-    assert unanswered["rank"] == unanswered["last_acc_mean"] == "" and unanswered["n_runs"] == "2"
+    silence = next(row for row in rows if row["method"] == "needs_id" and row["protocol"] == "hidden")
+    assert silence["rank"] == silence["last_acc_mean"] == "" and silence["n_runs"] == "2"
     alone = next(row for row in rows if row["method"] == "rival" and row["protocol"] == "hidden")
     assert alone["rank"] == ""  # its rival has no answer
 
@@ -171,8 +165,8 @@ def test_rank_is_averaged_over_the_cells_that_most_have() -> None:
 
 
 def test_stale(tmp_path: Path) -> None:
-    def coded(seed: int, fingerprint: str, finished: str, **changes: Any) -> records.Record:
-        return made(seed=seed, provenance={"fingerprint": fingerprint, "finished": finished}, **changes)
+    def coded(seed: int, fingerprint: str, finished: str, **changes: Any) -> Record:
+        return made(seed=seed, provenance=Provenance(fingerprint=fingerprint, finished=finished), **changes)
 
     save(
         tmp_path,
@@ -191,7 +185,8 @@ def test_matrix_csv_is_of_the_lowest_order(tmp_path: Path) -> None:
     rows = read(tmp_path, ".matrix.csv")
     names = ["method", "key", "protocol", "stage", "task", "accuracy_mean", "accuracy_std", "n_runs"]
     assert list(rows[0]) == names and len(rows) == 2 * 4 * 3
-    a, b = (many[place]["scores"]["accuracy"]["given"][2][1] for place in (0, 2))
+    a, b = (many[place].matrix("given")[2][1] for place in (0, 2))
+    assert a is not None and b is not None
     row = next(row for row in rows if (row["stage"], row["task"], row["protocol"]) == ("2", "retina_oct", "given"))
     assert row["accuracy_mean"] == f"{(a + b) / 2:.6f}" and row["n_runs"] == "2"
     assert row["accuracy_std"] == f"{abs(a - b) / 2**0.5:.6f}"
@@ -232,7 +227,7 @@ def test_a_record_that_comes_meanwhile_is_seen(tmp_path: Path, monkeypatch: pyte
     save(tmp_path, made())
     write = leaderboard._write
 
-    def slow_write(results: Path, found: list[records.Record], stream: str | None) -> list[Path]:
+    def slow_write(results: Path, found: list[Record], stream: str | None) -> list[Path]:
         if len(found) == 1:
             save(tmp_path, made(seed=1))
         return write(results, found, stream)
@@ -247,14 +242,13 @@ import json, multiprocessing, sys
 from pathlib import Path
 import scipy.stats
 from benchmark.compare import leaderboard
-from benchmark.record import records
-results, many = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
+from benchmark.record.folder import path_of, write_record
+from benchmark.record.schema import Record
+results, many = Path(sys.argv[1]), [Record.from_json(value) for value in json.loads(Path(sys.argv[2]).read_text())]
 def write(place):
     for record in many[place::8]:
-        folder = record["stream"]["folder"]
-        identity = (record[name] for name in ("method", "key", "seed", "order"))
-        records.write_record(records.run_folder(results, folder, *identity), record)
-        leaderboard.build(results, folder)
+        write_record(path_of(results, record), record)
+        leaderboard.build(results, record.stream.folder)
 processes = [multiprocessing.get_context("fork").Process(target=write, args=(place,)) for place in range(8)]
 for process in processes:
     process.start()
@@ -265,15 +259,15 @@ sys.exit(sum(process.exitcode != 0 for process in processes))
 
 
 def test_eight_processes_write_records_and_rebuild_at_once(tmp_path: Path) -> None:
-    def on(stream: str, record: records.Record) -> records.Record:
-        hits = {task: np.array(record["scores"]["accuracy"]["given"])[1:, place] > 0.25 for place, task in
-                enumerate(task["name"] for task in record["stream"]["tasks"])}  # fmt: skip
-        return with_hits(record, hits) | {"stream": record["stream"] | {"name": stream, "folder": stream}}
+    def answered(method: str, seed: int = 0) -> Record:
+        record = made(method, seed=seed)
+        right = np.array(record.matrix("given"))[1:] > 0.25
+        return with_hits(record, dict(zip(record.stream.task_names, right.T, strict=True)))
 
-    many = [on("three", made(method, seed=seed)) for method in ("ewc", "lwf", "er", "l2p") for seed in (0, 1)]
-    many += [on(stream, made(method)) for stream in ("four", "five") for method in ("ewc", "lwf", "er", "l2p")]
+    many = [answered(method, seed) for method in ("ewc", "lwf", "er", "l2p") for seed in (0, 1)]
+    many += [on(stream, answered(method)) for stream in ("four", "five") for method in ("ewc", "lwf", "er", "l2p")]
     random.Random(0).shuffle(many)
-    records.write_json(tmp_path / "many.json", many)
+    write_json(tmp_path / "many.json", [record.to_json() for record in many])
     command = [sys.executable, "-c", WRITERS, str(tmp_path / "a"), str(tmp_path / "many.json")]
     subprocess.run(command, cwd=ROOT, check=True, timeout=200)
     leaderboard.build(save(tmp_path / "b", *many))
@@ -284,52 +278,10 @@ def test_eight_processes_write_records_and_rebuild_at_once(tmp_path: Path) -> No
 
 
 def test_a_stream_of_the_name_of_the_table_over_all_is_refused(tmp_path: Path) -> None:
-    record = made()
-    save(tmp_path, record | {"stream": record["stream"] | {"folder": "overall"}})
+    save(tmp_path, on("overall", made()))
     with pytest.raises(UserError, match="rename"):
         leaderboard.build(tmp_path)
     assert not (tmp_path / "leaderboards").exists()
-
-
-# What is printed
-
-
-def printed(table: Any, width: int = 100) -> str:
-    console = Console(width=width, file=io.StringIO(), color_system=None)
-    console.print(table)
-    return console.file.getvalue()
-
-
-def test_tables_fit_in_100_columns(tmp_path: Path) -> None:
-    tasks = (
-        "lc25000_lung",
-        "retinalimaging_oct",
-        "chest-xray",
-        "skin",
-        "brain_mri",
-        "breast_us",
-        "blood_cells",
-        "a_b_c",
-    )
-    one = made(tasks=tasks, settings="rank=[0, 1]")
-    save(tmp_path, one, *(made(method, seed=seed, tasks=tasks) for method in ("lwf", "er") for seed in (0, 1)))
-    given, hidden = (printed(tables.matrix_table(one, protocol)) for protocol in ("given", "hidden"))
-    board, transfer = printed(tables.table(tmp_path, "three")), printed(tables.transfer_table(one))
-    for text in (given, hidden, board, transfer):
-        assert max(map(len, text.splitlines())) <= 100
-    assert f"{100 * one['scores']['accuracy']['given'][8][7]:.1f}" in given
-    assert "rank=[0," in board and "±" in board
-    assert "chest-xray" in transfer and "a_b_c" not in transfer
-    single = made(tasks=("lung",), given=[[0.5], [0.9]])
-    assert "90.0" in printed(tables.matrix_table(single, "hidden"))
-    assert "-" in printed(tables.transfer_table(single))
-
-
-def test_one_replicate_is_shown_as_such(tmp_path: Path) -> None:
-    save(tmp_path, *flat("a", "01", 0.9, 0.8), *flat("b", "02", 0.8, 0.9), *flat("once", "03", 0.95),
-         *flat("tuned", "04", 0.99, settings="rank=16"))  # fmt: skip
-    lines = [line.split()[:2] for line in printed(tables.table(tmp_path, "three")).splitlines() if "plain" in line]
-    assert lines == [["1.50", "a"], ["1.50", "b"], ["tuned", "rank=16"], ["n=1", "once"]]
 
 
 def test_no_torch() -> None:

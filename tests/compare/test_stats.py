@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from scipy import stats as oracle
 from statsmodels.stats.multitest import multipletests
 
 from benchmark.compare import stats
+from tests.made_records import made
 
 # Five blocks, methods a, b, c. Ranks: a 1 1.5 1 1 2, b 2 1.5 3 2 1, c 3 3 2 3 3.
 TABLE = [[0.90, 0.85, 0.50], [0.80, 0.80, 0.60], [0.70, 0.60, 0.65], [0.90, 0.60, 0.52], [0.75, 0.90, 0.72]]
@@ -43,9 +43,7 @@ def no_collection() -> Iterator[None]:
 
 
 def test_interval_is_nested() -> None:
-    runs: list[dict[str, Any]] = [
-        {"key": "0123456789ab", "seed": seed, "order": order} for order in (0, 1) for seed in (0, 1, 2)
-    ]
+    runs = [made(seed=seed, order=order) for order in (0, 1) for seed in (0, 1, 2)]
     between = stats.interval(runs, [0.4, 0.4, 0.4, 0.8, 0.8, 0.8])
     assert between == (pytest.approx(0.4), pytest.approx(0.8))  # two orders: seeds do not make them more
     low, high = stats.interval(runs, [0.4, 0.6, 0.8, 0.4, 0.6, 0.8])

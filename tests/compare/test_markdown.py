@@ -1,0 +1,98 @@
+"""Marked tables of a Markdown file: which columns a kind has, what is left alone, what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmark.compare import markdown
+from benchmark.errors import UserError
+from benchmark.record.schema import Costs, Record
+from tests.made_records import made, on, save
+
+MARK = "before\n<!-- leaderboard three -->\nold\n<!-- end -->\nafter\n"
+BASIC = ["method", "group", "runs", "rank, given / hidden", "last, given", "last, hidden"]
+
+
+def cells(text: str) -> list[list[str]]:
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+
+
+def table(tmp_path: Path, *many: Record, mark: str = MARK) -> list[list[str]]:
+    text = markdown.rewritten(mark, save(tmp_path, *many))
+    assert text.startswith("before\n<!-- leaderboard three") and text.endswith("\n\n<!-- end -->\nafter\n")
+    assert "old" not in text and markdown.rewritten(text, tmp_path) == text
+    headings, line, *rest = cells(text)
+    assert line == ["---"] * len(headings) and {len(each) for each in rest} <= {len(headings)}
+    return [headings, *rest]
+
+
+def test_a_table_by_hand(tmp_path: Path) -> None:
+    given = [[0.3, 0.3, 0.3], [0.9, 0.4, 0.2], [0.8, 0.7, 0.4], [0.6, 0.5, 0.8]]
+    cost = Costs(trainable_params=[1000, 92160], stored_bytes=[5, 3 * 2**20])
+    many = [made(seed=seed, given=given, cost=cost) for seed in (0, 1)]
+    many += [made("lwf", seed=seed, given=given, cost=Costs()) for seed in (0, 1)]
+    headings, *lines = table(tmp_path, *many, made(key="0a", settings="rank=16"))
+    rest = ["forgetting, given", "forgetting, hidden", "forward transfer", "trained parameters", "kept MiB"]
+    assert headings == BASIC + rest
+    scores = ["1.5 / 1.5", "63.3 ± 0.0", "63.3 ± 0.0", "25.0", "25.0", "10.0"]
+    assert lines == [["`ewc`", "plain", "2", *scores, "92,160", "3.0"], ["`lwf`", "plain", "2", *scores, "-", "-"]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "columns"),
+    [
+        ("fusion", ["forgetting, given", "forgetting, hidden", "lost without image", "lost without text", "dominance"]),
+        ("retrieval", [
+            "R@1, image to text", "R@1, text to image", "R@10, image to text", "R@10, text to image",
+            "forgetting of R@1, image to text", "text to image",
+        ]),
+    ],
+)  # fmt: skip
+def test_a_kind_has_columns_of_its_own(tmp_path: Path, kind: str, columns: list[str]) -> None:
+    headings, line = table(tmp_path, made(kind=kind))
+    assert headings == BASIC + columns and line[:4] == ["`ewc`", "plain", "1", "- / -"]
+
+
+def test_runs_from_one_input_alone_stand_beside_those_from_both(tmp_path: Path) -> None:
+    many = [
+        made(key=key, kind="fusion", settings=settings, given=[[score] * 3] * 4)
+        for key, settings, score in (("0a", "", 0.9), ("0b", "inputs=text", 0.7), ("0c", "inputs=image", 0.6),
+                                     ("0d", "rank=16", 0.8))
+    ]  # fmt: skip
+    mark = MARK.replace("three", "three inputs")
+    headings, *lines = table(tmp_path, *many, made("lwf", kind="fusion"), mark=mark)
+    assert headings == ["method", "learns from", "runs", "last, given", "last, hidden"]
+    assert [line[:4] for line in lines] == [
+        ["`ewc`", "image and text", "1", "90.0"],
+        ["`ewc`", "image alone", "1", "60.0"],
+        ["`ewc`", "text alone", "1", "70.0"],
+    ]
+
+
+def test_ranks_over_streams(tmp_path: Path) -> None:
+    scores = {"ewc": 0.5, "lwf": 0.6}
+    many = [
+        on(f"s{place}", made(method, given=[[score] * 3] * 4)) for method, score in scores.items() for place in range(3)
+    ]
+    many.append(replace(many[0], method="silent"))
+    found = cells(markdown.rewritten("<!-- overall -->\n<!-- end -->", save(tmp_path, *many)))
+    assert found[0] == ["method", "group", "streams", "average rank, given", "average rank, hidden"]
+    assert found[2:] == [["`lwf`", "plain", "3", "1.00", "1.00"], ["`ewc`", "plain", "3", "2.00", "2.00"]]
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    save(tmp_path, made(limit=3))
+    with pytest.raises(UserError, match=r"<!-- leaderboard three -->: no records of this stream"):
+        markdown.rewritten(MARK, tmp_path)
+    with pytest.raises(UserError, match="cannot be read"):
+        markdown.rewrite(tmp_path / "nothing.md", tmp_path)
+
+
+def test_a_file_is_written_anew(tmp_path: Path) -> None:
+    file = tmp_path / "page.md"
+    file.write_text(MARK, encoding="utf-8")
+    markdown.rewrite(file, save(tmp_path, made()))
+    assert file.read_text(encoding="utf-8") == markdown.rewritten(MARK, tmp_path)

@@ -1,0 +1,137 @@
+"""What is printed: tables that fit, and those that a kind of task has."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmark import kinds
+from benchmark.compare import tables
+from benchmark.record.schema import Costs, Record
+from benchmark.record.summary import summarise
+from tests.made_records import flat, made, save
+
+
+def printed(table: Any, width: int = 100) -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_tables_fit_in_100_columns(tmp_path: Path) -> None:
+    tasks = (
+        "lc25000_lung",
+        "retinalimaging_oct",
+        "chest-xray",
+        "skin",
+        "brain_mri",
+        "breast_us",
+        "blood_cells",
+        "a_b_c",
+    )
+    one = made(tasks=tasks, settings="rank=[0, 1]")
+    save(tmp_path, one, *(made(method, seed=seed, tasks=tasks) for method in ("lwf", "er") for seed in (0, 1)))
+    given, hidden = (printed(tables.matrix_table(one, protocol)) for protocol in ("given", "hidden"))
+    board, transfer = printed(tables.table(tmp_path, "three")), printed(tables.transfer_table(one))
+    for text in (given, hidden, board, transfer):
+        assert max(map(len, text.splitlines())) <= 100
+    assert f"{100 * one.matrix('given')[8][7]:.1f}" in given
+    assert "rank=[0," in board and "±" in board
+    assert "chest-xray" in transfer and "a_b_c" not in transfer
+    single = made(tasks=("lung",), given=[[0.5], [0.9]])
+    assert "90.0" in printed(tables.matrix_table(single, "hidden"))
+    assert "-" in printed(tables.transfer_table(single))
+
+
+def test_one_replicate_is_shown_as_such(tmp_path: Path) -> None:
+    save(tmp_path, *flat("a", "01", 0.9, 0.8), *flat("b", "02", 0.8, 0.9), *flat("once", "03", 0.95),
+         *flat("tuned", "04", 0.99, settings="rank=16"))  # fmt: skip
+    lines = [line.split()[:2] for line in printed(tables.table(tmp_path, "three")).splitlines() if "plain" in line]
+    assert lines == [["1.50", "a"], ["1.50", "b"], ["tuned", "rank=16"], ["n=1", "once"]]
+
+
+def lacking(record: Record) -> Record:
+    """A record of fusion whose final model was asked without the image and without the text."""
+    row = record.matrix("given")[-1]
+    without = {name: {protocol: [(score or 0) * part for score in row] for protocol in ("given", "hidden")}
+               for name, part in (("image", 0.25), ("text", 0.5))}  # fmt: skip
+    return replace(record, missing=without, summary=summarise(record.kind, record.scores, without))
+
+
+def titles(record: Record) -> list[str]:
+    return [str(table.title) for table in tables.after_run(record)]
+
+
+def test_the_tables_after_a_run_are_those_of_its_kind() -> None:
+    common = [
+        "ewc on three: accuracy in per cent, identity given",
+        "ewc on three: accuracy in per cent, identity hidden",
+        "ewc on three: forgetting and transfer in per cent",
+    ]
+    assert titles(made()) == titles(made(kind="fusion")) == common
+    assert titles(lacking(made(kind="fusion"))) == [*common, "ewc on three: accuracy in per cent with inputs missing"]
+    found = titles(made(kind="retrieval"))
+    assert found == [
+        *(title.replace("accuracy", "mean recall") for title in common),
+        "ewc on three: retrieval after the last task in per cent",
+    ]
+
+
+def test_retrieval_has_a_line_for_each_direction() -> None:
+    record = made(kind="retrieval")
+    last = tables.percent(record.number("given", "i2t_r1"))
+    lines = printed(list(tables.after_run(record))[-1]).splitlines()
+    words = [line.split("  ")[0].strip() for line in lines if " to " in line]
+    ways = ("image to text", "text to image")
+    assert words == [f"{way} ({protocol})" for protocol in ("given", "hidden") for way in ways]
+    line = next(line for line in lines if "image to text (given)" in line)
+    forgetting, bwt = (tables.percent(record.number("given", name)) for name in ("i2t_forgetting", "i2t_bwt"))
+    mrr = tables.percent(record.number("given", "i2t_mrr"))
+    assert line.partition(")")[2].split() == [last, last, last, mrr, forgetting, bwt]
+
+
+def test_accuracy_where_inputs_are_missing() -> None:
+    record = lacking(made(kind="fusion", given=[[0.0] * 3, [0.8] * 3, [0.8] * 3, [0.8] * 3]))
+    lines = [line.split() for line in printed(list(tables.after_run(record))[-1]).splitlines() if "(" in line]
+    assert lines[0] == ["image", "(given)", "80.0", "62.0", "50.0", "38.0", "26.0", "20.0"]
+    assert lines[1] == ["text", "(given)", "80.0", "68.0", "60.0", "52.0", "44.0", "40.0"]
+    assert lines[2] == ["image", "or", "text", "(given)", "80.0", "65.0", "55.0", "45.0", "35.0", "30.0"]
+    assert [line[-8:][:2] for line in lines[3:5]] == [["image", "(hidden)"], ["text", "(hidden)"]]
+
+
+def test_the_routers_share_stands_below_the_hidden_matrix() -> None:
+    routed = [[None] * 3, [1.0, None, None], [0.5, 0.5, None], [0.25, 0.5, 0.75]]
+    record = made(router_accuracy=routed)
+    assert "router right 25.0 50.0 75.0" in " ".join(printed(tables.matrix_table(record, "hidden")).split())
+    assert "router" not in printed(tables.matrix_table(record, "given"))
+    assert "router" not in printed(tables.matrix_table(made(), "hidden"))
+
+
+def test_the_summary_in_one_line() -> None:
+    record = made(given=[[0.0] * 3, [0.9, 0.0, 0.0], [0.8, 0.7, 0.0], [0.6, 0.5, 0.8]])
+    assert tables.summary_line(record) == (
+        "ewc on three: last accuracy 63.3 given, 63.3 hidden; forgetting 25.0, 25.0; 30 trained parameters, "
+        "0.00 MiB kept, 6 s training, 1 s evaluation, peak 100 MiB"
+    )
+    assert "peak 0 MiB" in tables.summary_line(replace(record, cost=Costs()))
+
+
+def test_clock() -> None:
+    found = [tables.clock(seconds) for seconds in (0.4, 93, 120, 720, 7200, 12240)]
+    assert found == ["0 s", "93 s", "2 min", "12 min", "2.0 h", "3.4 h"]
+
+
+def test_percent() -> None:
+    found = [tables.percent(value) for value in (0.8316, None, float("nan"), -0.0001, 1)]
+    assert found == ["83.2", "-", "-", "0.0", "100.0"] and tables.percent(0.5, 0.011) == "50.0 ± 1.1"
+
+
+def test_columns_of_kinds_are_numbers_that_they_have() -> None:
+    for kind in kinds.KINDS.values():
+        record = lacking(made(kind=kind.name)) if kind.withheld else made(kind=kind.name)
+        assert all(record.measured(f"{way}_{column.name}") for way in kind.ways for column in kind.per_way)
+        assert all(record.measured(name) for name in kind.board)
