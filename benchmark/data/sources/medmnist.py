@@ -1,7 +1,7 @@
 """``source: medmnist``: a 2D set of MedMNIST by its flag, from a file that is there, or downloaded by the package.
 
-The package medmnist is optional (``pip install "mbil-bench[medmnist]"``): without it a file that is there is read. Its table of
-addresses and checksums is read as text, for importing the package imports torch.
+The package medmnist is optional (``pip install "mbil-bench[medmnist]"``): without it a file that is there is read. Its
+table of addresses and checksums is read as text, for importing the package imports torch.
 """
 
 from __future__ import annotations
