@@ -210,7 +210,7 @@ def limited(labels: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
 
 
 def _pixels(found: Split, rows: NDArray[np.int64], device: torch.device) -> Tensor:
-    """These images of a cached split: on the device where they fit, all of them else a view of the memory map."""
+    """These images of a cached split: on the device if they fit there, else in memory, or mapped if they are all."""
     images = found.images
     assert isinstance(images, np.ndarray), "images that come from the cache are arrays"
     if len(rows) < len(images):

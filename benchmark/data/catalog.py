@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmark import kinds
+from benchmark.data.yaml_files import check_keys, read, text_of, texts_of
 from benchmark.errors import UserError, unknown
 from benchmark.stream import LABEL_SPACES, Label, Stream, Task
 
@@ -109,9 +108,9 @@ def load(name: str, data: Path | None) -> Recipe:
         path = root() / "streams" / f"{name}.yaml"
         if not path.is_file():
             raise unknown("stream", name, names("streams"))
-    content = _read(path)
-    _check_keys(content, STREAM_KEYS, str(path))
-    stream_name = _text(content, "name", path)
+    content = read(path)
+    check_keys(content, STREAM_KEYS, str(path))
+    stream_name = text_of(content, "name", path)
     if not NAME.fullmatch(stream_name):
         raise UserError(f"{path}: name: {stream_name!r} must be of letters, digits, '_', '-' and '.'")
     version = content.get("version", 1)
@@ -165,11 +164,11 @@ def _task(item: Any, where: str, data: Path | None, folder: Path) -> tuple[dict[
         card_path = root() / "cards" / f"{item['card']}.yaml"
         if not card_path.is_file():
             raise unknown("card", item["card"], names("cards"), where)
-        item = _read(card_path) | item
+        item = read(card_path) | item
     kind_of_source, function = _kind_of_source(item, where)
     allowed = SOURCES[kind_of_source]
-    _check_keys(item, (*TASK_KEYS, *CARD_KEYS, *allowed.own), where)
-    entry = {"name": _text(item, "name", where), "modality": _text(item, "modality", where)}
+    check_keys(item, (*TASK_KEYS, *CARD_KEYS, *allowed.own), where)
+    entry = {"name": text_of(item, "name", where), "modality": text_of(item, "modality", where)}
     if not NAME.fullmatch(entry["name"]):
         raise UserError(f"{where}.name: {entry['name']!r} must be of letters, digits, '_', '-' and '.'")
     entry["kind"] = kind = item.get("kind", "classification")
@@ -180,7 +179,7 @@ def _task(item: Any, where: str, data: Path | None, folder: Path) -> tuple[dict[
     classes, templates = _classes(item, kind, where)
     options = {key: item[key] for key in allowed.own if key in item}
     if "path" in allowed.own:
-        options["path"] = _find(_text(item, "path", where), f"{where}.path", data, folder, allowed.path)
+        options["path"] = _find(text_of(item, "path", where), f"{where}.path", data, folder, allowed.path)
     if allowed.places:
         options["places"] = () if data is None else (data, folder)
     if function:
@@ -208,10 +207,10 @@ def _classes(item: Mapping[str, Any], kind: str, where: str) -> tuple[list[str],
             if key in item:
                 raise UserError(f"{where}.{key}: a {kind} task has none")
         return [], []
-    classes = _texts(item, "classes", where)
+    classes = texts_of(item, "classes", where)
     if len(classes) < 2 or len(set(classes)) < len(classes):
         raise UserError(f"{where}.classes: expected at least two different names")
-    templates = _texts(item, "template", where)
+    templates = texts_of(item, "template", where)
     for template in templates:
         if template.count("{}") != 1 or {"{", "}"} & set(template.replace("{}", "")):
             raise UserError(
@@ -243,38 +242,3 @@ def _orders(given: Any, tasks: int, path: Path) -> tuple[tuple[int, ...], ...]:
         if not whole or sorted(order) != list(range(tasks)):
             raise UserError(f"{path}: orders[{i}]: {order!r} is no permutation of 0..{tasks - 1}")
     return tuple(tuple(order) for order in given)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: file not found") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected keys and values at the top level")
-    return content
-
-
-def _check_keys(content: Mapping[str, Any], valid: tuple[str, ...], where: str) -> None:
-    for key in content:
-        if key not in valid:
-            raise unknown("key", key, valid, where)
-
-
-def _text(content: Mapping[str, Any], key: str, where: object) -> str:
-    if key not in content:
-        raise UserError(f"{where}: the key {key!r} is missing")
-    if not isinstance(content[key], str) or not content[key].strip():
-        raise UserError(f"{where}.{key}: expected text, got {content[key]!r}")
-    return content[key]
-
-
-def _texts(content: Mapping[str, Any], key: str, where: str) -> list[str]:
-    """One text or a list of texts."""
-    value = content.get(key)
-    values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list) or not values or not all(isinstance(text, str) and text for text in values):
-        raise UserError(f"{where}.{key}: expected a list of texts, got {value!r}")
-    return values

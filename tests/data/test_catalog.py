@@ -1,4 +1,4 @@
-"""Streams as values, stream files and cards: what loads, what is refused and how that is said."""
+"""Stream files: what loads, what is refused and how that is said."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
-from benchmark.data import catalog, phantoms, sources
+from benchmark.data import catalog, sources
 from benchmark.errors import UserError
-from benchmark.stream import Label, Stream, Task
+from benchmark.stream import Label
+from tests.source_files import QUESTION, QUESTIONS, stream_file, written
 
 REGIONS = [{"lesion_size": [0.05, 0.4]}, {"lesion_size": [0.6, 0.95]}]
 TASK = {
@@ -28,18 +27,6 @@ TASK = {
 }
 AGAIN = deepcopy(TASK) | {"name": "again", "seed": 6, "classes": ["a", "b"]}
 TWO = {"name": "two", "version": 3, "tasks": [TASK, AGAIN]}
-SHIPPED = {
-    "phantom8": (8, 32), "phantom20": (20, 80), "smoke": (2, 8),
-    "medical10": (10, 43), "mbiil_cls": (4, 14), "medmnist12": (12, 80),
-    "smoke_fusion": (2, 8), "phantom_notes6": (6, 24), "mbiil_vqa": (2, 4), "phantom_domain6": (6, 4),
-    "smoke_retrieval": (2, 0), "phantom_retrieval6": (6, 0), "mbiil_reports": (2, 0), "covid_notes3": (3, 0),
-}  # fmt: skip
-
-
-def write(folder: Path, content: Any, name: str = "stream.yaml") -> str:
-    file = folder / name
-    file.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
-    return str(file)
 
 
 def changed(content: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
@@ -56,167 +43,12 @@ def changed(content: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
     return content
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """A data folder in which every file that a card names is there (empty: the catalog does not read them)."""
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for card in catalog.names("cards"):
-        content = yaml.safe_load((catalog.root() / "cards" / f"{card}.yaml").read_text())
-        if content["source"] == "folder":
-            (folder / content["path"]).mkdir()
-        elif "path" in content:
-            (folder / content["path"]).parent.mkdir(exist_ok=True)
-            (folder / content["path"]).touch()
-    return folder
-
-
-# Streams as values
-
-
-@st.composite
-def streams(draw: st.DrawFn) -> Stream:
-    sizes = draw(st.lists(st.integers(2, 4), min_size=1, max_size=6))
-    ids = iter(range(sum(sizes)))
-    tasks = []
-    for index, size in enumerate(sizes):
-        labels = tuple(Label(i, f"class {i}", (f"a {i}",)) for i in (next(ids) for _ in range(size)))
-        tasks.append(Task(index, f"task {index}", "ct", "classification", labels, len(sizes)))
-    return Stream("made", 1, "classification", "own", tuple(tasks))
-
-
-@given(streams(), st.data())
-def test_reordered_moves_tasks_and_keeps_label_ids(stream: Stream, data: st.DataObject) -> None:
-    order = data.draw(st.permutations(range(len(stream))))
-    moved = stream.reordered(order)
-    assert [task.index for task in moved] == list(range(len(stream)))
-    assert [task.name for task in moved] == [stream.tasks[old].name for old in order]
-    assert [task.labels for task in moved] == [stream.tasks[old].labels for old in order]
-    assert {task.of for task in moved} == {len(stream)}
-    assert moved.labels() == stream.labels()
-    back = [order.index(i) for i in range(len(order))]
-    assert moved.reordered(back) == stream
-
-
-@given(streams(), st.lists(st.integers(-1, 6), max_size=6))
-def test_only_a_permutation_reorders(stream: Stream, order: list[int]) -> None:
-    if sorted(order) == list(range(len(stream))):
-        assert len(stream.reordered(order)) == len(stream)
-    else:
-        with pytest.raises(ValueError, match=r"no permutation of 0\.\."):
-            stream.reordered(order)
-
-
-@given(streams(), st.integers(0, 7))
-def test_slices_are_what_has_been_seen(stream: Stream, k: int) -> None:
-    seen = stream[:k]
-    assert tuple(seen) == stream.tasks[:k] and seen.name == stream.name
-    assert [label.id for label in seen.labels()] == list(range(sum(len(task.labels) for task in stream.tasks[:k])))
-
-
-# What is shipped
-
-
-def test_every_shipped_stream_is_tested_here() -> None:
-    assert catalog.names("streams") == sorted(SHIPPED)
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_streams_load(name: str, data: Path) -> None:
-    recipe = catalog.load(name, data)
-    tasks, labels = SHIPPED[name]
-    assert (recipe.stream.name, len(recipe.stream), len(recipe.sources)) == (name, tasks, tasks)
-    assert [label.id for label in recipe.stream.labels()] == list(range(labels))
-    assert recipe.orders[0] == tuple(range(tasks))
-    assert all(label.name in prompt for label in recipe.stream.labels() for prompt in label.prompts)
-    assert recipe.description
-
-
-def test_phantom8_is_the_published_pattern_and_shares_inside_a_modality() -> None:
-    recipe = catalog.load("phantom8", Path())
-    pattern = ["pathology", "radiology", "dermatology"]
-    assert [task.modality for task in recipe.stream] == (pattern * 3)[:8]
-    assert [len(task.labels) for task in recipe.stream] == [4] * 8
-    assert phantoms.SIZES == {"train": 512, "val": 64, "test": 256}
-    assert not any("sizes" in source.options for source in recipe.sources)
-    for modality in {task.modality for task in recipe.stream}:
-        bounded = [
-            (source.options["generator"], factor)
-            for task, source in zip(recipe.stream, recipe.sources, strict=True)
-            if task.modality == modality
-            for factor in source.options["regions"][0]
-        ]
-        assert len(set(bounded)) < len(bounded)
-
-
-@pytest.mark.parametrize("name", ["phantom8", "phantom20", "smoke"])
-def test_made_tasks_of_a_shipped_stream_have_seeds_and_disjoint_regions_of_their_own(name: str) -> None:
-    options = [source.options for source in catalog.load(name, Path()).sources]
-    assert len({o["seed"] for o in options}) == len(options)
-    for o in options:
-        for i, one in enumerate(o["regions"]):
-            for other in o["regions"][:i]:
-                assert any(one[f][0] > other[f][1] or other[f][0] > one[f][1] for f in one.keys() & other.keys())
-
-
-@pytest.mark.parametrize("card", catalog.names("cards"))
-def test_a_card_is_a_task_and_tells_where_it_comes_from(card: str, data: Path, tmp_path: Path) -> None:
-    content = yaml.safe_load((catalog.root() / "cards" / f"{card}.yaml").read_text(encoding="utf-8"))
-    one_file = content["source"] in ("npz", "medmnist")
-    optional = ("homepage", "notes") if one_file else ("notes", "md5")
-    told = {key: content.get(key) for key in catalog.CARD_KEYS if key not in optional}
-    assert all(isinstance(value, str) and value for value in told.values()), told
-    assert not one_file or (len(content["md5"]) == 32 and set(content["md5"]) <= set("0123456789abcdef"))
-    assert content["name"] == card
-    recipe = catalog.load(write(tmp_path, {"name": "one", "tasks": [{"card": card}]}), data)
-    assert recipe.stream.tasks[0].name == card
-    if "path" in content:
-        assert recipe.sources[0].options["path"] == data / content["path"]
-
-
-def test_no_python_below_datasets() -> None:
-    checkout = Path(__file__).resolve().parents[2] / "datasets"
-    assert {file.suffix for file in checkout.rglob("*") if file.is_file()} == {".yaml", ".md"}
-
-
-def in_the_readme(kind: type) -> list[Any]:
-    """Its YAML: whole streams and fragments of tasks (dict), lists of tasks (list)."""
-    text = (Path(__file__).resolve().parents[2] / "datasets" / "README.md").read_text(encoding="utf-8")
-    blocks = [yaml.safe_load(block.split("```")[0]) for block in text.split("```yaml\n")[1:]]
-    return [block for block in blocks if isinstance(block, kind)]
-
-
-def test_the_stream_written_out_in_the_readme_loads(data: Path, tmp_path: Path) -> None:
-    (content,) = [block for block in in_the_readme(dict) if "tasks" in block]
-    (data / "lung_tissue.npz").touch()
-    recipe = catalog.load(write(tmp_path, content), data)
-    assert [task.name for task in recipe.stream] == ["lung_tissue", "breast", "made_nuclei"]
-    assert recipe.orders == ((0, 1, 2), (2, 0, 1))
-    assert sources.load(recipe.sources[2], "val").images.shape[0] == 32
-
-
-def test_the_folder_and_the_tables_of_the_readme_load(data: Path, tmp_path: Path) -> None:
-    (data / "ham").mkdir()
-    (data / "ham" / "metadata.csv").touch()
-    recipes = [catalog.load(write(tmp_path, {"name": "s", "tasks": tasks}), data) for tasks in in_the_readme(list)]
-    assert [recipe.sources[0].kind for recipe in recipes] == ["folder", "table", "table"]
-    assert [recipe.stream.kind for recipe in recipes] == ["classification", "classification", "retrieval"]
-
-
-def test_the_parts_of_made_tasks_in_the_readme_load(tmp_path: Path) -> None:
-    parts = {kind: part for part in in_the_readme(dict) for kind in ("notes", "captions") if kind in part}
-    made = {"name": "t", "modality": "m", "source": "phantom", "seed": 1, "sizes": {"train": 8, "val": 4, "test": 4}}
-    note = made | parts["notes"] | {"kind": "fusion", "generator": "xray", "classes": list("abcd"), "template": "{}"}
-    for task in (note, made | parts["captions"] | {"generator": "oct"}):
-        (source,) = catalog.load(write(tmp_path, {"name": "s", "tasks": [task]}), tmp_path).sources
-        assert len(sources.load(source, "train").images) == 8
-
-
-# What a file says
+def test_every_source_that_a_file_may_name_has_a_reader() -> None:
+    assert set(catalog.SOURCES) == set(sources.READERS)
 
 
 def test_a_stream_by_its_path(tmp_path: Path) -> None:
-    recipe = catalog.load(write(tmp_path, TWO), tmp_path)
+    recipe = catalog.load(stream_file(tmp_path, TWO), tmp_path)
     stream = recipe.stream
     assert (stream.name, stream.version, stream.kind, stream.label_space) == ("two", 3, "classification", "own")
     assert [label.id for task in stream for label in task.labels] == [0, 1, 2, 3]
@@ -226,13 +58,13 @@ def test_a_stream_by_its_path(tmp_path: Path) -> None:
 
 def test_several_templates_are_several_prompts(tmp_path: Path) -> None:
     content = changed(TWO, "tasks.0.template", ["CT: {}.", "{}, a slice"])
-    label = catalog.load(write(tmp_path, content), tmp_path).stream.tasks[0].labels[0]
+    label = catalog.load(stream_file(tmp_path, content), tmp_path).stream.tasks[0].labels[0]
     assert label.prompts == ("CT: small lesions.", "small lesions, a slice")
 
 
 def test_shared_label_space_numbers_the_classes_once(tmp_path: Path) -> None:
     content = changed(TWO, "tasks.1.classes", TASK["classes"]) | {"label_space": "shared"}
-    stream = catalog.load(write(tmp_path, content), tmp_path).stream
+    stream = catalog.load(stream_file(tmp_path, content), tmp_path).stream
     assert stream.tasks[0].labels == stream.tasks[1].labels
     assert [label.id for label in stream.labels()] == [0, 1]
     assert stream.reordered([1, 0]).labels() == stream.labels()
@@ -241,7 +73,7 @@ def test_shared_label_space_numbers_the_classes_once(tmp_path: Path) -> None:
 def test_keys_given_beside_a_card_override_it(data: Path, tmp_path: Path) -> None:
     task = {"card": "breastmnist", "name": "mine", "classes": ["bad", "good"], "template": "{}!", "path": "other.npz"}
     (data / "other.npz").touch()
-    recipe = catalog.load(write(tmp_path, {"name": "one", "tasks": [task]}), data)
+    recipe = catalog.load(stream_file(tmp_path, {"name": "one", "tasks": [task]}), data)
     made = recipe.stream.tasks[0]
     assert (made.name, made.modality) == ("mine", "ultrasound")
     assert [label.prompts for label in made.labels] == [("bad!",), ("good!",)]
@@ -252,7 +84,7 @@ def test_relative_paths_are_looked_up_in_the_data_folder_then_beside_the_stream(
     data, beside = tmp_path / "data", tmp_path / "streams"
     data.mkdir(), beside.mkdir()
     task = {"name": "t", "modality": "ct", "source": "npz", "path": "t.npz", "classes": ["a", "b"], "template": "{}"}
-    file = write(beside, {"name": "one", "tasks": [task]})
+    file = stream_file(beside, {"name": "one", "tasks": [task]})
     with pytest.raises(UserError) as error:
         catalog.load(file, data)
     assert str(error.value).startswith(f"{file}: tasks[0].path: file not found: {data / 't.npz'}")
@@ -260,15 +92,15 @@ def test_relative_paths_are_looked_up_in_the_data_folder_then_beside_the_stream(
     for place in (beside / "t.npz", data / "t.npz"):  # the second is preferred once it is there
         place.touch()
         assert catalog.load(file, data).sources[0].options["path"] == place
-    absolute = write(beside, {"name": "one", "tasks": [task | {"path": str(beside / "t.npz")}]})
+    absolute = stream_file(beside, {"name": "one", "tasks": [task | {"path": str(beside / "t.npz")}]})
     assert catalog.load(absolute, data).sources[0].options["path"] == beside / "t.npz"
 
 
 def test_orders_are_the_listed_ones_then_seeded_permutations(tmp_path: Path) -> None:
     tasks = [TASK | {"name": f"t{i}", "seed": i} for i in range(6)]
     listed = [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0]]
-    recipe = catalog.load(write(tmp_path, {"name": "six", "tasks": tasks, "orders": listed}), tmp_path)
-    unlisted = catalog.load(write(tmp_path, {"name": "six", "tasks": tasks}), tmp_path)
+    recipe = catalog.load(stream_file(tmp_path, {"name": "six", "tasks": tasks, "orders": listed}), tmp_path)
+    unlisted = catalog.load(stream_file(tmp_path, {"name": "six", "tasks": tasks}), tmp_path)
     assert [list(recipe.permutation(i)) for i in (0, 1)] == listed
     assert unlisted.permutation(0) == (0, 1, 2, 3, 4, 5)
     drawn = [recipe.permutation(i) for i in range(2, 40)]
@@ -277,8 +109,6 @@ def test_orders_are_the_listed_ones_then_seeded_permutations(tmp_path: Path) -> 
     assert drawn == [unlisted.permutation(i) for i in range(2, 40)]
     assert recipe.permutation(2) == (2, 5, 1, 3, 0, 4)  # the same on every machine and in every version
 
-
-# What is refused: (place, value, what the message must contain besides the file)
 
 WRONG: list[tuple[str, Any, tuple[str, ...]]] = [
     ("taks", [], ("unknown key 'taks'", "did you mean 'tasks'?")),
@@ -302,6 +132,7 @@ WRONG: list[tuple[str, Any, tuple[str, ...]]] = [
     ("tasks.0.modality", 3, ("tasks[0].modality", "expected text, got 3")),
     ("tasks.0.kind", "clasification", ("tasks[0]", "unknown kind", "did you mean 'classification'?")),
     ("tasks.0.kind", "retrieval", ("tasks[0].classes", "a retrieval task has none")),
+    ("tasks.0.kind", ["fusion"], ("tasks[0]", "unknown kind")),
     ("tasks.0.source", "npz:", ("tasks[0]", "unknown source 'npz:'", "did you mean 'npz'?")),
     ("tasks.0.source", "my.module:load", ("tasks[0]", "unknown key 'generator'")),
     ("tasks.0.source", ..., ("tasks[0]", "'source' is missing", "npz", "phantom")),
@@ -330,7 +161,7 @@ WRONG: list[tuple[str, Any, tuple[str, ...]]] = [
 def test_a_wrong_stream_file_is_refused_in_one_line(
     place: str, value: Any, says: tuple[str, ...], tmp_path: Path
 ) -> None:
-    file = write(tmp_path, changed(TWO, place, value))
+    file = stream_file(tmp_path, changed(TWO, place, value))
     with pytest.raises(UserError) as error:
         catalog.load(file, tmp_path)
     message = str(error.value)
@@ -343,7 +174,7 @@ def test_a_wrong_stream_file_is_refused_in_one_line(
     [("a: [1, 2", "not readable as YAML"), ("\x00", "not readable as YAML"), ("- a\n", "top level"), ("", "top level")],
 )
 def test_a_file_that_is_no_stream(content: str, says: str, tmp_path: Path) -> None:
-    file = write(tmp_path, content)
+    file = stream_file(tmp_path, content)
     with pytest.raises(UserError, match=says) as error:
         catalog.load(file, tmp_path)
     assert str(error.value).startswith(file) and "\n" not in str(error.value)
@@ -368,8 +199,6 @@ def test_an_unknown_stream_is_told_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"unknown stream 'zzz' \(valid: covid_notes3, mbiil_cls, "):
         catalog.load("zzz", tmp_path)
 
-
-# A phantom's options are checked where its samples are asked for
 
 MADE: list[tuple[str, Any, tuple[str, ...]]] = [
     ("generator", "ctt", ("unknown generator 'ctt'", "did you mean 'ct'?")),
@@ -400,9 +229,48 @@ MADE: list[tuple[str, Any, tuple[str, ...]]] = [
 def test_wrong_options_of_a_made_task_are_refused(
     place: str, value: Any, says: tuple[str, ...], tmp_path: Path
 ) -> None:
-    file = write(tmp_path, changed(TWO, f"tasks.1.{place}", value))
+    file = stream_file(tmp_path, changed(TWO, f"tasks.1.{place}", value))
     with pytest.raises(UserError) as error:
         [sources.identity(source) for source in catalog.load(file, tmp_path).sources]
     message = str(error.value)
     assert message.startswith(f"{file}: tasks[1]") and "\n" not in message
     assert all(part in message for part in says), message
+
+
+def stream(folder: Path, **task: Any) -> str:
+    told = {"name": "t", "modality": "ct", "source": "table", "path": "table.csv", "columns": {}} | task
+    file = folder / "s.yaml"
+    file.write_text(yaml.safe_dump({"name": "s", "label_space": told.pop("label_space", "own"), "tasks": [told]}))
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        ({"kind": "retrieval", "classes": ["a", "b"]}, (".classes", "a retrieval task has none")),
+        ({"kind": "retrieval", "template": "{}"}, (".template", "a retrieval task has none")),
+        ({"kind": "fusion"}, (".classes", "list of texts")),
+        ({"kind": "retrieval", "label_space": "shared"}, ("label_space", "no labels")),
+        ({"kind": "fusion", "source": "npz", "columns": ...}, (".kind", "'npz' gives classification tasks only")),
+        ({"kind": "retrieval", "source": "folder", "columns": ...}, (".kind", "'folder' gives classification")),
+    ],
+)
+def test_wrong_tasks_with_texts_are_refused(task: dict[str, Any], says: tuple[str, ...], twenty: Path) -> None:
+    written(twenty, QUESTIONS)
+    file = Path(stream(twenty, **{key: value for key, value in task.items() if value is not ...}))
+    if ... in task.values():
+        content = yaml.safe_load(file.read_text())
+        del content["tasks"][0]["columns"]
+        file.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError) as error:
+        catalog.load(str(file), twenty)
+    assert str(error.value).startswith(str(file)) and all(part in str(error.value) for part in says), error.value
+
+
+def test_a_retrieval_stream_has_no_labels_and_its_sources_know_their_kind(twenty: Path) -> None:
+    written(twenty, QUESTIONS)
+    columns = {key: QUESTION[key] for key in ("image", "text", "split")}
+    recipe = catalog.load(stream(twenty, kind="retrieval", columns=columns), twenty)
+    assert (recipe.stream.kind, recipe.stream.tasks[0].labels) == ("retrieval", ())
+    assert recipe.sources[0].task_kind == "retrieval" and recipe.sources[0].classes == ()
+    assert len(sources.load(recipe.sources[0], "train").labels) == 24

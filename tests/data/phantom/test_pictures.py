@@ -2,7 +2,7 @@
 
 The stored thumbnails pin the pictures of one generator version. After raising ``phantom.VERSION``, make them anew with
 
-    python -m tests.test_phantoms
+    python -m tests.data.phantom.test_pictures
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +20,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from benchmark.data import catalog, phantom, sources
-from benchmark.data.catalog import Source
 
-THUMBNAILS = Path(__file__).resolve().parents[1] / "thumbnails" / "phantoms.npz"
-SHIPPED = ("phantom8", "phantom20", "smoke")
+THUMBNAILS = Path(__file__).resolve().parents[2] / "thumbnails" / "phantoms.npz"
 PINNED = [
     0.3346621446379968,
     0.5067376675891622,
@@ -33,6 +30,7 @@ PINNED = [
     0.10695333923948454,
     0.934201053495547,
 ]  # fmt: skip
+ANEW = "python -m tests.data.phantom.test_pictures"
 RARE = 0.01  # of a thumbnail's values may differ by one grey level
 every_generator = pytest.mark.parametrize("name", phantom.GENERATORS)
 
@@ -71,17 +69,9 @@ def render(name: str, seed: int, size: int = 64, **changes: float) -> NDArray[np
     return image
 
 
-def shipped_sources() -> Iterator[Source]:
-    for stream in SHIPPED:
-        yield from catalog.load(stream, Path()).sources
-
-
-# Pictures
-
-
 def test_the_pictures_are_those_of_the_stored_version() -> None:
     with np.load(THUMBNAILS, allow_pickle=False) as stored:
-        assert int(stored["version"]) == phantom.VERSION, "make the thumbnails anew: python -m tests.test_phantoms"
+        assert int(stored["version"]) == phantom.VERSION, f"make them anew: {ANEW}"
     assert_same_pictures(thumbnails() | {"version": np.array(phantom.VERSION)})
 
 
@@ -90,9 +80,9 @@ def test_the_pictures_are_the_same_on_a_plain_processor(tmp_path: Path) -> None:
     dispatched = np._core._multiarray_umath.__cpu_dispatch__
     features = [name for name in dispatched if np._core._multiarray_umath.__cpu_features__.get(name)]
     plain = {"NPY_DISABLE_CPU_FEATURES": " ".join(features), "OPENBLAS_CORETYPE": "Nehalem"}
-    command = [sys.executable, "-m", "tests.test_phantoms", str(tmp_path / "plain.npz")]
+    command = [sys.executable, "-m", "tests.data.phantom.test_pictures", str(tmp_path / "plain.npz")]
     subprocess.run(
-        command, env=os.environ | plain, cwd=Path(__file__).resolve().parents[2], check=True, capture_output=True
+        command, env=os.environ | plain, cwd=Path(__file__).resolve().parents[3], check=True, capture_output=True
     )
     with np.load(tmp_path / "plain.npz") as made:
         assert_same_pictures({name: made[name] for name in made.files})
@@ -148,9 +138,6 @@ def test_image_i_does_not_depend_on_how_many_are_drawn(name: str) -> None:
     assert all(not np.array_equal(a, b) for a, b in zip(few, other, strict=True))
 
 
-# Factors and captions
-
-
 @given(st.integers(0, 2**32), st.floats(0, 0.5), st.floats(0.5, 1))
 def test_factors_are_drawn_inside_the_region(seed: int, low: float, high: float) -> None:
     names = ["a", "b", "c"]
@@ -202,96 +189,6 @@ def test_captions_in_full() -> None:
     assert phantom.caption("mri", factors, ["lesion_intensity", "lesion_size", "ventricle_size"]) == three
     for name, start in (("histopathology", "an H&E"), ("ct", "an abdominal CT slice"), ("xray", "a chest x-ray")):
         assert phantom.caption(name, middle(name)).startswith(start)
-
-
-def test_class_names_of_the_shipped_streams_say_what_their_regions_draw() -> None:
-    """The first factor as a caption would; the second by a clinical term, one for low and one for high values."""
-    for stream in SHIPPED:
-        recipe = catalog.load(stream, Path())
-        for task, source in zip(recipe.stream, recipe.sources, strict=True):
-            module, terms = phantom.generator(source.options["generator"]), {}
-            for label, region in zip(task.labels, source.options["regions"], strict=True):
-                (first, interval), (second, second_interval) = region.items()
-                told, term = label.name.split(", ")
-                for value in interval:
-                    assert told == module.FACTORS[first].phrase(value), source.where
-                assert terms.setdefault((second, tuple(second_interval)), term) == term, source.where
-                assert all(module.NAME in prompt for prompt in label.prompts), source.where
-            assert len(set(terms.values())) == len(terms) == 2, source.where
-
-
-# Made sources
-
-
-def test_a_made_task_has_its_sizes_classes_in_turn_and_three_different_splits() -> None:
-    source = catalog.load("smoke", Path()).sources[0]
-    splits = {split: sources.load(source, split) for split in sources.SPLITS}
-    assert {split: len(s.labels) for split, s in splits.items()} == {"train": 32, "val": 8, "test": 16}
-    assert all(s.labels.tolist() == [i % 4 for i in range(len(s.labels))] for s in splits.values())
-    images = [image.tobytes() for s in splits.values() for image in s.images]
-    assert len(set(images)) == 56
-
-
-# Pretraining never sees a class of a shipped stream
-
-
-def test_every_region_of_every_shipped_stream_is_forbidden() -> None:
-    from benchmark import pretrain  # imports torch, which the pictures do without
-
-    forbidden = pretrain.forbidden()
-    assert set(forbidden) == set(phantom.GENERATORS) and all(forbidden.values())
-    assert sum(map(len, forbidden.values())) == 4 * (8 + 20 + 2)
-    for source in shipped_sources():
-        for region in source.options["regions"]:
-            assert any(contains(wide, region) for wide in forbidden[source.options["generator"]])
-
-
-def contains(wide: phantom.Region, region: phantom.Region) -> bool:
-    """Whether a region lies in another one that reaches a margin further towards the middle."""
-    from benchmark.pretrain import MARGIN
-
-    def reach(low: float, high: float) -> tuple[float, float]:
-        return (low, high + MARGIN) if high <= 0.5 else (low - MARGIN, high)
-
-    return wide.keys() == region.keys() and all(wide[name] == pytest.approx(reach(*region[name])) for name in region)
-
-
-@every_generator
-def test_pretraining_images_lie_outside_every_class_and_are_captioned(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from benchmark import pretrain
-
-    module, drawn = phantom.generator(name), []
-    regions = pretrain.forbidden()[name]
-
-    def watched(factors: dict[str, float], rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
-        drawn.append(dict(factors))
-        return np.zeros((size, size, 3), np.uint8)
-
-    monkeypatch.setattr(module, "render", watched)
-    images, captions, told = pretrain.render_chunk(name, regions, 0)
-    assert len(images) == len(captions) == len(told) == len(drawn) == pretrain.CHUNK
-    expected = [[factors[f] for f in sorted(module.FACTORS)] for factors in drawn]
-    assert np.allclose(told, expected)
-    assert not any(phantom.inside(factors, region) for factors in drawn for region in regions)
-    for factors, caption in zip(drawn, captions, strict=True):
-        said = [f for f, words in module.FACTORS.items() if words.phrase(factors[f]) in caption]
-        assert caption.startswith(("a ", "an ")) and len(said) >= 2
-    free = [phantom.draw_factors({}, sorted(module.FACTORS), np.random.default_rng(i)) for i in range(200)]
-    assert any(phantom.inside(factors, region) for factors in free for region in regions)  # else it proved nothing
-
-
-def test_pretraining_draws_from_seeds_of_its_own() -> None:
-    from benchmark import pretrain
-
-    assert pretrain.SEED not in {source.options["seed"] for source in shipped_sources()}
-    one, again, other = (pretrain.render_chunk("oct", [], chunk)[0] for chunk in (0, 0, 1))
-    assert np.array_equal(one, again)
-    assert len({image.tobytes() for image in np.concatenate([one, other])}) == 2 * pretrain.CHUNK
-
-
-# Speed
 
 
 @pytest.mark.slow

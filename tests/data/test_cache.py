@@ -1,0 +1,94 @@
+"""Images are resized as PIL does, once; the cache tells contents and sizes apart."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmark.data import sources
+from benchmark.data.batches import task_data
+from benchmark.data.cache import cached, resized
+from benchmark.errors import UserError
+from benchmark.stream import Label, Task
+from tests.source_files import CLASSES, COUNTS, arrays, in_folders, listed, npz_source, saved
+
+
+@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize("size", [8, 32, 64])
+@pytest.mark.parametrize("shape", [(28, 28), (64, 64), (20, 45), (51, 33), (65, 64), (8, 8)])
+def test_resized_is_pil_bicubic_of_the_shorter_side_and_the_centre(
+    shape: tuple[int, int], size: int, colour: bool
+) -> None:
+    images = np.random.default_rng(1).integers(0, 256, (2, *shape, *((3,) if colour else ())), np.uint8)
+    made = resized(images, size)
+    assert made.shape == (2, 3, size, size) and made.dtype == np.uint8
+    height, width = shape
+    for image, out in zip(images, made, strict=True):
+        picture = Image.fromarray(image)
+        if height <= width:
+            picture = picture.resize((max(size, round(size * width / height)), size), Image.Resampling.BICUBIC)
+        else:
+            picture = picture.resize((size, max(size, round(size * height / width))), Image.Resampling.BICUBIC)
+        left, top = (picture.width - size) // 2, (picture.height - size) // 2
+        expected = np.asarray(picture.crop((left, top, left + size, top + size)).convert("RGB"))
+        assert np.array_equal(out.transpose(1, 2, 0), expected)
+
+
+def test_an_image_of_the_right_size_is_not_touched() -> None:
+    images = np.random.default_rng(2).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    assert np.array_equal(resized(images, 64).transpose(0, 2, 3, 1), images)
+
+
+def test_the_second_call_reads_the_cache(tmp_path: Path, cache: Path) -> None:
+    content = arrays((9, 11, 3))
+    source = npz_source(saved(tmp_path, content))
+    told = sources.identity(source)
+    first = cached(source, told, 8)
+    (folder,) = cache.iterdir()
+    source.options["path"].unlink()  # the second call cannot read it
+    second = cached(source, told, 8)
+    assert [path.name for path in cache.iterdir()] == [folder.name]
+    for split in COUNTS:
+        assert np.array_equal(first[split].images, resized(content[f"{split}_images"], 8))
+        assert np.array_equal(first[split].images, second[split].images)
+        assert np.array_equal(first[split].labels, second[split].labels) and second[split].pairs is None
+        assert isinstance(second[split].images, np.memmap) and not second[split].images.flags.writeable
+
+
+def test_the_cache_tells_sizes_and_contents_apart(tmp_path: Path, cache: Path) -> None:
+    one, other = arrays(), arrays() | {"val_images": np.zeros((3, 9, 11), np.uint8)}
+    for name, content, size in (("one", one, 8), ("one", one, 16), ("other", other, 8)):
+        source = npz_source(saved(tmp_path, content, f"{name}.npz"))
+        made = cached(source, sources.identity(source), size)["val"]
+        assert np.array_equal(made.images, resized(content["val_images"], size))
+        assert made.labels.tolist() == [0, 1, 2]
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_a_refused_file_leaves_no_cache(tmp_path: Path, cache: Path) -> None:
+    source = npz_source(saved(tmp_path, arrays() | {"test_labels": np.full(4, 3)}))
+    with pytest.raises(UserError, match="test_labels"):
+        cached(source, sources.identity(source), 8)
+    assert list(cache.iterdir()) == []
+
+
+def test_images_of_all_sizes_are_decoded_and_cached_once(chest: Path, cache: Path) -> None:
+    source = in_folders(chest)
+    told = sources.identity(source)
+    loaded = sources.load(source, "train")
+    for sample, image in zip(listed(source)["train"], loaded.images, strict=True):
+        assert np.array_equal(image, np.asarray(Image.open(sample.path)))
+    assert loaded.labels.tolist() == [0] * 4 + [1] * 4 and loaded.labels.dtype == np.int64
+    first = cached(source, told, 8)
+    expected = [resized(np.asarray(image)[None], 8)[0] for image in loaded.images]
+    assert np.array_equal(first["train"].images, np.stack(expected))
+    task = Task(0, "t", "x-ray", "classification", tuple(Label(i + 5, c, (c,)) for i, c in enumerate(CLASSES)), 1)
+    shutil.rmtree(chest)  # from here on the cache answers
+    data = task_data(task, source, told, 8, None, torch.device("cpu"))
+    test = data.splits["test"]
+    assert test.images is not None and test.images.shape == (4, 3, 8, 8) and test.labels.tolist() == [5, 5, 6, 6]
