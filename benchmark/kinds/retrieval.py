@@ -7,12 +7,7 @@ from benchmark.kinds.kind import Column, Kind
 DIRECTIONS = {"i2t": "image to text", "t2i": "text to image"}
 RECALLS = tuple(f"{way}_r{k}" for way in DIRECTIONS for k in (1, 5, 10))
 RECIPROCAL = tuple(f"{way}_mrr" for way in DIRECTIONS)
-
-OF_MATRIX = {
-    f"{way}_{short}": (function, f"{way}_r1")
-    for short, function in (("forgetting", "forgetting"), ("bwt", "backward_transfer"))
-    for way in DIRECTIONS
-}
+CHANGES = {"forgetting": "forgetting", "bwt": "backward_transfer"}
 
 KIND = Kind(
     name="retrieval",
@@ -21,9 +16,9 @@ KIND = Kind(
     labelled=False,
     metrics=("mean_recall", *(f"{way}_{name}" for way in DIRECTIONS for name in ("r1", "r5", "r10", "mrr"))),
     last_row={name: name for name in (*RECALLS, *RECIPROCAL)},
-    of_matrix=OF_MATRIX,
+    of_matrix={f"{way}_{short}": (function, f"{way}_r1") for way in DIRECTIONS for short, function in CHANGES.items()},
     beside=RECALLS,
-    board=(*RECALLS, *RECIPROCAL, *OF_MATRIX),
+    board=(*RECALLS, *RECIPROCAL, *(f"{way}_{short}" for short in CHANGES for way in DIRECTIONS)),
     ways=DIRECTIONS,
     per_way=(
         *(Column(f"R@{k}", f"r{k}") for k in (1, 5, 10)),

@@ -203,7 +203,7 @@ def read_record(path: Path) -> Record:
 def _parsed(file: Path, data: bytes) -> Record:
     try:
         value = json.loads(data, parse_constant=lambda _: None)  # NaN is null, whoever wrote it
-    except ValueError as error:  # of JSON and of UTF-8
+    except (ValueError, RecursionError) as error:  # of JSON and of UTF-8; of lists in lists without end
         raise UserError(f"{file}: not a JSON file ({error})") from None
     try:
         return Record.from_json(value)

@@ -15,7 +15,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
-from made_records import made, save, with_hits
+from made_records import flat, made, save, with_hits
 
 from benchmark import cli, report
 from benchmark.compare import comparisons, leaderboard
@@ -226,6 +226,33 @@ def test_unusual_streams_are_shown(tmp_path: Path) -> None:
     assert "Not ranked, one run only, which says nothing about chance: every method." in page.text
 
 
+def test_what_a_kind_has_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recalls where test items are the candidates, scores without an input where one was withheld, chance of labels."""
+    monkeypatch.setattr(plates, "render", lambda *_, **__: ('<svg viewBox="0 0 1 1"></svg>', b""))
+    plain = renamed(made("ewc", "01"), "plain")
+    asking = renamed(made("ewc", "01", kind="retrieval"), "asking")
+    both = renamed(made("ewc", "01", kind="fusion", given=np.full((4, 3), 0.8)), "both")
+    missing = {"image": dict.fromkeys(("given", "hidden"), [0.2] * 3),
+               "text": dict.fromkeys(("given", "hidden"), [0.6] * 3)}  # fmt: skip
+    both = replace(both, missing=missing, summary=summarise(both.kind, both.scores, missing))
+    shown_of = {}
+    for record in (plain, asking, both):
+        results = save(tmp_path / record.stream.name / record.stream.folder, record)
+        report.build(results)
+        shown_of[record.stream.folder] = Page((results / "report" / "index.html").read_text(encoding="utf-8")).text
+    for folder, text in shown_of.items():
+        assert ("guessing scores" in text) == (folder != "asking")
+        assert ("R@1 i→t R@5 i→t R@10 i→t R@1 t→i R@5 t→i R@10 t→i MRR i→t MRR t→i" in text) == (folder == "asking")
+        assert ("image missing text missing image or text missing drop, image drop, text dominance" in text) == (
+            folder == "both"
+        )
+    # 80 with both; from 30 to 100 per cent lacking the image, the text, one of the two; drops and dominance
+    assert (
+        "ewc 80.0 62.0 50.0 38.0 26.0 20.0 74.0 70.0 66.0 62.0 60.0 68.0 60.0 52.0 44.0 40.0 60.0 20.0 0.50"
+        in shown_of["both"]
+    )
+
+
 def test_errors_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="no whole records below"):
         report.build(tmp_path)
@@ -284,10 +311,7 @@ def test_chance() -> None:
     assert views.chance(replace(stream, kind="retrieval")) is None
 
 
-def test_the_headline(tmp_path: Path) -> None:
-    def flat(method: str, key: str, *scores: float, **changes: Any) -> list[Record]:
-        return [made(method, key, seed, given=np.full((4, 3), score), **changes) for seed, score in enumerate(scores)]
-
+def test_the_headline() -> None:
     groups = [flat("a", "01", 0.7, 0.72), flat("b", "02", 0.5, 0.52), flat("c", "03", 0.9, 0.9, group="joint"),
               flat("d", "04", 0.3, 0.32, group="keeps images")]  # fmt: skip
     rows = leaderboard.rows([record for group in groups for record in group])

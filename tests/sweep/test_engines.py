@@ -101,7 +101,7 @@ def test_no_core_is_in_two_slots_and_none_is_idle(own: set[int], data: st.DataOb
     jobs = data.draw(st.none() | st.integers(1, len(own)))
     devices = [str(i) for i in range(data.draw(st.integers(0, 8)))]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engines, "cores", lambda: sorted(own))
+        patch.setattr(local, "cores", lambda: sorted(own))
         dealt = local.slots(jobs, devices)
     assert sorted(core for slot in dealt for core in slot.cores) == sorted(own)
     sizes = [len(slot.cores) for slot in dealt]
@@ -117,7 +117,7 @@ def test_no_core_is_in_two_slots_and_none_is_idle(own: set[int], data: st.DataOb
 
 
 def test_a_run_over_several_devices_has_them_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "cores", lambda: list(range(8)))
+    monkeypatch.setattr(local, "cores", lambda: list(range(8)))
     dealt = local.slots(None, ["0", "1", "2", "3", "5"], each=2)
     assert [(slot.gpu, slot.cores, slot.threads) for slot in dealt] == [
         ("0,1", (0, 1, 2, 3), 2),
@@ -127,7 +127,7 @@ def test_a_run_over_several_devices_has_them_to_itself(monkeypatch: pytest.Monke
 
 
 def test_more_slots_than_cores_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "cores", lambda: [0, 3])
+    monkeypatch.setattr(local, "cores", lambda: [0, 3])
     for jobs in (0, 3):
         with pytest.raises(UserError, match=f"--jobs {jobs}: expected 1 to 2"):
             local.slots(jobs, [])

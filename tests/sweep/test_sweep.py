@@ -25,6 +25,7 @@ from benchmark.record.folder import Found, RunFolder, State, read_all, read_reco
 from benchmark.record.schema import Provenance
 from benchmark.running.execute import new_record, starts_anew
 from benchmark.sweep import engines, forecast, sweep
+from benchmark.sweep.engines import local
 
 GRID = ("--methods", "ncm zero_shot", "--streams", "smoke", "--seeds", "0,1", "--results", "out", "--device", "cpu")
 
@@ -292,7 +293,7 @@ def printed_plan(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 def test_a_plan_of_a_grid_by_hand(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "cores", lambda: [0, 1])
+    monkeypatch.setattr(local, "cores", lambda: [0, 1])
     text = printed_plan(capsys, *GRID)
     assert "ncm on smoke: 2 of 2 to run (seed0-order0, seed1-order0); time and memory unknown" in text
     assert "4 cells: 0 done, 0 unfinished, 4 missing; 4 to run" in text and "no earlier record tells" in text

@@ -1,0 +1,290 @@
+"""What a record is: every committed one comes back as it is, and what is none is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark import kinds
+from benchmark.errors import UserError
+from benchmark.record.folder import read_all, read_record, run_files
+from benchmark.record.schema import Configuration, Record, StreamEntry, TaskEntry, blank, unmeasured
+from tests.made_records import CONFIG, made, save, with_hits
+
+ROOT = Path(__file__).resolve().parents[2]
+LATER = {"config": {"inputs": "both", "gallery": "seen"}}  # what older records lack, and what it stands for
+
+
+def raw(**changes: Any) -> dict[str, Any]:
+    """The content of a complete record's file."""
+    return made(**changes).to_json()
+
+
+def test_committed_records_come_back_as_they_are() -> None:
+    files = run_files(ROOT / "results")
+    assert len(files) >= 260
+    for file in files:
+        old = json.loads(file.read_text(encoding="utf-8"))
+        new = Record.from_json(deepcopy(old)).to_json()
+        if old.get("router_confusion", old) is None:
+            del old["router_confusion"]
+        assert new == old, file
+        for part in ("stream", "config", "cost", "provenance", "summary", "scores"):
+            assert list(new[part]) == list(old[part]), (file, part)
+
+
+def test_old_records_without_what_came_later() -> None:
+    value = raw()
+    for name in ("router_confusion", "hits", "missing"):
+        assert name not in value
+    assert "inputs" not in value["config"] and "gallery" not in value["config"]
+    record = Record.from_json(value)
+    assert (record.config.inputs, record.config.gallery) == ("both", "seen")
+    assert record.router_confusion is record.hits is record.missing is None
+    later = replace(
+        record, config=replace(record.config, inputs="image", gallery="all"), router_confusion=[[1] * 3] * 3
+    )
+    assert later.to_json()["config"] == value["config"] | {"inputs": "image", "gallery": "all"}
+    assert Record.from_json(later.to_json()) == later
+
+
+@pytest.mark.parametrize("kind", sorted(kinds.KINDS))
+def test_a_record_of_every_kind_comes_back(kind: str) -> None:
+    withheld = {name: {"given": [0.5] * 3, "hidden": [0.5, None, 0.0]} for name in kinds.of(kind).withheld}
+    record = with_hits(
+        made(kind=kind, missing=withheld or None), {"lung_ct": [1, 0], "retina_oct": [1], "skin": [0] * 9}
+    )
+    assert Record.from_json(json.loads(json.dumps(record.to_json()))) == record
+    assert record.kind is kinds.of(kind) and record.primary == record.kind.primary
+
+
+def test_keys_stand_in_order() -> None:
+    value = with_hits(
+        made(router_confusion=[[1] * 3] * 3), {task: [1] for task in ("lung_ct", "retina_oct", "skin")}
+    ).to_json()
+    assert list(value) == [
+        "schema", "key", "method", "group", "stream", "config", "settings", "backbone", "seed", "order", "permutation",
+        "limit", "split", "status", "stages", "primary", "scores", "router_accuracy", "summary", "cost", "provenance",
+        "router_confusion", "hits",
+    ]  # fmt: skip
+    assert list(value["stream"]) == ["name", "folder", "version", "hash", "kind", "label_space", "tasks"]
+
+
+# What is refused
+
+
+def broken(change: Callable[[dict[str, Any]], object], **changes: Any) -> str:
+    value = raw(**changes)
+    change(value)
+    return json.dumps(value)
+
+
+def put(value: object, *where: str | int, **changes: Any) -> str:
+    """A record with something else in one place."""
+
+    def change(record: Any) -> None:
+        for step in where[:-1]:
+            record = record[step]
+        record[where[-1]] = value
+
+    return broken(change, **changes)
+
+
+GIVEN = ("scores", "accuracy", "given")
+HITS = {"given": {"skin": {"n": 9, "bits": "AA=="}}, "hidden": {}}
+REFUSED = [
+    ("{", "not a JSON file"),
+    ("[" * 100_000, "not a JSON file"),
+    ("[]", "has no 'schema'"),
+    ("{}", "has no 'schema'"),
+    ("null", "has no 'schema'"),
+    (put("1", "schema"), "has no 'schema'"),
+    (put(True, "schema"), "Expected `int`, got `bool`"),
+    (put(2, "schema"), "schema 2 is newer than 1"),
+    (put(0, "schema"), "schema 0 is not known"),
+    (put(-1, "schema"), "schema -1 is not known"),
+    # what is missing
+    (broken(lambda record: record.pop("summary")), "summary.given lacks 'last_acc'"),
+    (broken(lambda record: record.pop("scores")), "scores lacks 'accuracy'"),
+    (broken(lambda record: record.pop("seed")), "`seed`"),
+    (broken(lambda record: record.pop("stream")), "`stream`"),
+    (broken(lambda record: record.pop("permutation")), "permutation []"),
+    (broken(lambda record: record["stream"].pop("folder")), "`folder`"),
+    (broken(lambda record: record["stream"].pop("tasks")), "`tasks`"),
+    (broken(lambda record: record["stream"]["tasks"][1].pop("name")), "`name`"),
+    (broken(lambda record: record["scores"]["accuracy"].pop("hidden")), "scores lacks 'accuracy'"),
+    (broken(lambda record: record["scores"].pop("accuracy")), "scores lacks 'accuracy'"),
+    (broken(lambda record: record["summary"]["hidden"].pop("bwt")), "summary.hidden lacks 'bwt'"),
+    (broken(lambda record: record["summary"].pop("hidden")), "summary.hidden lacks 'last_acc'"),
+    (broken(lambda record: record["summary"]["given"].pop("t2i_r5"), kind="retrieval"), "lacks 't2i_r5'"),
+    (broken(lambda record: record["provenance"].pop("fingerprint")), "lacks 'fingerprint'"),
+    # shapes
+    (broken(lambda record: record["scores"]["accuracy"]["given"].pop()), "scores.accuracy.given is not 4 x 3"),
+    (put([0.5], *GIVEN, 1), "scores.accuracy.given is not 4 x 3"),
+    (put([], *GIVEN), "scores.accuracy.given is not 4 x 3"),
+    (put([[0.5] * 3] * 4, "scores", "accuracy", "told"), "scores lacks 'accuracy'"),
+    (put([0.5] * 3, "router_accuracy"), "router_accuracy"),
+    (put([[0.5] * 2] * 4, "router_accuracy"), "router_accuracy is not 4 x 3"),
+    (put([[1] * 3] * 2, "router_confusion"), "router_confusion is not 3 x 3"),
+    (put([0], "permutation"), "permutation [0] is not one of 3 tasks"),
+    (put([0, 1, 1], "permutation"), "permutation [0, 1, 1] is not one of 3 tasks"),
+    (put(9, "stages"), "stages 9"),
+    (put([], "stream", "tasks"), "tasks"),
+    (put({"image": {}}, "missing", kind="fusion"), "missing lacks 'image'"),
+    (
+        put({"image": {"given": [0.5] * 3, "hidden": [0.5]}, "text": {}}, "missing", kind="fusion"),
+        "missing lacks 'image'",
+    ),
+    (put(HITS, "hits"), "hits.given.skin is not n and the bits of n samples"),
+    # types
+    (put("x", *GIVEN, 0, 0), "Expected `float | null`, got `str`"),
+    (put("0.5", *GIVEN, 0, 0), "got `str`"),
+    (put(True, *GIVEN, 0, 0), "got `bool`"),
+    (put([], "scores"), "Expected `object`, got `array`"),
+    (put({}, *GIVEN), "Expected `array`"),
+    (put(True, "seed"), "Expected `int`, got `bool`"),
+    (put(1.5, "order"), "Expected `int`"),
+    (put("0", "seed"), "Expected `int`, got `str`"),
+    (put(7, "method"), "Expected `str`"),
+    (put("7", "summary", "given", "bwt"), "got `str`"),
+    (put("many", "cost", "train_seconds"), "Expected `array`"),
+    (put(["many"], "cost", "train_seconds"), "Expected `float`"),
+    (put([1.5], "cost", "stored_bytes"), "Expected `int`"),
+    (put([True], "cost", "stored_bytes"), "Expected `int`"),
+    (put(None, "limit", limit=3) and put("3", "limit"), "got `str`"),
+    (put({"a": 7}, "provenance", "data"), "Expected `str`"),
+    (put({"given": {"skin": 7}}, "hits"), "hits"),
+    # ranges and words
+    (put(5.0, *GIVEN, 0, 0), "<= 1"),
+    (put(-0.1, *GIVEN, 3, 2), ">= 0"),
+    (put(5.0, "summary", "given", "last_acc"), "summary.given.last_acc 5.0 is not between -1 and 1"),
+    (put(-1.5, "summary", "hidden", "bwt"), "summary.hidden.bwt -1.5 is not between -1 and 1"),
+    (put(-1, "seed"), ">= 0"),
+    (put([-1.0], "cost", "eval_seconds"), ">= 0"),
+    (put([1.0], "cost", "eval_seconds").replace('"eval_seconds": [1.0]', '"eval_seconds": [1e999]'), "<= 1e+300"),
+    (put([-1, 0, 1], "permutation"), ">= 0"),
+    (put("done", "status"), "Invalid enum value 'done'"),
+    (put("lines\nof\ntext", "status"), "Invalid enum value"),
+    (put("generation_", "stream", "kind"), "stream.kind 'generation_' is not known"),
+    (put("two\nlines", "stream", "kind"), "is not known"),
+    (put("exact", "primary"), "scores lacks 'exact'"),
+    (put("ewc", "key"), "key"),
+    (put("", "key"), "key"),
+    (put("../../outside", "stream", "folder"), "folder"),
+    (put("..", "method"), "method"),
+    (put("a/b", "method"), "method"),
+    (put(None, "provenance", "finished"), "provenance.finished is no ISO 8601 time"),
+    (put("yesterday", "provenance", "finished"), "provenance.finished is no ISO 8601 time"),
+    (put("", "provenance", "fingerprint"), "lacks 'fingerprint'"),
+]
+
+
+@pytest.mark.parametrize(("text", "says"), REFUSED, ids=range(len(REFUSED)))
+def test_what_is_no_record_is_refused_by_name(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "runs" / "three" / "ewc" / "0123456789ab" / "seed0-order0" / "run.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(text, encoding="utf-8")
+    for read in (lambda: read_record(file.parent), lambda: read_record(file), lambda: read_all(tmp_path)):
+        with pytest.raises(UserError) as caught:
+            read()
+        assert str(caught.value).startswith(f"{file}: ") and says in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_scores_that_numpy_summed_may_end_just_above_one() -> None:
+    assert Record.from_json(json.loads(put(1.0000001, *GIVEN, 3, 2))).matrix("given")[3][2] == 1.0000001
+
+
+def test_nan_is_null_whoever_wrote_it(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(put(float("nan"), *GIVEN, 0, 0))
+    assert read_record(tmp_path).matrix("given")[0][0] is None
+
+
+# Unfinished ones
+
+
+def test_an_unfinished_record_needs_its_identity_alone() -> None:
+    value = {"schema": 1, "key": "0a", "method": "ewc", "seed": 0, "order": 0, "status": "running",
+             "stream": {"name": "two", "folder": "two", "tasks": [{"name": "a"}, {"name": "b"}]}}  # fmt: skip
+    record = Record.from_json(value)
+    assert not record.complete and not record.ranked and record.summary is None and record.stages == 0
+    for change, says in (
+        ({"key": None}, "key"),
+        ({"stages": 5}, "stages"),
+        ({"scores": {"a": {"given": [[]]}}}, "3 x 2"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            Record.from_json(value | change)
+    with pytest.raises(ValueError, match=r"stream\.kind"):
+        Record.from_json(value | {"stream": value["stream"] | {"kind": "other"}})  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("kind", sorted(kinds.KINDS))
+def test_a_run_that_has_not_begun_is_blank_and_grows_by_rows(kind: str) -> None:
+    stream = StreamEntry("two", "two", [TaskEntry("a"), TaskEntry("b")], kind=kind)
+    record = Record(schema=1, key="0a", method="ewc", stream=stream, seed=0, order=0, **unmeasured(2, kind))
+    assert set(record.scores) == set(kinds.of(kind).metrics) and record.matrix("hidden") == blank(2)
+    assert Record.from_json(json.loads(json.dumps(record.to_json()))) == record
+    row = {metric: {"given": [0.5, 0.25], "hidden": [0.5, None]} for metric in record.scores}
+    grown = record.with_row(1, row, [1.0, None])
+    assert grown.stages == 2 and grown.matrix("given") == [[None, None], [0.5, 0.25], [None, None]]
+    assert grown.router_accuracy == [[None, None], [1.0, None], [None, None]]
+    assert record.matrix("given") == blank(2) and record.stages == 0  # the old one is as it was
+
+
+# What is asked of one
+
+
+def test_what_is_asked_of_a_record() -> None:
+    record = made(order=1, seed=3)
+    assert record.place == ("three", "ewc", "0123456789ab", 3, 1)
+    assert record.stream.task_names == ["skin", "retina_oct", "lung_ct"]
+    assert record.cost.seconds == 1.0 + 2.0 + 6.5 + 4 * 0.25
+    assert record.number("given", "last_acc") == pytest.approx(sum(x or 0 for x in record.matrix("given")[-1]) / 3)
+    assert record.number("hidden", "fwt") is None is record.number("given", "image_drop")
+    assert record.measured("fwt") and not record.measured("image_drop")
+    assert (
+        record.ranked
+        and not made(limit=3).ranked
+        and not made(split="val").ranked
+        and not made(status="running").ranked
+    )
+    with pytest.raises(FrozenInstanceError):
+        record.seed = 4  # type: ignore[misc]
+
+
+def test_settings_are_found_as_they_are_typed() -> None:
+    config = Configuration(**(CONFIG.__dict__ | {"epochs": 7}))
+    assert (config.value("epochs"), config.value("method.strength"), config.value("method.none")) == (7, 1e-05, None)
+
+
+def test_a_time_without_a_zone_is_utc() -> None:
+    value = raw()
+    times = []
+    for text in ("2026-01-01T10:00:00", "2026-01-01T10:00:00Z", "2026-01-01T08:30:00-01:30"):
+        value["provenance"]["finished"] = text
+        times.append(Record.from_json(value).finished)
+    assert times[0] == times[1] == times[2]
+
+
+def test_import_is_light() -> None:
+    program = (
+        "import sys, benchmark.record.schema; print([m for m in ('numpy', 'pandas', 'torch') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_reading_all_is_sorted(tmp_path: Path) -> None:
+    places = [("lwf", 0, 0), ("ewc", 10, 0), ("ewc", 2, 1), ("ewc", 2, 0)]
+    save(tmp_path, *(made(method, seed=seed, order=order) for method, seed, order in places))
+    assert [(r.method, r.seed, r.order) for r in read_all(tmp_path)] == [
+        ("ewc", 2, 0), ("ewc", 2, 1), ("ewc", 10, 0), ("lwf", 0, 0),
+    ]  # fmt: skip
