@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_leaderboard import files, save
-from test_leaderboard import made as unwritten
 
 from benchmark import cli
 from benchmark.compare import leaderboard
 from benchmark.errors import UserError
-from benchmark.record import records
-from benchmark.running import processes
+from benchmark.record.folder import RunFolder, path_of, read_all, read_record, renamed, run_files
+from benchmark.record.schema import Record
 from benchmark.sweep import merge
+from tests.made_records import made, save
 
 
-def made(**changes: Any) -> records.Record:
-    """A complete record as it is read again."""
-    return json.loads(records._json(records._plain(unwritten(**changes))))
-
-
-def folder(results: Path, record: records.Record) -> Path:
-    identity = (record[name] for name in ("method", "key", "seed", "order"))
-    return records.run_folder(results, record["stream"]["folder"], *identity)
-
-
-def changed(record: records.Record, **provenance: Any) -> records.Record:
+def changed(record: Record, **provenance: Any) -> Record:
     """The same run with another origin."""
-    return record | {"provenance": record["provenance"] | {"device": "cpu (1 threads)"} | provenance}
+    return replace(record, provenance=replace(record.provenance, **{"device": "cpu (1 threads)"} | provenance))
+
+
+def files(results: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((results / "leaderboards").iterdir())}
 
 
 def content(results: Path) -> dict[str, bytes]:
@@ -55,13 +48,13 @@ def test_missing_records_come_with_all_they_left(here: Path, there: Path) -> Non
     mine, new = made(seed=0), made(seed=1)
     save(here, mine)
     save(there, mine, new, made(seed=2, status="running"))
-    source = folder(there, new)
+    source = path_of(there, new)
     (source / "predictions.npz").write_bytes(b"predictions")
     (source / "experts" / "one").mkdir(parents=True)
     (source / "experts" / "one" / "adapter_model.safetensors").write_bytes(b"weights")
     merged = merge.merge(there, here)
     assert (merged.copied, merged.same, merged.unfinished, merged.conflicts) == (
-        [folder(here, new)], [folder(here, mine)], 1, []
+        [path_of(here, new)], [path_of(here, mine)], 1, []
     )  # fmt: skip
     assert {name: data for name, data in content(there).items() if "seed2" not in name} == content(here)
     leaderboard.build(save(here.with_name("both"), mine, new))
@@ -73,7 +66,7 @@ def test_missing_records_come_with_all_they_left(here: Path, there: Path) -> Non
 
 def test_the_folder_of_runs_itself_will_do(here: Path, there: Path) -> None:
     save(there, made())
-    assert merge.merge(there / "runs", here).copied == [folder(here, made())]
+    assert merge.merge(there / "runs", here).copied == [path_of(here, made())]
 
 
 def test_a_conflict_is_named_and_nothing_of_it_copied(
@@ -89,11 +82,11 @@ def test_a_conflict_is_named_and_nothing_of_it_copied(
     printed = capsys.readouterr().out
     assert "1 copied, 0 here already, 0 unfinished left out, 2 in conflict" in printed
     first, second = [line for line in printed.splitlines() if line.startswith("conflict: ")]
-    assert str(folder(here, ours)) in first and "other scores and code" in first
+    assert str(path_of(here, ours)) in first and "other scores and code" in first
     assert "here finished 2026-03-01T00:00:00+00:00 on cpu (1 threads) by code cc" in first
     assert "there finished 2026-04-01T00:00:00+00:00 on NVIDIA H100 by code aa" in first
     assert "other code;" in second and "by code dd" in second
-    assert before.items() <= content(here).items() and (folder(here, free) / "run.json").is_file()
+    assert before.items() <= content(here).items() and (path_of(here, free) / "run.json").is_file()
 
 
 @pytest.mark.parametrize(("prefer", "wins"), [("theirs", (True, True)), ("newest", (True, False))])
@@ -106,47 +99,47 @@ def test_a_conflict_is_decided_by_preference(prefer: str, wins: tuple[bool, bool
     for ours, theirs in pairs:
         save(here, ours)
         save(there, theirs)
-        (folder(here, ours) / "predictions.npz").write_bytes(b"ours")
+        (path_of(here, ours) / "predictions.npz").write_bytes(b"ours")
     assert merge.merge(there, here, prefer).conflicts == []
     for (ours, theirs), won in zip(pairs, wins, strict=True):
-        kept = records.read_record(folder(here, ours))
+        kept = read_record(path_of(here, ours))
         assert kept == (theirs if won else ours)
-        assert (folder(here, ours) / "predictions.npz").exists() == (not won)  # they belong to the other numbers
+        assert (path_of(here, ours) / "predictions.npz").exists() == (not won)  # they belong to the other numbers
 
 
 def test_an_unfinished_run_gives_way_to_a_complete_one(here: Path, there: Path) -> None:
     save(here, made(status="running"))
-    (folder(here, made()) / "state").mkdir()
+    (path_of(here, made()) / "state").mkdir()
     save(there, made())
-    assert merge.merge(there, here).copied == [folder(here, made())]
-    assert records.read_record(folder(here, made())) == made()
-    assert not (folder(here, made()) / "state").exists()
+    assert merge.merge(there, here).copied == [path_of(here, made())]
+    assert read_record(path_of(here, made())) == made()
+    assert not (path_of(here, made()) / "state").exists()
 
 
 def test_a_run_under_way_here_is_left_alone(here: Path, there: Path) -> None:
     save(here, made(status="running"))
     save(there, made())
-    with processes.alone(folder(here, made())):
+    with RunFolder(path_of(here, made())).claimed():
         merged = merge.merge(there, here)
     assert merged.copied == [] and "another process is running this" in merged.conflicts[0]
-    assert records.read_record(folder(here, made()))["status"] == "running"
+    assert read_record(path_of(here, made())).status == "running"
 
 
 def test_another_stream_of_the_same_name_keeps_apart(here: Path, there: Path) -> None:
     other = made(seed=5)
-    other["stream"] = other["stream"] | {"hash": "ab" * 32}
+    other = replace(other, stream=replace(other.stream, hash="ab" * 32))
     save(here, made())
     save(there, other)
     merge.merge(there, here)
-    apart = records.read_record(here / "runs" / "three@ababab" / "ewc" / "0123456789ab" / "seed5-order0")
-    assert apart == other | {"stream": other["stream"] | {"folder": "three@ababab"}}
+    apart = read_record(here / "runs" / "three@ababab" / "ewc" / "0123456789ab" / "seed5-order0")
+    assert apart == renamed(other, "three@ababab")
     assert (here / "leaderboards" / "three@ababab.csv").is_file()
     assert len(merge.merge(there, here).same) == 1  # found again under that name
 
 
 def test_a_broken_record_stops_all_before_anything_is_copied(here: Path, there: Path) -> None:
     save(there, made(seed=0), made(seed=1))
-    broken = folder(there, made(seed=1)) / "run.json"
+    broken = path_of(there, made(seed=1)) / "run.json"
     broken.write_text("{")
     with pytest.raises(UserError, match=r"seed1-order0/run\.json: not a JSON file"):
         merge.merge(there, here)
@@ -173,27 +166,28 @@ def test_a_run_folder_appears_whole(here: Path, there: Path, monkeypatch: pytest
     monkeypatch.setattr(Path, "rename", killed)
     with pytest.raises(KeyboardInterrupt):
         merge.merge(there, here)
-    assert seen == [[]] and records.read_all(here) == []
+    assert seen == [[]] and read_all(here) == []
     monkeypatch.setattr(Path, "rename", rename)
-    assert merge.merge(there, here).copied and len(records.read_all(here)) == 1
+    assert merge.merge(there, here).copied and len(read_all(here)) == 1
     assert [p.name for p in (here / "runs").iterdir()] == ["three"]
 
 
-def leaderboard_or_none(results: Path) -> list[records.Record]:
+def leaderboard_or_none(results: Path) -> list[Record]:
     """What a reader finds at this moment."""
-    return records.read_all(results)
+    return read_all(results)
 
 
 @settings(max_examples=6, deadline=None)
 @given(data=st.data())
 def test_merging_in_any_order_gives_the_same_bytes(data: st.DataObject) -> None:
     """Three machines with some runs in common, of which each measured its own times; one stream's runs in all."""
-    machines: list[list[records.Record]] = [[], [], []]
+    machines: list[list[Record]] = [[], [], []]
     every = [made(seed=seed, order=order) for seed in (0, 1) for order in (0, 1)]
     for record in every:
         for number in data.draw(st.sets(st.integers(0, 2), min_size=1), label="machines of a run"):
-            cost = record["cost"] | {"train_seconds": [1.0 + number] * 3, "eval_seconds": [0.5] * 4}
-            machines[number].append(changed(record, finished=f"2026-05-0{1 + number}T00:00:00+00:00") | {"cost": cost})
+            cost = replace(record.cost, train_seconds=[1.0 + number] * 3, eval_seconds=[0.5] * 4)
+            theirs = changed(record, finished=f"2026-05-0{1 + number}T00:00:00+00:00")
+            machines[number].append(replace(theirs, cost=cost))
     orders = [(0, 1, 2), tuple(data.draw(st.permutations(range(3)), label="order"))]
     with tempfile.TemporaryDirectory() as temporary:
         top, results = Path(temporary), []
@@ -206,13 +200,13 @@ def test_merging_in_any_order_gives_the_same_bytes(data: st.DataObject) -> None:
                     assert merge.merge(top / str(number), results[-1]).conflicts == []
         assert files(results[0]) == files(results[1])
         assert content(results[0]) == content(results[1])
-        assert len(records.read_all(results[0])) == len(every)
+        assert len(read_all(results[0])) == len(every)
 
 
 def test_committed_records_go_through_unchanged(tmp_path: Path) -> None:
     committed = Path(__file__).resolve().parents[2] / "results"
-    for path in records.run_files(committed, "covid_notes3"):
-        if records.read_record(path)["status"] == "complete":
+    for path in run_files(committed, "covid_notes3"):
+        if read_record(path).complete:
             place = tmp_path / "source" / path.parent.relative_to(committed)
             shutil.copytree(path.parent, place, ignore=shutil.ignore_patterns("state", ".*"))
     merged = merge.merge(tmp_path / "source", tmp_path / "results")
