@@ -1,19 +1,17 @@
 """Prompts as tokens of a tower: put behind the first token, added in later layers, with room made for them in a text.
 
-Legend: B batch, N tokens, P prompts, D width, L layers with prompts, C classes, Q class prompts.
+Odd axes: P prompts, L layers with prompts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.stream import Label
-from methods.parts.backbones import Backbone, EditTokens, Tower
+from methods.parts.backbones import EditTokens, TextTower, Tower
 
 
 def prompted(first_PD: Tensor, prompts_LPD: Tensor, depth: int, insert: bool) -> EditTokens:
@@ -31,6 +29,18 @@ def prompted(first_PD: Tensor, prompts_LPD: Tensor, depth: int, insert: bool) ->
     return edit
 
 
+def prompted_image(tower: Tower, images_BCHW: Tensor, prompts_LPD: Tensor, depth: int) -> Tensor:
+    """(B, E) features of images; the first layer's prompts pass the norm that the embedding ends with."""
+    first_PD = norm_before(tower)(prompts_LPD[0])
+    return tower(images_BCHW, edit_tokens=prompted(first_PD, prompts_LPD, depth, insert=True))
+
+
+def prompted_text(tower: TextTower, tokens_BN: Tensor, prompts_LPD: Tensor, depth: int) -> Tensor:
+    """(B, E) features of texts that have room for the prompts, which take the place's positional embedding."""
+    first_PD = prompts_LPD[0] + tower.positional_embedding[1 : 1 + prompts_LPD.shape[1]]
+    return tower(tokens_BN, edit_tokens=prompted(first_PD, prompts_LPD, depth, insert=False))
+
+
 def norm_before(tower: Tower) -> nn.Module:
     """What a tower's embedding ends with: a norm, token by token, that inserted prompts need as well."""
     return getattr(tower.rest, "ln_pre", None) or tower.rest.trunk.norm_pre
@@ -43,14 +53,3 @@ def with_room(tokens_BN: Tensor, tower: Any, dummy: int, length: int) -> Tensor:
     lost_B = end_B + length >= tokens_BN.shape[1]
     last_B = torch.where(lost_B, tokens_BN.gather(1, end_B[:, None])[:, 0], moved_BN[:, -1])
     return torch.cat([moved_BN[:, :-1], last_B[:, None]], dim=1)
-
-
-def class_prompts(backbone: Backbone, labels: Sequence[Label], dummy: int, length: int) -> tuple[Tensor, Tensor]:
-    """The prompts of labels, with room, (Q, N), and what takes the mean over each label's, (C, Q); on the CPU."""
-    text: Any = backbone.text
-    tokens_QN = backbone.tokenizer([prompt for label in labels for prompt in label.prompts])
-    tokens_QN = with_room(tokens_QN, text, dummy, length)
-    if text.causal is not None:  # nothing sees what is behind the end
-        tokens_QN = tokens_QN[:, : int(text.ends(tokens_QN).max()) + 1]
-    counts_C = torch.tensor([len(label.prompts) for label in labels])
-    return tokens_QN, torch.eye(len(labels)).div(counts_C[:, None]).repeat_interleave(counts_C, dim=1)

@@ -424,5 +424,5 @@ def test_under_autocast_the_choice_stays_wide_and_gradients_arrive(name: str) ->
 
 
 def test_l2p_refuses_more_prompts_than_there_are() -> None:
-    with pytest.raises(ValueError, match="top_k <= pool"):
+    with pytest.raises(ValueError, match=r"top_k 3: must be in \[1, 2\]"):
         L2P(pool=2, top_k=3)
