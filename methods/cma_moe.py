@@ -61,9 +61,9 @@ from methods.base import INPUTS, Batch, IncrementalMethod, fused
 from methods.parts import router as selectors
 from methods.parts.backbones import Backbone, TextTower, Tower
 from methods.parts.checks import above, at_least, one_of, within
-from methods.parts.cross_modal import Joined, Mixing, cross_adapter, freeze, in_step
-from methods.parts.mixture import per_block
-from methods.parts.tower_experts import ExpertTowers, TowerExperts
+from methods.parts.cross_modal import Gates, JoinedTowers, Mixing, cross_adapter, freeze
+from methods.parts.relations import align, distil, preserve, relations
+from methods.parts.tower_experts import TowerExperts
 
 __all__ = ["CMAMoE", "align", "cross_adapter", "distil", "preserve", "relations"]
 
@@ -79,51 +79,6 @@ PRESETS = {
         "method": {"experts": 22, "top_k": 2, "bottleneck": 64, "scale": 0.1, "normed": False, "align_weight": 0.5},
     }
 }
-TEACHER = ("down", "down_bias", "up", "up_bias", "router")  # what is kept of each tower as the next task's teacher
-
-
-def align(features: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """L_align, a scalar: supervised contrast between modalities.
-
-    Args:
-        features: (M, B, E) unit features, M >= 2. labels: (B,).
-    """
-    log_MMBB = (torch.einsum("mie,nje->mnij", features, features) / temperature).log_softmax(dim=-1)
-    positives_BB = (labels[:, None] == labels).to(features.dtype)
-    loss_MMB = -(log_MMBB * positives_BB).sum(dim=-1) / positives_BB.sum(dim=-1)
-    modalities = len(features)
-    others_MM = 1 - torch.eye(modalities, dtype=features.dtype, device=features.device)
-    return (loss_MMB.mean(dim=-1) * others_MM).sum() / (modalities * (modalities - 1))
-
-
-def relations(features: Tensor, temperature: float) -> Tensor:
-    """(M (M + 1) / 2, B, B) relations R^mn, rows sum to 1; pairs (0, 0), (0, 1), ..., (1, 1), ...; no sample to itself.
-
-    Args:
-        features: (M, B, E) unit features.
-    """
-    first_P, second_P = torch.triu_indices(len(features), len(features), device=features.device)
-    logits_PBB = features[first_P] @ features[second_P].mT / temperature
-    itself_BB = torch.eye(features.shape[1], dtype=torch.bool, device=features.device)
-    itself_PBB = (first_P == second_P)[:, None, None] & itself_BB
-    # the lowest number, not -inf: a batch of one sample has no other
-    return logits_PBB.masked_fill(itself_PBB, torch.finfo(logits_PBB.dtype).min).softmax(-1).masked_fill(itself_PBB, 0)
-
-
-def preserve(old: Tensor, new: Tensor) -> Tensor:
-    """L_pres, a scalar: the mean KL(old || new) over the rows of two :func:`relations`; old is a constant."""
-    old, tiny = old.detach(), torch.finfo(new.dtype).tiny
-    return (old * (old.clamp_min(tiny).log() - new.clamp_min(tiny).log())).sum(dim=-1).mean()
-
-
-def distil(new: Tensor, old: Tensor, temperature: float) -> Tensor:
-    """L_dist, a scalar: T^2 mean KL of softmax(old / T) to softmax(new / T) over the first classes of new.
-
-    Args:
-        new: (B, C) logits, C >= C_old. old: (B, C_old).
-    """
-    log_new, log_old = ((x / temperature).log_softmax(dim=-1) for x in (new[:, : old.shape[1]], old.detach()))
-    return temperature**2 * F.kl_div(log_new, log_old, reduction="batchmean", log_target=True)
 
 
 class CMAMoE(IncrementalMethod):
@@ -185,7 +140,7 @@ class CMAMoE(IncrementalMethod):
         self.distil_weight, self.align_weight, self.preserve_weight = distil_weight, align_weight, preserve_weight
         self.distil_temperature, self.align_temperature = distil_temperature, align_temperature
         self.relation_temperature = relation_temperature
-        self.adapters = ExpertTowers()
+        self.adapters = JoinedTowers()
         self._earlier: Tensor | None = None
 
     @property
@@ -268,9 +223,7 @@ class CMAMoE(IncrementalMethod):
         for name, influence_LE in influence.items():
             frozen_LE = self.memory[f"frozen_{name}"]
             self.memory[f"frozen_{name}"] = freeze(influence_LE, frozen_LE, self.freeze_top, keep=self.top_k)
-            experts = self.adapters[name]
-            for part, stack in zip(TEACHER, (*experts.stacks(), experts.routers[-1]), strict=True):
-                self.memory[f"teacher_{name}_{part}"] = stack
+        self.adapters.keep_teacher(self.memory)
         if not self.shared:
             selectors.learn_task(self.memory, task, loader, self._frozen_features, self.router)
 
@@ -285,34 +238,19 @@ class CMAMoE(IncrementalMethod):
         return inputs | ({"text": batch["text"]} if "text" in batch else {})
 
     def _encode(
-        self,
-        inputs: Mapping[str, Tensor],
-        index: int,
-        teacher: bool = False,
-        seen: Mapping[str, list[Tensor]] | None = None,
+        self, inputs: Mapping[str, Tensor], index: int, teacher: bool = False, seen: Gates | None = None
     ) -> dict[str, Tensor]:
         """Features (B, E) of each input under the router of task ``index``; -1: the frozen model's.
 
         Image and text run in lock step in fusion and apart in retrieval.
         """
+        towers = {name: (self._tower(name), given) for name, given in inputs.items()}
         if index < 0:
-            return {name: self._tower(name)(given) for name, given in inputs.items()}
+            return {name: tower(given) for name, (tower, given) in towers.items()}
         noise = self.noise if self.training and not teacher else 0.0
         mixing = Mixing(self.top_k, self.cross_attention, self.normed, noise)
-        features: dict[str, Tensor] = {}
-        for names in [list(inputs)] if self.tasks[-1].kind == "fusion" else [[name] for name in inputs]:
-            joined = [self._joined(name, inputs[name], index, teacher) for name in names]
-            gates = None if seen is None else [seen[name] for name in names]
-            features |= zip(names, in_step(joined, mixing, gates), strict=True)
-        return features
-
-    def _joined(self, name: str, given: Tensor, index: int, teacher: bool = False) -> Joined:
-        if teacher:
-            *stacks, router_LDE = (self.memory[f"teacher_{name}_{part}"] for part in TEACHER)
-            return Joined(self._tower(name), given, per_block(stacks, self.scale), router_LDE)
-        experts = self.adapters[name]
-        router_LDE = experts.routers[0 if self.shared else index]
-        return Joined(self._tower(name), given, experts.blocks(self.memory[f"frozen_{name}"]), router_LDE)
+        route = None if teacher else 0 if self.shared else index
+        return self.adapters.encode(towers, route, self.memory, mixing, self.tasks[-1].kind == "fusion", seen)
 
     def _frozen_features(self, batch: Batch) -> Tensor:
         return _fused(self._encode(self._inputs(batch, False), -1))

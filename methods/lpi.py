@@ -41,7 +41,6 @@ Odd axes: L layers with prompts, P prompts, K centres.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -50,19 +49,21 @@ from torch import Tensor, nn
 from benchmark.stream import Budget, Label, Task
 from methods.base import Batch, IncrementalMethod, fused
 from methods.parts import router as routers
-from methods.parts.backbones import Backbone, TextTower
+from methods.parts.backbones import Backbone
 from methods.parts.checks import above, at_least, one_of, within
 from methods.parts.class_texts import ClassPrompts, ClassTexts
 from methods.parts.clustering import k_means
 from methods.parts.low_rank_prompts import (
     PromptFactors,
     PromptInteraction,
+    alignment_loss,
     compose_prompts,
     composed,
     interact,
     mixed_behind_the_first,
+    task_contrast,
 )
-from methods.parts.prompting import prompted_image, prompted_text, with_room
+from methods.parts.prompting import PromptedTowers
 
 __all__ = ["LPI", "alignment_loss", "compose_prompts", "interact", "nearest_task", "task_contrast"]
 
@@ -80,45 +81,6 @@ PRESETS = {
     }
 }
 TEMPERATURES = {"released": 0.001, "plain": 0.1}  # of L_task
-
-
-def alignment_loss(visual: Tensor, textual: Tensor, form: str = "released", weight: float = 0.1) -> Tensor:
-    """Scalar, ``weight`` included: layer l of one modality is to match layer l of the other.
-
-    Args:
-        visual: V (L, P, D_v), or its mean over D (L, P). textual: T (L, P, D_t), or its mean (L, P).
-        form: released, G = v t^T / 0.01^2; normalised, G = 100 v t^T with rows of length 1.
-    """
-    visual_LP, textual_LP = (x.mean(dim=-1) if x.dim() == 3 else x for x in (visual, textual))
-    if form == "normalised":
-        visual_LP, textual_LP = (F.normalize(x, dim=-1) / 0.1 for x in (visual_LP, textual_LP))
-    else:
-        visual_LP, textual_LP = visual_LP / 0.01, textual_LP / 0.01
-    G_LL = visual_LP @ textual_LP.mT
-    diagonal_L = torch.arange(len(G_LL), device=G_LL.device)
-    return weight * (F.cross_entropy(G_LL, diagonal_L) + F.cross_entropy(G_LL.mT, diagonal_L)) / 2
-
-
-def task_contrast(
-    prompts: Tensor, related: Tensor, temperature: float = 0.001, form: str = "released", guard: bool = True
-) -> Tensor:
-    """h(X), a scalar: the prompts of related tasks are to be alike, those of unrelated ones not.
-
-    Args:
-        prompts: X (T, ...), a task's prompts a row. related: (T, T), bool or 0 and 1, a task is related to itself.
-        form: released, the logistic function twice; plain, BCE(cos / temperature).
-        guard: a task related to all others has no part from unrelated ones; without it the value is NaN.
-    """
-    unit_TD = F.normalize(prompts.flatten(1), dim=-1)
-    logits_TT, related_TT = unit_TD @ unit_TD.mT / temperature, related.bool()
-    if form == "released":
-        logits_TT = logits_TT.sigmoid().masked_fill(torch.eye(len(unit_TD), dtype=torch.bool, device=prompts.device), 1)
-    loss_TT = F.binary_cross_entropy_with_logits(logits_TT, related_TT.to(logits_TT), reduction="none")
-    h_T = torch.zeros_like(logits_TT[0])
-    for chosen_TT in (related_TT, ~related_TT):
-        count_T = chosen_TT.sum(dim=1)
-        h_T = h_T + torch.where(chosen_TT, loss_TT, 0).sum(dim=1) / (count_T.clamp_min(1) if guard else count_T)
-    return h_T.mean()
 
 
 def nearest_task(features: Tensor, centres: Tensor, *others: tuple[Tensor, Tensor]) -> Tensor:
@@ -191,15 +153,9 @@ class LPI(IncrementalMethod):
         self._related: Tensor | None = None
 
     def attach(self, backbone: Backbone, budget: Budget) -> None:
-        if not isinstance(backbone.text, TextTower):
-            kind = type(backbone.text).__name__
-            raise ValueError(f"lpi: backbone {backbone.name!r} has a text encoder, {kind}, that takes no prompts")
-        context = len(backbone.text.positional_embedding)
-        if self.prompts + 3 > context:
-            raise ValueError(f"lpi: {self.prompts} prompts leave no room for words in a context of {context} tokens")
         super().attach(backbone, budget)
-        self.dummy = int(backbone.tokenizer(["X X X"])[0, 1])
-        self.texts = ClassTexts(backbone, self._with_room)
+        self.towers = PromptedTowers(backbone, self.prompts, self.prompt_depth)
+        self.texts = ClassTexts(backbone, self.towers.with_room)
 
     # ---- growing and learning -------------------------------------------------------------------------------------
 
@@ -208,13 +164,13 @@ class LPI(IncrementalMethod):
             raise ValueError(f"task_similarity has {len(self.task_similarity)} rows, none for task {task.index}")
         super().begin_task(task)
         self._related = None
-        widths = self.backbone.width, self._text_tower.positional_embedding.shape[1]
         self.factors.requires_grad_(False)
         self.interactions.requires_grad_(False)
-        factors = PromptFactors(self.layers, self.prompts, self.rank, *widths, self.init / self.gain)
+        factors = PromptFactors(self.layers, self.prompts, self.rank, *self.towers.widths, self.init / self.gain)
         self.factors.append(factors.to(self.device))
         if self.interaction == "prompts":
-            self.interactions.append(PromptInteraction(self.prompt_depth, self.rank, *widths).to(self.device))
+            interaction = PromptInteraction(self.prompt_depth, self.rank, *self.towers.widths)
+            self.interactions.append(interaction.to(self.device))
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         return [p for modules in (self.factors, self.interactions) for p in (modules[-1:]).parameters()]
@@ -268,12 +224,10 @@ class LPI(IncrementalMethod):
 
     # ---- the towers with the prompts of a task, -1 for none ---------------------------------------------------------
 
-    @property
-    def _text_tower(self) -> TextTower:
-        return cast(TextTower, self.backbone.text)
-
-    def _prompts(self, index: int) -> tuple[Tensor, Tensor]:
+    def _prompts(self, index: int) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """V and T of a task as they act, (L, P, D) each, in full precision."""
+        if index < 0:
+            return None, None
         with torch.autocast(self.device.type, enabled=False):
             visual, textual = (x[0] for x in composed(self.factors[index : index + 1], self.gain))
             if self.interaction == "none" or self.prompt_depth == 1:
@@ -281,25 +235,35 @@ class LPI(IncrementalMethod):
             depth, interaction = self.prompt_depth, self.interactions[index]
             return mixed_behind_the_first(visual[:depth], textual[:depth], interaction)
 
-    def _with_room(self, tokens_BN: Tensor) -> Tensor:
-        return with_room(tokens_BN, self._text_tower, self.dummy, self.prompts)
+    def _embed(self, batch: Batch, index: int) -> Tensor:
+        visual_LPD, textual_LPD = self._prompts(index)
+        image_BE = text_BE = None
+        if "image" in batch:
+            image_BE = self.towers.image(self.views(batch["image"], self.training), visual_LPD)
+        if "text" in batch:
+            tokens_BN = batch["text"] if index < 0 else self.towers.with_room(batch["text"])
+            text_BE = self.towers.text(tokens_BN, textual_LPD)
+        return fused(image_BE, text_BE)
 
-    def _image(self, images_BCHW: Tensor, index: int) -> Tensor:
-        tower = self.backbone.image
-        if index < 0:
-            return tower(images_BCHW)
-        return prompted_image(tower, images_BCHW, self._prompts(index)[0], self.prompt_depth)
+    def embed_image(self, batch: Batch) -> Tensor:
+        return self._embed({"image": batch["image"]}, len(self.tasks) - 1)
 
-    def _text(self, tokens_BN: Tensor, index: int) -> Tensor:
-        if index < 0:
-            return self._text_tower(tokens_BN)
-        return prompted_text(self._text_tower, self._with_room(tokens_BN), self._prompts(index)[1], self.prompt_depth)
+    def embed_text(self, batch: Batch) -> Tensor:
+        return self._embed({"text": batch["text"]}, len(self.tasks) - 1)
+
+    def _unprompted(self, batch: Batch) -> dict[str, Tensor]:
+        """Unit features of what a batch holds, without prompts; texts with the bare dummies."""
+        features = {}
+        with torch.autocast(self.device.type, enabled=False):
+            if "image" in batch:
+                features["image"] = self.towers.image(self.views(batch["image"], False))
+            if "text" in batch:
+                features["text"] = self.towers.text(self.towers.with_room(batch["text"]))
+            return {name: F.normalize(x.float(), dim=-1) for name, x in features.items()}
 
     def _read(self, prompts: ClassPrompts, index: int) -> Tensor:
         """(C, E) unit features of classes."""
-        return prompts.averaged(
-            prompted_text(self._text_tower, prompts.tokens_QN, self._prompts(index)[1], self.prompt_depth)
-        )
+        return prompts.averaged(self.towers.text(prompts.tokens_QN, self._prompts(index)[1]))
 
     def _class_features(self, labels: Sequence[Label], index: int) -> Tensor:
         if index < 0 or self.tasks[index].kind != "classification":
@@ -307,43 +271,23 @@ class LPI(IncrementalMethod):
         parameters = [*self.factors.parameters(), *self.interactions.parameters()]
         return self.texts.features(labels, index, parameters, lambda prompts: self._read(prompts, index))
 
-    def _unprompted(self, batch: Batch) -> dict[str, Tensor]:
-        """Unit features of what a batch holds, without prompts; texts with the bare dummies."""
-        features = {}
-        with torch.autocast(self.device.type, enabled=False):
-            if "image" in batch:
-                features["image"] = self._image(self.views(batch["image"], False), -1)
-            if "text" in batch:
-                features["text"] = self._text(self._with_room(batch["text"]), -1)
-            return {name: F.normalize(x.float(), dim=-1) for name, x in features.items()}
-
-    def embed_image(self, batch: Batch) -> Tensor:
-        return self._image(self.views(batch["image"], self.training), len(self.tasks) - 1)
-
-    def embed_text(self, batch: Batch) -> Tensor:
-        return self._text(batch["text"], len(self.tasks) - 1)
-
     # ---- answering ------------------------------------------------------------------------------------------------
 
     def _index(self, task: Task | None) -> int:
         return task.index if task is not None and task.index < len(self.tasks) else -1
 
-    def _embedded(self, batch: Batch, index: int) -> Tensor:
-        image_BE = self._image(self.views(batch["image"], False), index) if "image" in batch else None
-        return fused(image_BE, self._text(batch["text"], index) if "text" in batch else None)
-
     def represent(self, batch: Batch, task: Task | None, route: Tensor | None = None) -> Tensor:
         """The prompts of the task, or item by item of the nearest one's; none for a task not learned yet."""
         route_B = self.route(batch) if task is None and route is None else route
         if task is not None or route_B is None:
-            return self._embedded(batch, self._index(task))
-        return routers.by_route(route_B, batch, lambda index, part: self._embedded(part, index))
+            return self._embed(batch, self._index(task))
+        return routers.by_route(route_B, batch, lambda index, part: self._embed(part, index))
 
     def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None, route: Tensor | None = None) -> Tensor:
         """With the identity hidden: the nearest task's answer, all other tasks' labels below its own."""
 
         def answer(index: int, part: Batch) -> Tensor:
-            return self.backbone.logits(self._embedded(part, index), self._class_features(labels, index))
+            return self.backbone.logits(self._embed(part, index), self._class_features(labels, index))
 
         route_B = self.route(batch) if task is None and route is None else route
         if task is not None or route_B is None:

@@ -57,6 +57,7 @@ from methods.parts.mixture import (
     Seen,
     balance_loss,
     favourites,
+    frozen_share,
     mixture_beside,
     moe_block,
     noisy_top_k,
@@ -212,17 +213,13 @@ class MoEAdapters(IncrementalMethod):
     @torch.no_grad()
     def _frozen_mass(self, task: Task, loader: Iterable[Batch]) -> Tensor:
         """(towers,) the share of the task's gate mass on frozen experts, over its training set and its prompts."""
-        route, shares = self._route_of(task), []
+        route = self._route_of(task)
         seen: dict[str, Seen] = {name: [] for name in self.towers}
         for batch in loader:
             self._encode_image(self.views(batch["image"], False), route, seen["image"])
         if "text" in self.towers:
             self._encode_text(self.texts.prompts(task.labels), route, seen["text"])
-        for name, blocks in seen.items():
-            frozen_LE = self.memory[f"frozen_{name}"]
-            mass_LE = torch.stack([gates.sum(dim=0) for gates, _ in blocks]).unflatten(0, (-1, len(frozen_LE))).sum(0)
-            shares.append((mass_LE * frozen_LE).sum() / mass_LE.sum())
-        return torch.stack(shares)
+        return torch.stack([frozen_share(blocks, self.memory[f"frozen_{name}"]) for name, blocks in seen.items()])
 
     # ---- the towers under a route, -1 for plain CLIP ---------------------------------------------------------------
 

@@ -9,7 +9,7 @@ Odd axes: M modalities, E experts (of features: the embedding), k chosen, r bott
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,7 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from methods.parts.backbones import TextTower, Tower
-from methods.parts.mixture import Stack, gathered, noisy_top_k
+from methods.parts.memory import Memory
+from methods.parts.mixture import Stack, gathered, noisy_top_k, per_block
+from methods.parts.tower_experts import ExpertTowers
+
+Gates = Mapping[str, list[Tensor]]  # by tower, (B, E) of every block of one forward pass
+TEACHER = ("down", "down_bias", "up", "up_bias", "router")
 
 
 class Mixing(NamedTuple):
@@ -138,6 +143,44 @@ def in_step(joined: Sequence[Joined], mixing: Mixing, seen: Sequence[list[Tensor
             if seen is not None:
                 seen[m].append(gates_BE)
     return [part.tower.pool(x[m], part.given) for m, part in enumerate(joined)]
+
+
+class JoinedTowers(ExpertTowers):
+    """The adapters of both towers, one router a tower for each route, and a copy of them as a teacher in memory."""
+
+    def encode(
+        self,
+        towers: Mapping[str, tuple[Tower, Tensor]],
+        route: int | None,
+        memory: Memory,
+        mixing: Mixing,
+        together: bool,
+        seen: Gates | None = None,
+    ) -> dict[str, Tensor]:
+        """Features (B, E) by tower, all in step or each by itself.
+
+        Args:
+            towers: each with its input. route: whose router acts; None: the teacher's, with the teacher's experts.
+        """
+        features: dict[str, Tensor] = {}
+        for names in [list(towers)] if together else [[name] for name in towers]:
+            joined = [self.joined(name, *towers[name], route, memory) for name in names]
+            gates = None if seen is None else [seen[name] for name in names]
+            features |= zip(names, in_step(joined, mixing, gates), strict=True)
+        return features
+
+    def joined(self, name: str, tower: Tower, given: Tensor, route: int | None, memory: Memory) -> Joined:
+        own = self[name]
+        if route is None:
+            *stacks, router_LDE = (memory[f"teacher_{name}_{part}"] for part in TEACHER)
+            return Joined(tower, given, per_block(stacks, own.scale), router_LDE)
+        return Joined(tower, given, own.blocks(memory[f"frozen_{name}"]), own.routers[route])
+
+    def keep_teacher(self, memory: Memory) -> None:
+        """Keep the experts and the last routers as they are now."""
+        for name in self:
+            for part, stack in zip(TEACHER, (*self[name].stacks(), self[name].routers[-1]), strict=True):
+                memory[f"teacher_{name}_{part}"] = stack
 
 
 def freeze(influence_LE: Tensor, frozen_LE: Tensor, top: int, keep: int) -> Tensor:

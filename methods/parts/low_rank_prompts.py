@@ -1,4 +1,4 @@
-"""LPI's prompts: low-rank factors that compose them, and the interaction of the two modalities' prompts.
+"""LPI's prompts: the factors that compose them, what the modalities give each other, and the losses that they obey.
 
 Odd axes: L layers with prompts, P prompts, r rank.
 """
@@ -41,6 +41,45 @@ def interact(
         return F.layer_norm(blend, own.shape[-1:], factors[f"{norm}.weight"], factors[f"{norm}.bias"])
 
     return mixed(visual, textual, "t2v", "visual_norm"), mixed(textual, visual, "v2t", "textual_norm")
+
+
+def alignment_loss(visual: Tensor, textual: Tensor, form: str = "released", weight: float = 0.1) -> Tensor:
+    """Scalar, ``weight`` included: layer l of one modality is to match layer l of the other.
+
+    Args:
+        visual: V (L, P, D_v), or its mean over D (L, P). textual: T (L, P, D_t), or its mean (L, P).
+        form: released, G = v t^T / 0.01^2; normalised, G = 100 v t^T with rows of length 1.
+    """
+    visual_LP, textual_LP = (x.mean(dim=-1) if x.dim() == 3 else x for x in (visual, textual))
+    if form == "normalised":
+        visual_LP, textual_LP = (F.normalize(x, dim=-1) / 0.1 for x in (visual_LP, textual_LP))
+    else:
+        visual_LP, textual_LP = visual_LP / 0.01, textual_LP / 0.01
+    G_LL = visual_LP @ textual_LP.mT
+    diagonal_L = torch.arange(len(G_LL), device=G_LL.device)
+    return weight * (F.cross_entropy(G_LL, diagonal_L) + F.cross_entropy(G_LL.mT, diagonal_L)) / 2
+
+
+def task_contrast(
+    prompts: Tensor, related: Tensor, temperature: float = 0.001, form: str = "released", guard: bool = True
+) -> Tensor:
+    """h(X), a scalar: the prompts of related tasks are to be alike, those of unrelated ones not.
+
+    Args:
+        prompts: X (T, ...), a task's prompts a row. related: (T, T), bool or 0 and 1, a task is related to itself.
+        form: released, the logistic function twice; plain, BCE(cos / temperature).
+        guard: a task related to all others has no part from unrelated ones; without it the value is NaN.
+    """
+    unit_TD = F.normalize(prompts.flatten(1), dim=-1)
+    logits_TT, related_TT = unit_TD @ unit_TD.mT / temperature, related.bool()
+    if form == "released":
+        logits_TT = logits_TT.sigmoid().masked_fill(torch.eye(len(unit_TD), dtype=torch.bool, device=prompts.device), 1)
+    loss_TT = F.binary_cross_entropy_with_logits(logits_TT, related_TT.to(logits_TT), reduction="none")
+    h_T = torch.zeros_like(logits_TT[0])
+    for chosen_TT in (related_TT, ~related_TT):
+        count_T = chosen_TT.sum(dim=1)
+        h_T = h_T + torch.where(chosen_TT, loss_TT, 0).sum(dim=1) / (count_T.clamp_min(1) if guard else count_T)
+    return h_T.mean()
 
 
 class PromptFactors(nn.Module):

@@ -144,6 +144,12 @@ def favourites(counts: Tensor, frozen: Tensor, top: int) -> Tensor:
     return frozen.scatter(-1, counts.topk(min(top, counts.shape[-1]), dim=-1).indices, True)
 
 
+def frozen_share(seen: Seen, frozen_LE: Tensor) -> Tensor:
+    """The share of the gate mass that frozen experts hold, a scalar, over the blocks of any number of passes."""
+    mass_LE = torch.stack([gates.sum(dim=0) for gates, _ in seen]).unflatten(0, (-1, len(frozen_LE))).sum(0)
+    return (mass_LE * frozen_LE).sum() / mass_LE.sum()
+
+
 def mixture_beside(
     experts: Sequence[Stack],
     routers_LDE: Tensor,

@@ -11,7 +11,49 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.parts.backbones import EditTokens, TextTower, Tower
+from methods.parts.backbones import Backbone, EditTokens, TextTower, Tower
+
+
+class PromptedTowers:
+    """Both towers of a CLIP with prompts as tokens: V in images, T in texts, (L, P, D) each, None for none.
+
+    Args:
+        prompts: P. depth: in how many layers they act.
+
+    Raises:
+        ValueError: the text encoder takes no tokens, or its context has no room.
+    """
+
+    def __init__(self, backbone: Backbone, prompts: int, depth: int) -> None:
+        if not isinstance(backbone.text, TextTower):
+            kind = type(backbone.text).__name__
+            raise ValueError(f"backbone {backbone.name!r} has a text encoder, {kind}, that takes no prompts")
+        context = len(backbone.text.positional_embedding)
+        if prompts + 3 > context:
+            raise ValueError(f"{prompts} prompts leave no room for words in a context of {context} tokens")
+        self.prompts, self.depth = prompts, depth
+        self.tower_of_images, self.tower_of_texts = backbone.image, backbone.text
+        self.dummy = int(backbone.tokenizer(["X X X"])[0, 1])
+        self.widths: tuple[int, int] = backbone.width, backbone.text.positional_embedding.shape[1]
+
+    def with_room(self, tokens_BN: Tensor) -> Tensor:
+        return with_room(tokens_BN, self.tower_of_texts, self.dummy, self.prompts)
+
+    def image(self, images_BCHW: Tensor, visual_LPD: Tensor | None = None) -> Tensor:
+        """(B, E) features; the first layer's prompts pass the norm that the embedding ends with."""
+        tower = self.tower_of_images
+        if visual_LPD is None:
+            return tower(images_BCHW)
+        first_PD = norm_before(tower)(visual_LPD[0])
+        return tower(images_BCHW, edit_tokens=prompted(first_PD, visual_LPD, self.depth, insert=True))
+
+    def text(self, tokens_BN: Tensor, textual_LPD: Tensor | None = None) -> Tensor:
+        """(B, E) features of texts that have room for the prompts, at whose places these stand."""
+        tower = self.tower_of_texts
+        if textual_LPD is None:
+            return tower(tokens_BN)
+        first_PD = textual_LPD[0] + tower.positional_embedding[1 : 1 + self.prompts]
+        return tower(tokens_BN, edit_tokens=prompted(first_PD, textual_LPD, self.depth, insert=False))
 
 
 def prompted(first_PD: Tensor, prompts_LPD: Tensor, depth: int, insert: bool) -> EditTokens:
@@ -27,18 +69,6 @@ def prompted(first_PD: Tensor, prompts_LPD: Tensor, depth: int, insert: bool) ->
         return x_BND
 
     return edit
-
-
-def prompted_image(tower: Tower, images_BCHW: Tensor, prompts_LPD: Tensor, depth: int) -> Tensor:
-    """(B, E) features of images; the first layer's prompts pass the norm that the embedding ends with."""
-    first_PD = norm_before(tower)(prompts_LPD[0])
-    return tower(images_BCHW, edit_tokens=prompted(first_PD, prompts_LPD, depth, insert=True))
-
-
-def prompted_text(tower: TextTower, tokens_BN: Tensor, prompts_LPD: Tensor, depth: int) -> Tensor:
-    """(B, E) features of texts that have room for the prompts, which take the place's positional embedding."""
-    first_PD = prompts_LPD[0] + tower.positional_embedding[1 : 1 + prompts_LPD.shape[1]]
-    return tower(tokens_BN, edit_tokens=prompted(first_PD, prompts_LPD, depth, insert=False))
 
 
 def norm_before(tower: Tower) -> nn.Module:

@@ -411,8 +411,8 @@ def test_of_a_fusion_sample_with_an_input_missing_the_rest_answers_as_with_a_zer
         part = without(data, "text" if name == "image" else "image")
         with torch.no_grad():
             given_ = method._inputs(part, False)[name]
-            live = method._joined(name, given_, 1)
             tower = method._tower(name)
+            live = method.adapters.joined(name, tower, given_, 0, method.memory)
             at = 0 if name == "image" else data["text"].argmax(-1)
 
             def beside(layer: int, h: Tensor, tower: Any = tower, live: Any = live, at: Any = at) -> Tensor:
@@ -570,6 +570,9 @@ def test_a_router_each_is_chosen_by_the_sample_and_a_task_not_learned_is_the_fro
         if kind != "retrieval":
             labels = [label for index in (0, 1) for label in task(index, kind).labels]
             assert torch.equal(method.scores(data, labels, None).argmax(1) // 2, route)
+            assert torch.equal(method.scores(data, labels, None, 1 - route).argmax(1) // 2, 1 - route)
+        other = method.represent(data, None, 1 - route)
+        assert torch.equal(method.represent(data, None, route), hidden) and not torch.equal(other, hidden)
 
 
 def test_without_attention_the_towers_of_fusion_share_a_gate_and_nothing_else() -> None:

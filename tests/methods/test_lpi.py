@@ -502,6 +502,27 @@ def test_with_the_identity_hidden_each_item_is_routed_by_itself(kind: str) -> No
                 close(torch.cat([hidden[:5, :2], hidden[5:, 2:]]), torch.cat(own), 5e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_given_route_is_taken_and_the_method_asks_no_other(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = method()
+    for index in range(2):
+        learn(made, kind, index)
+    some, labels = items(batch_of(kind, 0, 99, 5), "image"), [label for task in made.tasks for label in task.labels]
+    forced = torch.tensor([1, 0, 1, 0, 1])
+
+    def ask(route: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            return made.represent(some, None, route) if kind == "retrieval" else made.scores(some, labels, None, route)
+
+    own, routed = ask(None), made.route(some)
+    assert torch.equal(ask(routed), own)
+    monkeypatch.setattr(made, "route", lambda batch: pytest.fail("asked again"))
+    answer = ask(forced)
+    assert torch.equal(answer[forced == 0], own[forced == 0]) and not torch.equal(answer, own)
+    if kind != "retrieval":
+        assert torch.equal(answer.argmax(1) // 2, forced)
+
+
 def test_images_and_texts_are_routed_apart_and_a_fused_item_by_both() -> None:
     made = method()
     for index in range(2):
@@ -624,8 +645,9 @@ def test_class_prompts_are_read_with_the_prompts_of_the_task_and_kept_while_thos
     task, batch = task_of("classification", 0), batch_of("classification", 0, 99, 6)
     first, calls = answers(made, "classification", 0), []
     with torch.no_grad():
-        features = [F.normalize(made._text(tiny.tokenize(label.prompts), 0), dim=1).mean(0) for label in task.labels]
-        image = made._image(made.views(batch["image"], False), 0)
+        texts = [{"text": tiny.tokenize(label.prompts)} for label in task.labels]
+        features = [F.normalize(made.represent(text, task), dim=1).mean(0) for text in texts]
+        image = made.represent(items(batch, "image"), task)
         close(first[0], made.backbone.logits(image, F.normalize(torch.stack(features), dim=1)), 1e-4)
     read = made._read
     made._read = lambda *a: calls.append(a) or read(*a)  # type: ignore[method-assign, func-returns-value]

@@ -656,6 +656,9 @@ def test_hidden_identity_router_ddas_and_oracle() -> None:
         labels = [label for task in TASKS[:2] for label in task.labels]
         with torch.no_grad():
             routes, logits = made.route(batch), made.scores(batch, labels, None)
+            assert routes is None or torch.equal(made.scores(batch, labels, None, routes), logits)
+            forced = torch.arange(10) % 2
+            assert torch.equal(made.scores(batch, labels, None, forced).argmax(1) // 2, forced)
         assert made.requires_task_id == (selector == "oracle")
         if selector == "oracle":
             assert routes is None and logits.isnan().all() and logits.shape == (10, 4)

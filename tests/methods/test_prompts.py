@@ -222,6 +222,8 @@ def test_dualprompt_answers_with_the_own_prompt_or_that_of_the_nearest_key() -> 
     assert torch.equal(method.route({"image": image}), nearest)
     hidden = method.scores({"image": image}, labels, None)
     close(hidden, answers[torch.arange(12), nearest], 1e-4)
+    forced = torch.arange(12) % 3
+    close(method.scores({"image": image}, labels, None, forced), answers[torch.arange(12), forced], 1e-4)
     assert torch.equal(method.scores({"image": image}, labels, tiny.task(7, (0, 1))), hidden)  # not learned yet
 
 
