@@ -176,6 +176,7 @@ class CMAMoE(IncrementalMethod):
         return self.adapters.trainable()
 
     def new_optimizer(self) -> torch.optim.Optimizer:
+        """The budget's; its weight decay leaves frozen experts alone."""
         optimizer = super().new_optimizer()
         if self.budget.weight_decay and self.freeze_top:
             self.adapters.put_back_after(optimizer, self.memory)

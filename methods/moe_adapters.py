@@ -170,6 +170,7 @@ class MoEAdapters(IncrementalMethod):
         return self.towers.trainable()
 
     def new_optimizer(self) -> torch.optim.Optimizer:
+        """The budget's; its weight decay leaves frozen experts alone."""
         optimizer = super().new_optimizer()
         if self.budget.weight_decay and self.freeze_top:
             self.towers.put_back_after(optimizer, self.memory)
@@ -262,7 +263,7 @@ class MoEAdapters(IncrementalMethod):
         if route_B is None:  # selector=oracle: no answer without the identity
             return torch.full((len(images_BCHW), len(labels)), torch.nan, device=self.device)
         logits_BC = router.by_route(
-            route_B, {"image": images_BCHW}, lambda route, part: self._answers(part["image"], labels, route).float()
+            route_B, {"image": images_BCHW}, lambda index, part: self._answers(part["image"], labels, index).float()
         )
         return router.own_labels_first(logits_BC, route_B, labels, self.tasks, self.backbone.logit_scale.exp())
 
