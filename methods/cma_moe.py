@@ -41,7 +41,7 @@ Unlike the reading that we began with (``--preset large`` has it, for big towers
 it enters the MLP, or an image's larger activations drown the text's in C; s is 1 and not 0.1, or nothing is learned in
 the common budget; a is 0.1 and not 0.5, as an image and a note that complete each other have little to align.
 
-Legend: M modalities, B batch, C classes, E embedding (of gates: experts), L blocks.
+Odd axes: M modalities, E experts (of features: the embedding), L blocks.
 
     make bench METHOD=cma_moe STREAM=phantom_notes6     # last accuracy 29.7 given, 5.7 hidden
 """
@@ -50,18 +50,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.stream import Budget, Label, Task
-from methods.base import Batch, IncrementalMethod, fused
+from methods.base import INPUTS, Batch, IncrementalMethod, fused
 from methods.parts import router as selectors
 from methods.parts.backbones import Backbone, TextTower, Tower
-from methods.parts.cross_modal import Factors, Mixing, TowerAdapters, cross_adapter, freeze, in_step
-from methods.parts.mixture import put_back_after
+from methods.parts.checks import above, at_least, one_of, within
+from methods.parts.cross_modal import Gates, JoinedTowers, Mixing, cross_adapter, freeze
+from methods.parts.relations import align, distil, preserve, relations
+from methods.parts.tower_experts import TowerExperts
 
 __all__ = ["CMAMoE", "align", "cross_adapter", "distil", "preserve", "relations"]
 
@@ -77,51 +79,6 @@ PRESETS = {
         "method": {"experts": 22, "top_k": 2, "bottleneck": 64, "scale": 0.1, "normed": False, "align_weight": 0.5},
     }
 }
-CHOICES = {"influence": ("mass", "counts"), "routers": ("shared", "per_task")}
-
-
-def align(features: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """L_align, a scalar: supervised contrast between modalities.
-
-    Args:
-        features: (M, B, E) unit features, M >= 2. labels: (B,).
-    """
-    log_MMBB = (torch.einsum("mie,nje->mnij", features, features) / temperature).log_softmax(dim=-1)
-    positives_BB = (labels[:, None] == labels).to(features.dtype)
-    loss_MMB = -(log_MMBB * positives_BB).sum(dim=-1) / positives_BB.sum(dim=-1)
-    modalities = len(features)
-    others_MM = 1 - torch.eye(modalities, dtype=features.dtype, device=features.device)
-    return (loss_MMB.mean(dim=-1) * others_MM).sum() / (modalities * (modalities - 1))
-
-
-def relations(features: Tensor, temperature: float) -> Tensor:
-    """(M (M + 1) / 2, B, B) relations R^mn, rows sum to 1; pairs (0, 0), (0, 1), ..., (1, 1), ...; no sample to itself.
-
-    Args:
-        features: (M, B, E) unit features.
-    """
-    first_P, second_P = torch.triu_indices(len(features), len(features), device=features.device)
-    logits_PBB = features[first_P] @ features[second_P].mT / temperature
-    itself_BB = torch.eye(features.shape[1], dtype=torch.bool, device=features.device)
-    itself_PBB = (first_P == second_P)[:, None, None] & itself_BB
-    # the lowest number, not -inf: a batch of one sample has no other
-    return logits_PBB.masked_fill(itself_PBB, torch.finfo(logits_PBB.dtype).min).softmax(-1).masked_fill(itself_PBB, 0)
-
-
-def preserve(old: Tensor, new: Tensor) -> Tensor:
-    """L_pres, a scalar: the mean KL(old || new) over the rows of two :func:`relations`; old is a constant."""
-    old, tiny = old.detach(), torch.finfo(new.dtype).tiny
-    return (old * (old.clamp_min(tiny).log() - new.clamp_min(tiny).log())).sum(dim=-1).mean()
-
-
-def distil(new: Tensor, old: Tensor, temperature: float) -> Tensor:
-    """L_dist, a scalar: T^2 mean KL of softmax(old / T) to softmax(new / T) over the first classes of new.
-
-    Args:
-        new: (B, C) logits, C >= C_old. old: (B, C_old).
-    """
-    log_new, log_old = ((x / temperature).log_softmax(dim=-1) for x in (new[:, : old.shape[1]], old.detach()))
-    return temperature**2 * F.kl_div(log_new, log_old, reduction="batchmean", log_target=True)
 
 
 class CMAMoE(IncrementalMethod):
@@ -167,22 +124,14 @@ class CMAMoE(IncrementalMethod):
         relation_temperature: float = 0.1,
     ) -> None:
         super().__init__()
-        if not 1 <= top_k <= experts or bottleneck < 1 or freeze_top < 0:
-            raise ValueError(
-                f"top_k {top_k}, experts {experts}, bottleneck {bottleneck}, freeze_top {freeze_top}: "
-                "need 1 <= top_k <= experts, bottleneck >= 1, freeze_top >= 0"
-            )
-        for name, value in {"influence": influence, "routers": routers}.items():
-            if value not in CHOICES[name]:
-                raise ValueError(f"{name} {value!r}: choose from {', '.join(CHOICES[name])}")
-        weights = {"distil_weight": distil_weight, "align_weight": align_weight, "preserve_weight": preserve_weight}
-        for name, weight in (weights | {"noise": noise}).items():
-            if weight < 0:
-                raise ValueError(f"{name} {weight}: need at least 0")
-        temperatures = {"distil": distil_temperature, "align": align_temperature, "relation": relation_temperature}
-        for name, temperature in temperatures.items():
-            if temperature <= 0:
-                raise ValueError(f"{name}_temperature {temperature}: must be above 0")
+        at_least(1, experts=experts, bottleneck=bottleneck)
+        within(1, experts, top_k=top_k)
+        at_least(0, freeze_top=freeze_top, noise=noise)
+        at_least(0, distil_weight=distil_weight, align_weight=align_weight, preserve_weight=preserve_weight)
+        above(0, distil_temperature=distil_temperature, align_temperature=align_temperature)
+        above(0, relation_temperature=relation_temperature)
+        one_of(("mass", "counts"), influence=influence)
+        one_of(("shared", "per_task"), routers=routers)
         self.experts, self.top_k, self.bottleneck = experts, top_k, bottleneck
         self.scale, self.normed, self.noise = scale, normed, noise
         self.freeze_top, self.influence = freeze_top, influence
@@ -191,7 +140,7 @@ class CMAMoE(IncrementalMethod):
         self.distil_weight, self.align_weight, self.preserve_weight = distil_weight, align_weight, preserve_weight
         self.distil_temperature, self.align_temperature = distil_temperature, align_temperature
         self.relation_temperature = relation_temperature
-        self.adapters = nn.ModuleDict()
+        self.adapters = JoinedTowers()
         self._earlier: Tensor | None = None
 
     @property
@@ -211,14 +160,12 @@ class CMAMoE(IncrementalMethod):
 
     def begin_task(self, task: Task) -> None:
         super().begin_task(task)
-        for name in ("image",) if task.kind == "classification" else ("image", "text"):
+        for name in ("image",) if task.kind == "classification" else INPUTS:
             if name not in self.adapters:
-                tower = TowerAdapters(self._tower(name), self.experts, self.bottleneck).to(self.device)
-                self.adapters[name] = tower
-                none_LE = torch.zeros(len(tower.down), self.experts, dtype=torch.bool, device=self.device)
-                self.memory[f"frozen_{name}"] = none_LE
+                experts = TowerExperts(self._tower(name), self.experts, self.bottleneck, self.scale)
+                self.adapters.grow(name, experts.to(self.device), self.memory)
             if not self.shared or len(self.tasks) == 1:
-                self._adapters(name).add_router()
+                self.adapters[name].add_router()
 
     def learning(self) -> AbstractContextManager[None]:
         known = {label.id: label for task in self.tasks[:-1] for label in task.labels}
@@ -226,50 +173,47 @@ class CMAMoE(IncrementalMethod):
         return super().learning()
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """All experts (the gradient of a frozen one is zero) and the current router."""
-        towers = [self._adapters(name) for name in self.adapters]
-        return [parameter for tower in towers for parameter in (*tower.stacks(), tower.routers[-1])]
+        return self.adapters.trainable()
 
-    def configure_optimizers(self) -> Any:
-        configured = super().configure_optimizers()
+    def new_optimizer(self) -> torch.optim.Optimizer:
+        """The budget's; its weight decay leaves frozen experts alone."""
+        optimizer = super().new_optimizer()
         if self.budget.weight_decay and self.freeze_top:
-            optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
-            frozen = [(s, self.memory[f"frozen_{n}"]) for n in self.adapters for s in self._adapters(n).stacks()]
-            put_back_after(optimizer, frozen)
-        return configured
+            self.adapters.put_back_after(optimizer, self.memory)
+        return optimizer
 
     def loss(self, batch: Batch) -> Tensor:
-        inputs = self._inputs(batch, self.training)
+        inputs, old = self._inputs(batch, self.training), None
         new = self._encode(inputs, len(self.tasks) - 1)
-        loss = self.objective(batch, new.get("image"), new.get("text"))
-        unit_MBE = _unit(new)
-        if self.align_weight and self.tasks[-1].kind != "retrieval":
-            pair_MBE = unit_MBE
-            if len(self.adapters) == 1:
-                table = self._table()
-                text_BE = table["text_CE"][table["column_L"][batch["label"]]]
-                pair_MBE = torch.stack([unit_MBE[0], text_BE.float()])
-            if len(pair_MBE) == 2:
-                loss = loss + self.align_weight * _exactly(align, pair_MBE, batch["label"], self.align_temperature)
-        if len(self.tasks) == 1 or not (self.distil_weight or self.preserve_weight):
-            return loss
-        with torch.no_grad():
-            old = self._encode(inputs, len(self.tasks) - 2, teacher=True)
-        if self.preserve_weight:
-            tau = self.relation_temperature
-            rows = [_exactly(relations, features, tau) for features in (_unit(old), unit_MBE)]
-            loss = loss + self.preserve_weight * preserve(*rows)
-        if self.distil_weight and self._earlier is not None:
-            logits = [self.backbone.logits(fused(z.get("image"), z.get("text")), self._earlier) for z in (new, old)]
-            loss = loss + self.distil_weight * distil(logits[0].float(), logits[1].float(), self.distil_temperature)
+        if len(self.tasks) > 1 and (self.distil_weight or self.preserve_weight):
+            with torch.no_grad():
+                old = self._encode(inputs, len(self.tasks) - 2, teacher=True)
+        with torch.autocast(self.device.type, enabled=False):
+            loss = self.objective(batch, new.get("image"), new.get("text"))
+            if self.align_weight and self.tasks[-1].kind != "retrieval":
+                loss = loss + self.align_weight * self._alignment(batch, _unit(new))
+            if old is not None and self.preserve_weight:
+                related = [relations(_unit(features), self.relation_temperature) for features in (old, new)]
+                loss = loss + self.preserve_weight * preserve(*related)
+            if old is not None and self.distil_weight and self._earlier is not None:
+                logits = [self.backbone.logits(_fused(features), self._earlier).float() for features in (new, old)]
+                loss = loss + self.distil_weight * distil(logits[0], logits[1], self.distil_temperature)
         return loss
+
+    def _alignment(self, batch: Batch, unit_MBE: Tensor) -> Tensor:
+        """Of classification with the texts of the classes; nothing where one modality is missing."""
+        if len(self.adapters) == 1:
+            table = self._table()
+            text_BE = table["text_CE"][table["column_L"][batch["label"]]]
+            unit_MBE = torch.stack([unit_MBE[0], text_BE.float()])
+        if len(unit_MBE) < 2:
+            return unit_MBE.new_zeros(())
+        return align(unit_MBE, batch["label"], self.align_temperature)
 
     @torch.no_grad()
     def end_task(self, task: Task, loader: Iterable[Batch]) -> None:
         """Freeze the most influential experts, keep the adapters as the next task's teacher, teach the selector."""
-        influence = {
-            name: torch.zeros(self.memory[f"frozen_{name}"].shape, device=self.device) for name in self.adapters
-        }
+        influence = {name: torch.zeros_like(self.memory[f"frozen_{name}"].float()) for name in self.adapters}
         for batch in loader:
             seen: dict[str, list[Tensor]] = {name: [] for name in self.adapters}
             self._encode(self._inputs(batch, False), len(self.tasks) - 1, seen=seen)
@@ -280,8 +224,7 @@ class CMAMoE(IncrementalMethod):
         for name, influence_LE in influence.items():
             frozen_LE = self.memory[f"frozen_{name}"]
             self.memory[f"frozen_{name}"] = freeze(influence_LE, frozen_LE, self.freeze_top, keep=self.top_k)
-            for part, stack in self._adapters(name).factors(-1, frozen_LE)._asdict().items():
-                self.memory[f"teacher_{name}_{part}"] = stack
+        self.adapters.keep_teacher(self.memory)
         if not self.shared:
             selectors.learn_task(self.memory, task, loader, self._frozen_features, self.router)
 
@@ -290,47 +233,28 @@ class CMAMoE(IncrementalMethod):
     def _tower(self, name: str) -> Tower:
         return cast(Tower, self.backbone.image if name == "image" else self.backbone.text)
 
-    def _adapters(self, name: str) -> TowerAdapters:
-        return cast(TowerAdapters, self.adapters[name])
-
     def _inputs(self, batch: Batch, train: bool) -> dict[str, Tensor]:
         """What the batch holds, as the towers want it: normalised images, augmented in training, and tokens."""
         inputs = {"image": self.views(batch["image"], train)} if "image" in batch else {}
         return inputs | ({"text": batch["text"]} if "text" in batch else {})
 
     def _encode(
-        self,
-        inputs: Mapping[str, Tensor],
-        index: int,
-        teacher: bool = False,
-        seen: Mapping[str, list[Tensor]] | None = None,
+        self, inputs: Mapping[str, Tensor], index: int, teacher: bool = False, seen: Gates | None = None
     ) -> dict[str, Tensor]:
         """Features (B, E) of each input under the router of task ``index``; -1: the frozen model's.
 
         Image and text run in lock step in fusion and apart in retrieval.
         """
+        towers = {name: (self._tower(name), given) for name, given in inputs.items()}
         if index < 0:
-            return {name: self._tower(name)(given) for name, given in inputs.items()}
-        groups = [list(inputs)] if self.tasks[-1].kind == "fusion" else [[name] for name in inputs]
+            return {name: tower(given) for name, (tower, given) in towers.items()}
         noise = self.noise if self.training and not teacher else 0.0
-        mixing = Mixing(self.top_k, self.scale, self.cross_attention, self.normed, noise)
-        features: dict[str, Tensor] = {}
-        for names in groups:
-            factors = [self._teacher(name) if teacher else self._live(name, index) for name in names]
-            towers, given = [self._tower(name) for name in names], [inputs[name] for name in names]
-            gates = None if seen is None else [seen[name] for name in names]
-            features |= zip(names, in_step(towers, given, factors, mixing, gates), strict=True)
-        return features
-
-    def _live(self, name: str, index: int) -> Factors:
-        return self._adapters(name).factors(0 if self.shared else index, self.memory[f"frozen_{name}"])
-
-    def _teacher(self, name: str) -> Factors:
-        return Factors(*(self.memory[f"teacher_{name}_{part}"] for part in Factors._fields))
+        mixing = Mixing(self.top_k, self.cross_attention, self.normed, noise)
+        route = None if teacher else 0 if self.shared else index
+        return self.adapters.encode(towers, route, self.memory, mixing, self.tasks[-1].kind == "fusion", seen)
 
     def _frozen_features(self, batch: Batch) -> Tensor:
-        features = self._encode(self._inputs(batch, False), -1)
-        return fused(features.get("image"), features.get("text"))
+        return _fused(self._encode(self._inputs(batch, False), -1))
 
     # ---- answering ------------------------------------------------------------------------------------------------
 
@@ -338,32 +262,29 @@ class CMAMoE(IncrementalMethod):
         return self._embed(batch, len(self.tasks) - 1)
 
     def embed_image(self, batch: Batch) -> Tensor:
-        return self._embed({"image": batch["image"]}, len(self.tasks) - 1)
+        return self.embed({"image": batch["image"]})
 
     def embed_text(self, batch: Batch) -> Tensor:
-        return self._embed({"text": batch["text"]}, len(self.tasks) - 1)
+        return self.embed({"text": batch["text"]})
 
     def _embed(self, batch: Batch, index: int) -> Tensor:
-        features = self._encode(self._inputs(batch, self.training), index)
-        return fused(features.get("image"), features.get("text"))
+        return _fused(self._encode(self._inputs(batch, self.training), index))
 
-    def represent(self, batch: Batch, task: Task | None) -> Tensor:
+    def represent(self, batch: Batch, task: Task | None, route: Tensor | None = None) -> Tensor:
         """Of a shared router the same for every task; of one each, a task not learned is the frozen model's."""
         if self.shared or not self.tasks:
             return self.embed(batch)
         if task is not None:
             return self._embed(batch, task.index if task.index < len(self.tasks) else -1)
-        return self._routed(batch, cast(Tensor, self.route(batch)))
-
-    def _routed(self, batch: Batch, route_B: Tensor) -> Tensor:
+        route_B = cast(Tensor, self.route(batch)) if route is None else route
         return selectors.by_route(route_B, batch, lambda index, part: self._embed(part, index))
 
-    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None) -> Tensor:
+    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None, route: Tensor | None = None) -> Tensor:
         """With routers=per_task and the identity hidden, labels of other tasks stand below the routed one's."""
-        route_B = self.route(batch) if task is None else None
-        if route_B is None:
-            return super().scores(batch, labels, task)
-        logits_BC = self.backbone.logits(self._routed(batch, route_B), self.backbone.class_features(labels))
+        route_B = self.route(batch) if task is None and route is None else route
+        logits_BC = self.backbone.logits(self.represent(batch, task, route_B), self.backbone.class_features(labels))
+        if task is not None or route_B is None:
+            return logits_BC
         return selectors.own_labels_first(logits_BC, route_B, labels, self.tasks, self.backbone.logit_scale.exp())
 
     def route(self, batch: Batch) -> Tensor | None:
@@ -372,12 +293,10 @@ class CMAMoE(IncrementalMethod):
         return selectors.route(self.memory, self._frozen_features(batch), selectors.name_of(batch))
 
 
+def _fused(features: Mapping[str, Tensor]) -> Tensor:
+    return fused(features.get("image"), features.get("text"))
+
+
 def _unit(features: Mapping[str, Tensor]) -> Tensor:
     """(M, B, E) unit features in full precision."""
     return torch.stack([F.normalize(feature.float(), dim=-1) for feature in features.values()])
-
-
-def _exactly(function: Any, features: Tensor, *arguments: Any) -> Tensor:
-    """The function outside autocast."""
-    with torch.autocast(features.device.type, enabled=False):
-        return function(features, *arguments)

@@ -27,7 +27,7 @@ Deviations from the paper and its release:
 
     make bench METHOD=coda_prompt                       # last accuracy 55.4 given, 33.7 hidden
 
-Legend: B batch, E embedding, D width, L layers, M components, P prompt length.
+Odd axes: L layers, M components, P prompt length.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from benchmark.stream import Budget, Task
 from methods.base import Batch, IncrementalMethod
 from methods.parts.backbones import Backbone
+from methods.parts.checks import at_least
 
 PRESETS = {
     "official": {
@@ -96,10 +97,10 @@ class CodaPrompt(IncrementalMethod):
 
     def __init__(self, pool: int = 100, length: int = 8, layers: int = 5, mu: float = 0.0) -> None:
         super().__init__()
-        if length < 2 or length % 2 or layers < 1 or pool < 1:
-            raise ValueError(
-                f"pool {pool}, length {length}, layers {layers}: need pool >= 1, an even length >= 2, layers >= 1"
-            )
+        at_least(1, pool=pool, layers=layers)
+        at_least(2, length=length)
+        if length % 2:
+            raise ValueError(f"length {length}: need an even length, half of it keys and half values")
         self.pool, self.length, self.layers, self.mu = pool, length, layers, mu
         self.keys, self.attention, self.prompts = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
 

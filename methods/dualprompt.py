@@ -27,7 +27,7 @@ Deviations from the paper and its releases:
 
     make bench METHOD=dualprompt                        # last accuracy 50.1 given, 29.7 hidden
 
-Legend: B batch, C classes, E embedding, D width, L layers with a prompt, T tasks, P prompt length.
+Odd axes: L layers with a prompt, P prompt length.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from benchmark.stream import Budget, Label, Task
 from methods.base import Batch, IncrementalMethod
 from methods.l2p import select_prompts
 from methods.parts.backbones import Backbone
+from methods.parts.checks import at_least
 
 PRESETS = {
     "official": {
@@ -117,8 +118,7 @@ class DualPrompt(IncrementalMethod):
         copy: bool = True,
     ) -> None:
         super().__init__()
-        if min(g_length, e_length) < 1:
-            raise ValueError(f"g_length {g_length}, e_length {e_length}: need at least 1")
+        at_least(1, g_length=g_length, e_length=e_length)
         if set(layer_numbers(g_layers)) & set(layer_numbers(e_layers)):
             raise ValueError(f"g_layers {g_layers!r} and e_layers {e_layers!r}: a layer has one kind of prompt")
         self.g_length, self.e_length, self.g_layers, self.e_layers = g_length, e_length, g_layers, e_layers
@@ -174,14 +174,15 @@ class DualPrompt(IncrementalMethod):
         cosine_B = F.cosine_similarity(self.query(images_BCHW), self.keys[-1], dim=-1)
         return self.local_cross_entropy(image_BE, batch) - self.pull * cosine_B.mean()
 
-    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None) -> Tensor:
+    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None, route: Tensor | None = None) -> Tensor:
+        """With its own E-prompt for a learned task, else with that of the route or of the nearest key."""
         if not self.tasks:
             return super().scores(batch, labels, task)
         images_BCHW = self.views(batch["image"], self.training)
         if task is not None and task.index < len(self.tasks):
             image_BE = self.prompted(images_BCHW, self.own[task.index].unsqueeze(2), None)
         else:
-            tasks_B = self.nearest(self.query(images_BCHW))
+            tasks_B = self.nearest(self.query(images_BCHW)) if route is None else route
             image_BE = self.prompted(images_BCHW, torch.stack(list(self.own), dim=2), tasks_B)
         return self.backbone.logits(image_BE, self.backbone.class_features(labels))
 

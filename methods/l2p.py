@@ -23,7 +23,7 @@ Deviations from the paper and its releases:
 
     make bench METHOD=l2p                               # last accuracy 46.4 given, 24.2 hidden
 
-Legend: B batch, E embedding, D width, M pool, k chosen, N tokens.
+Odd axes: M pool, k chosen, P prompt length.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from benchmark.stream import Task
 from methods.base import Batch, IncrementalMethod
+from methods.parts.checks import at_least, within
 
 PRESETS = {
     "official": {
@@ -85,8 +86,8 @@ class L2P(IncrementalMethod):
 
     def __init__(self, pool: int = 10, length: int = 5, top_k: int = 5, pull: float = 0.1, init: float = 1.0) -> None:
         super().__init__()
-        if not 1 <= top_k <= pool or length < 1:
-            raise ValueError(f"pool {pool}, top_k {top_k}, length {length}: need 1 <= top_k <= pool and length >= 1")
+        at_least(1, pool=pool, length=length)
+        within(1, pool, top_k=top_k)
         self.pool, self.length, self.top_k, self.pull, self.init = pool, length, top_k, pull, init
 
     def begin_task(self, task: Task) -> None:

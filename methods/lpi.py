@@ -33,16 +33,14 @@ context of 48 tokens 16 cut captions off. ``gain`` is 10, for 1: the release tra
 at the common rate Adam hardly moves them from N(0, 0.5^2) within the common number of steps. The released alignment
 is not normalised and explodes at rates much higher still; ``alignment=normalised`` is bounded.
 
-Legend: B batch, N tokens, P prompts, D width, E embedding, C classes, Q class prompts,
-L layers with prompts, r rank, T tasks, K centres.
+Odd axes: L layers with prompts, P prompts, K centres.
 
     make bench METHOD=lpi STREAM=phantom_retrieval6     # last mean recall 18.6 given, 9.1 hidden
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -51,8 +49,23 @@ from torch import Tensor, nn
 from benchmark.stream import Budget, Label, Task
 from methods.base import Batch, IncrementalMethod, fused
 from methods.parts import router as routers
-from methods.parts.backbones import Backbone, TextTower
-from methods.parts.prompting import class_prompts, norm_before, prompted, with_room
+from methods.parts.backbones import Backbone
+from methods.parts.checks import above, at_least, one_of, within
+from methods.parts.class_texts import ClassPrompts, ClassTexts
+from methods.parts.clustering import k_means
+from methods.parts.low_rank_prompts import (
+    PromptFactors,
+    PromptInteraction,
+    alignment_loss,
+    compose_prompts,
+    composed,
+    interact,
+    mixed_behind_the_first,
+    task_contrast,
+)
+from methods.parts.prompting import PromptedTowers
+
+__all__ = ["LPI", "alignment_loss", "compose_prompts", "interact", "nearest_task", "task_contrast"]
 
 PRESETS = {
     "official": {
@@ -67,144 +80,18 @@ PRESETS = {
         "method": {"prompts": 16, "rank": 4, "layers": 9, "prompt_depth": 1, "gain": 1.0},
     }
 }
-MODALITIES = ("image", "text")
-TEMPERATURES = {"released": 0.001, "plain": 0.1}
-CHOICES = {
-    "interaction": ("none", "prompts"),
-    "alignment": ("released", "normalised"),
-    "task_loss": tuple(TEMPERATURES),
-}
+TEMPERATURES = {"released": 0.001, "plain": 0.1}  # of L_task
 
 
-# ---- the equations --------------------------------------------------------------------------------------------------
-
-
-def compose_prompts(shared: Tensor, tokens: Tensor, features: Tensor) -> Tensor:
-    """(..., L, P, D) prompts of all layers: 1/r sum_k A[l,k] B[p,k] C[d,k].
+def nearest_task(features: Tensor, centres: Tensor, *others: tuple[Tensor, Tensor]) -> Tensor:
+    """(B,) the task whose nearest centre is nearest in L1; of several modalities by the sum of their distances.
 
     Args:
-        shared: A (..., L, r), common to both modalities. tokens: B (..., P, r). features: C (..., D, r).
+        features: (B, E). centres: (T, K, E). others: the same of further modalities of the items.
     """
-    return torch.einsum("...lk,...pk,...dk->...lpd", shared, tokens, features) / shared.shape[-1]
-
-
-def alignment_loss(visual: Tensor, textual: Tensor, form: str = "released", weight: float = 0.1) -> Tensor:
-    """Scalar, ``weight`` included: layer l of one modality is to match layer l of the other.
-
-    Args:
-        visual: V (L, P, D_v), or its mean over D (L, P). textual: T (L, P, D_t), or its mean (L, P).
-        form: released, G = v t^T / 0.01^2; normalised, G = 100 v t^T with rows of length 1.
-    """
-    visual_LP, textual_LP = (x.mean(dim=-1) if x.dim() == 3 else x for x in (visual, textual))
-    if form == "normalised":
-        visual_LP, textual_LP = (F.normalize(x, dim=-1) / 0.1 for x in (visual_LP, textual_LP))
-    else:
-        visual_LP, textual_LP = visual_LP / 0.01, textual_LP / 0.01
-    G_LL = visual_LP @ textual_LP.mT
-    diagonal_L = torch.arange(len(G_LL), device=G_LL.device)
-    return weight * (F.cross_entropy(G_LL, diagonal_L) + F.cross_entropy(G_LL.mT, diagonal_L)) / 2
-
-
-def task_contrast(
-    prompts: Tensor, related: Tensor, temperature: float = 0.001, form: str = "released", guard: bool = True
-) -> Tensor:
-    """h(X), a scalar: the prompts of related tasks are to be alike, those of unrelated ones not.
-
-    Args:
-        prompts: X (T, ...), a task's prompts a row. related: (T, T), bool or 0 and 1, a task is related to itself.
-        form: released, the logistic function twice; plain, BCE(cos / temperature).
-        guard: a task related to all others has no part from unrelated ones; without it the value is NaN.
-    """
-    unit_TD = F.normalize(prompts.flatten(1), dim=-1)
-    logits_TT, related_TT = unit_TD @ unit_TD.mT / temperature, related.bool()
-    if form == "released":
-        logits_TT = logits_TT.sigmoid().masked_fill(torch.eye(len(unit_TD), dtype=torch.bool, device=prompts.device), 1)
-    loss_TT = F.binary_cross_entropy_with_logits(logits_TT, related_TT.to(logits_TT), reduction="none")
-    h_T = torch.zeros_like(logits_TT[0])
-    for chosen_TT in (related_TT, ~related_TT):
-        count_T = chosen_TT.sum(dim=1)
-        h_T = h_T + torch.where(chosen_TT, loss_TT, 0).sum(dim=1) / (count_T.clamp_min(1) if guard else count_T)
-    return h_T.mean()
-
-
-def interact(
-    visual: Tensor, textual: Tensor, factors: Mapping[str, Tensor], mix: float = 0.1, layer: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Both modalities' prompts with a share of each other, (visual, textual); both from the old values.
-
-    Args:
-        visual: (..., P, D_v). textual: (..., P, D_t).
-        factors: ``dim_1_v2t`` a (L, r), ``dim_2_v2t`` b (D_v + 1, r), ``dim_3_v2t`` c (D_t, r), ``*_t2v`` likewise, and
-            ``weight`` and ``bias`` of ``visual_norm`` and ``textual_norm``: what :class:`Interaction` names so.
-        layer: whose row of a acts; None: row l on the prompts of layer l, visual and textual (..., L, P, D).
-    """
-
-    def mixed(own: Tensor, other: Tensor, way: str, norm: str) -> Tensor:
-        a_Lr, b_Dr, c_Dr = (factors[f"dim_{i}_{way}"] for i in (1, 2, 3))
-        a_Lr = a_Lr if layer is None else a_Lr[layer]
-        W = torch.einsum("...k,ik,jk->...ij", a_Lr, b_Dr, c_Dr) / a_Lr.shape[-1]
-        blend = (1 - mix) * own + mix * (other @ W[..., :-1, :] + W[..., -1:, :])
-        return F.layer_norm(blend, own.shape[-1:], factors[f"{norm}.weight"], factors[f"{norm}.bias"])
-
-    return mixed(visual, textual, "t2v", "visual_norm"), mixed(textual, visual, "v2t", "textual_norm")
-
-
-def task_distances(features: Tensor, centres: Tensor) -> Tensor:
-    """(B, T) the L1 distance of each feature (B, E) to the nearest of each task's centres (T, K, E)."""
-    return torch.cdist(features, centres.flatten(0, 1), p=1).unflatten(1, centres.shape[:2]).amin(dim=2)
-
-
-def nearest_task(features: Tensor, centres: Tensor) -> Tensor:
-    """(B,) the task whose nearest centre is nearest in L1. features: (B, E). centres: (T, K, E)."""
-    return task_distances(features, centres).argmin(dim=1)
-
-
-def k_means(features: Tensor, centres: int, steps: int = 100) -> Tensor:
-    """(K, E) centres of features (N, E): k-means++ from a fixed seed, then Lloyd's steps, in double precision."""
-    x_NE, generator = features.double().cpu(), torch.Generator().manual_seed(0)
-    m_KE, nearest_N = x_NE[:0], torch.ones(len(x_NE), dtype=x_NE.dtype)
-    for _ in range(centres):
-        chosen = torch.multinomial(nearest_N + 1e-12, 1, generator=generator)  # with fewer points than centres: again
-        m_KE = torch.cat([m_KE, x_NE[chosen]])
-        nearest_N = torch.cdist(x_NE, m_KE).square().amin(dim=1)
-    for _ in range(steps):
-        own_NK = F.one_hot(torch.cdist(x_NE, m_KE).argmin(dim=1), centres).to(x_NE)
-        count_K1 = own_NK.sum(dim=0)[:, None]
-        moved_KE = torch.where(count_K1 > 0, own_NK.mT @ x_NE / count_K1.clamp_min(1), m_KE)
-        if torch.equal(moved_KE, m_KE):
-            break
-        m_KE = moved_KE
-    return m_KE.to(features)
-
-
-# ---- the parameters of a task ---------------------------------------------------------------------------------------
-
-
-class Factors(nn.Module):
-    """The factors of one task's prompts, named as in the official code."""
-
-    def __init__(self, layers: int, prompts: int, rank: int, visual: int, textual: int, init: float) -> None:
-        super().__init__()
-        rows = {"dim_1_share": layers, "dim_2_visual": prompts, "dim_2_textual": prompts}
-        for name, count in (rows | {"dim_3_visual": visual, "dim_3_textual": textual}).items():
-            self.register_parameter(name, nn.Parameter(init * torch.randn(count, rank)))
-
-
-class Interaction(nn.Module):
-    """The interaction module of one task; its own factors for each direction, the norms shared by the layers."""
-
-    def __init__(self, layers: int, rank: int, visual: int, textual: int) -> None:
-        super().__init__()
-        for way, (source, target) in {"v2t": (visual, textual), "t2v": (textual, visual)}.items():
-            for i, count in enumerate((layers, source + 1, target), start=1):
-                bound = rank**-0.5  # Kaiming with a = sqrt 5
-                self.register_parameter(
-                    f"dim_{i}_{way}", nn.Parameter(torch.empty(count, rank).uniform_(-bound, bound))
-                )
-        self.visual_norm, self.textual_norm = nn.LayerNorm(visual), nn.LayerNorm(textual)
-
-
-# ---- the method -----------------------------------------------------------------------------------------------------
+    pairs = (features, centres), *others
+    each_BT = [torch.cdist(z_BE, m.flatten(0, 1), p=1).unflatten(1, m.shape[:2]).amin(dim=2) for z_BE, m in pairs]
+    return torch.stack(each_BT).sum(dim=0).argmin(dim=1)
 
 
 class LPI(IncrementalMethod):
@@ -247,19 +134,14 @@ class LPI(IncrementalMethod):
         centres: int = 5,
     ) -> None:
         super().__init__()
-        if min(prompts, rank, centres) < 1 or not 1 <= prompt_depth <= layers:
-            raise ValueError(
-                f"prompts {prompts}, rank {rank}, centres {centres}, prompt_depth {prompt_depth}, layers {layers}: "
-                "need at least 1 each, and prompt_depth <= layers"
-            )
-        if not 0 <= related_quantile <= 1 or min(align_weight, task_weight, init) < 0 or gain <= 0:
-            raise ValueError(
-                "related_quantile must be in [0, 1], align_weight, task_weight and init at least 0, gain positive"
-            )
-        chosen = {"interaction": interaction, "alignment": alignment, "task_loss": task_loss}
-        for name, value in chosen.items():
-            if value not in CHOICES[name]:
-                raise ValueError(f"{name} {value!r}: choose from {', '.join(CHOICES[name])}")
+        at_least(1, prompts=prompts, rank=rank, centres=centres)
+        within(1, layers, prompt_depth=prompt_depth)
+        within(0, 1, related_quantile=related_quantile)
+        at_least(0, align_weight=align_weight, task_weight=task_weight, init=init)
+        above(0, gain=gain)
+        one_of(("none", "prompts"), interaction=interaction)
+        one_of(("released", "normalised"), alignment=alignment)
+        one_of(TEMPERATURES, task_loss=task_loss)
         if task_similarity is not None and any(len(row) != len(task_similarity) for row in task_similarity):
             raise ValueError("task_similarity: need a square matrix, a list of its rows")
         self.prompts, self.rank, self.layers, self.prompt_depth = prompts, rank, layers, prompt_depth
@@ -268,39 +150,27 @@ class LPI(IncrementalMethod):
         self.related_quantile, self.task_similarity, self.threshold = related_quantile, task_similarity, threshold
         self.centres = centres
         self.factors, self.interactions = nn.ModuleList(), nn.ModuleList()
-        self._forget()
+        self._related: Tensor | None = None
 
     def attach(self, backbone: Backbone, budget: Budget) -> None:
-        if not isinstance(backbone.text, TextTower):
-            kind = type(backbone.text).__name__
-            raise ValueError(f"lpi: backbone {backbone.name!r} has a text encoder, {kind}, that takes no prompts")
-        context = len(backbone.text.positional_embedding)
-        if self.prompts + 3 > context:
-            raise ValueError(f"lpi: {self.prompts} prompts leave no room for words in a context of {context} tokens")
         super().attach(backbone, budget)
-        self.dummy = int(backbone.tokenizer(["X X X"])[0, 1])
+        self.towers = PromptedTowers(backbone, self.prompts, self.prompt_depth)
+        self.texts = ClassTexts(backbone, self.towers.with_room)
 
     # ---- growing and learning -------------------------------------------------------------------------------------
-
-    def _forget(self) -> None:
-        """Drop what can be computed anew: the current task's class prompts, which tasks are related, class features."""
-        self._current: tuple[Tensor, Tensor, Tensor] | None = None
-        self._related: Tensor | None = None
-        self._texts: dict[tuple[Any, ...], Tensor] = {}
 
     def begin_task(self, task: Task) -> None:
         if self.task_similarity is not None and task.index >= len(self.task_similarity):
             raise ValueError(f"task_similarity has {len(self.task_similarity)} rows, none for task {task.index}")
         super().begin_task(task)
-        self._forget()
-        text: Any = self.backbone.text
-        widths = self.backbone.width, text.positional_embedding.shape[1]
+        self._related = None
         self.factors.requires_grad_(False)
         self.interactions.requires_grad_(False)
-        factors = Factors(self.layers, self.prompts, self.rank, *widths, self.init / self.gain)
+        factors = PromptFactors(self.layers, self.prompts, self.rank, *self.towers.widths, self.init / self.gain)
         self.factors.append(factors.to(self.device))
         if self.interaction == "prompts":
-            self.interactions.append(Interaction(self.prompt_depth, self.rank, *widths).to(self.device))
+            interaction = PromptInteraction(self.prompt_depth, self.rank, *self.towers.widths)
+            self.interactions.append(interaction.to(self.device))
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         return [p for modules in (self.factors, self.interactions) for p in (modules[-1:]).parameters()]
@@ -310,25 +180,21 @@ class LPI(IncrementalMethod):
         if self.tasks[-1].kind != "classification":
             return super().objective(batch, image_BE, text_BE)
         assert image_BE is not None
-        if self._current is None or self._current[0].device != self.device:
-            labels = sorted(self.tasks[-1].labels, key=lambda label: label.id)
-            ids_C = torch.tensor([label.id for label in labels], device=self.device)
-            self._current = *self._tokens(labels), ids_C
-        tokens_QN, average_CQ, ids_C = self._current
-        logits_BC = self.backbone.logits(image_BE, self._read(tokens_QN, average_CQ, len(self.tasks) - 1)).float()
-        return F.cross_entropy(logits_BC, torch.searchsorted(ids_C, batch["label"]))
+        prompts = self.texts.to_learn(self.tasks[-1].labels)
+        logits_BC = self.backbone.logits(image_BE, self._read(prompts, len(self.tasks) - 1)).float()
+        return F.cross_entropy(logits_BC, torch.searchsorted(prompts.ids_C, batch["label"]))
 
     def penalty(self) -> Tensor:
         """L_align + L_task on the prompts as composed, before any interaction."""
         with torch.autocast(self.device.type, enabled=False):
-            now = self._composed(self.factors[-1:])
+            now = composed(self.factors[-1:], self.gain)
             loss = alignment_loss(now[0][0], now[1][0], self.alignment, self.align_weight)
             if len(self.tasks) == 1 or not self.task_weight:
                 return loss
             if self._related is None or self._related.device != self.device:
                 self._related = self.related()
             with torch.no_grad():
-                earlier = self._composed(self.factors[:-1])
+                earlier = composed(self.factors[:-1], self.gain)
             for before_TLPD, now_1LPD in zip(earlier, now, strict=True):
                 X_TLPD = torch.cat([before_TLPD, now_1LPD])
                 h = task_contrast(X_TLPD, self._related, TEMPERATURES[self.task_loss], self.task_loss)
@@ -356,128 +222,85 @@ class LPI(IncrementalMethod):
         for name, features in found.items():
             self.memory.append(f"centres_{name}", k_means(torch.cat(features), self.centres)[None])
 
-    # ---- the towers with the prompts of a task --------------------------------------------------------------------
+    # ---- the towers with the prompts of a task, -1 for none ---------------------------------------------------------
 
-    def _composed(self, tasks: Iterable[nn.Module]) -> tuple[Tensor, Tensor]:
-        """V and T of some tasks, (T, L, P, D) each, in one stack."""
-        tables = [dict(task.named_parameters()) for task in tasks]
-        f = {name: self.gain * torch.stack([table[name] for table in tables]) for name in tables[0]}
-        shared = f["dim_1_share"]
-        visual = compose_prompts(shared, f["dim_2_visual"], f["dim_3_visual"])
-        return visual, compose_prompts(shared, f["dim_2_textual"], f["dim_3_textual"])
-
-    def _prompts(self, index: int) -> tuple[Tensor, Tensor]:
+    def _prompts(self, index: int) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """V and T of a task as they act, (L, P, D) each, in full precision."""
+        if index < 0:
+            return None, None
         with torch.autocast(self.device.type, enabled=False):
-            visual, textual = (x[0] for x in self._composed(self.factors[index : index + 1]))
+            visual, textual = (x[0] for x in composed(self.factors[index : index + 1], self.gain))
             if self.interaction == "none" or self.prompt_depth == 1:
                 return visual, textual
-            visual, textual = visual[: self.prompt_depth], textual[: self.prompt_depth]
-            mixed = interact(visual, textual, dict(self.interactions[index].named_parameters()))
-            first, second = (torch.cat([old[:1], new[1:]]) for old, new in zip((visual, textual), mixed, strict=True))
-            return first, second
+            depth, interaction = self.prompt_depth, self.interactions[index]
+            return mixed_behind_the_first(visual[:depth], textual[:depth], interaction)
 
-    def _image(self, images_BCHW: Tensor, index: int) -> Tensor:
-        """(B, E) image features with the prompts of a task; -1: without."""
-        if index < 0:
-            return self.backbone.image(images_BCHW)
-        visual_LPD, tower = self._prompts(index)[0], self.backbone.image
-        first_PD = norm_before(tower)(visual_LPD[0])
-        return tower(images_BCHW, edit_tokens=prompted(first_PD, visual_LPD, self.prompt_depth, insert=True))
+    def _embed(self, batch: Batch, index: int) -> Tensor:
+        visual_LPD, textual_LPD = self._prompts(index)
+        image_BE = text_BE = None
+        if "image" in batch:
+            image_BE = self.towers.image(self.views(batch["image"], self.training), visual_LPD)
+        if "text" in batch:
+            tokens_BN = batch["text"] if index < 0 else self.towers.with_room(batch["text"])
+            text_BE = self.towers.text(tokens_BN, textual_LPD)
+        return fused(image_BE, text_BE)
 
-    def _text(self, tokens_BN: Tensor, index: int) -> Tensor:
-        """(B, E) features of texts with the prompts of a task; -1: without."""
-        if index < 0:
-            return self.backbone.text(tokens_BN)
-        return self._moved_text(with_room(tokens_BN, self.backbone.text, self.dummy, self.prompts), index)
+    def embed_image(self, batch: Batch) -> Tensor:
+        return self._embed({"image": batch["image"]}, len(self.tasks) - 1)
 
-    def _moved_text(self, tokens_BN: Tensor, index: int) -> Tensor:
-        """The features of texts that have room for the prompts."""
-        textual_LPD, tower = self._prompts(index)[1], self.backbone.text
-        first_PD = textual_LPD[0] + tower.positional_embedding[1 : 1 + self.prompts]  # type: ignore[index]
-        return tower(tokens_BN, edit_tokens=prompted(first_PD, textual_LPD, self.prompt_depth, insert=False))
+    def embed_text(self, batch: Batch) -> Tensor:
+        return self._embed({"text": batch["text"]}, len(self.tasks) - 1)
 
     def _unprompted(self, batch: Batch) -> dict[str, Tensor]:
         """Unit features of what a batch holds, without prompts; texts with the bare dummies."""
         features = {}
         with torch.autocast(self.device.type, enabled=False):
             if "image" in batch:
-                features["image"] = self.backbone.image(self.views(batch["image"], False))
+                features["image"] = self.towers.image(self.views(batch["image"], False))
             if "text" in batch:
-                tokens_BN = with_room(batch["text"], self.backbone.text, self.dummy, self.prompts)
-                features["text"] = self.backbone.text(tokens_BN)
+                features["text"] = self.towers.text(self.towers.with_room(batch["text"]))
             return {name: F.normalize(x.float(), dim=-1) for name, x in features.items()}
 
-    def embed_image(self, batch: Batch) -> Tensor:
-        return self._image(self.views(batch["image"], self.training), len(self.tasks) - 1)
-
-    def embed_text(self, batch: Batch) -> Tensor:
-        return self._text(batch["text"], len(self.tasks) - 1)
-
-    # ---- class prompts --------------------------------------------------------------------------------------------
-
-    def _tokens(self, labels: Sequence[Label]) -> tuple[Tensor, Tensor]:
-        tokens_QN, average_CQ = class_prompts(self.backbone, labels, self.dummy, self.prompts)
-        return tokens_QN.to(self.device), average_CQ.to(self.device)
-
-    def _read(self, tokens_QN: Tensor, average_CQ: Tensor, index: int) -> Tensor:
-        """(C, E) unit features of labels, made as ``Backbone.class_features`` makes them, with the task's prompts."""
-        text_QE = self._moved_text(tokens_QN, index)
-        with torch.autocast(text_QE.device.type, enabled=False):
-            return F.normalize(average_CQ @ F.normalize(text_QE.float(), dim=-1), dim=-1)
+    def _read(self, prompts: ClassPrompts, index: int) -> Tensor:
+        """(C, E) unit features of classes."""
+        return prompts.averaged(self.towers.text(prompts.tokens_QN, self._prompts(index)[1]))
 
     def _class_features(self, labels: Sequence[Label], index: int) -> Tensor:
-        """(C, E) class features to answer with, kept for as long as the task's prompts stay."""
         if index < 0 or self.tasks[index].kind != "classification":
             return self.backbone.class_features(labels)
-        modules = [self.factors[index], *self.interactions[index : index + 1]]
-        state = index, self.device, *(p._version for module in modules for p in module.parameters())
-        missing = [label for label in labels if (*state, label.prompts) not in self._texts]
-        if missing:
-            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-                features_CE = self._read(*self._tokens(missing), index)
-            self._texts |= {(*state, label.prompts): row for label, row in zip(missing, features_CE, strict=True)}
-        return torch.stack([self._texts[*state, label.prompts] for label in labels])
+        parameters = [*self.factors.parameters(), *self.interactions.parameters()]
+        return self.texts.features(labels, index, parameters, lambda prompts: self._read(prompts, index))
 
     # ---- answering ------------------------------------------------------------------------------------------------
-
-    def represent(self, batch: Batch, task: Task | None) -> Tensor:
-        """The prompts of the task, or item by item of the nearest one's; none for a task not learned yet."""
-        if task is not None:
-            return self._embedded(batch, self._index(task))
-        route_B = self.route(batch)
-        return self._embedded(batch, -1) if route_B is None else self._routed(batch, route_B)
 
     def _index(self, task: Task | None) -> int:
         return task.index if task is not None and task.index < len(self.tasks) else -1
 
-    def _embedded(self, batch: Batch, index: int) -> Tensor:
-        image_BE = self._image(self.views(batch["image"], False), index) if "image" in batch else None
-        text_BE = self._text(batch["text"], index) if "text" in batch else None
-        return fused(image_BE, text_BE)
+    def represent(self, batch: Batch, task: Task | None, route: Tensor | None = None) -> Tensor:
+        """The prompts of the task, or item by item of the nearest one's; none for a task not learned yet."""
+        route_B = self.route(batch) if task is None and route is None else route
+        if task is not None or route_B is None:
+            return self._embed(batch, self._index(task))
+        return routers.by_route(route_B, batch, lambda index, part: self._embed(part, index))
 
-    def _routed(self, batch: Batch, route_B: Tensor) -> Tensor:
-        return routers.by_route(route_B, batch, lambda index, part: self._embedded(part, index))
-
-    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None) -> Tensor:
+    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None, route: Tensor | None = None) -> Tensor:
         """With the identity hidden: the nearest task's answer, all other tasks' labels below its own."""
 
         def answer(index: int, part: Batch) -> Tensor:
-            return self.backbone.logits(self._embedded(part, index), self._class_features(labels, index))
+            return self.backbone.logits(self._embed(part, index), self._class_features(labels, index))
 
-        route_B = self.route(batch) if task is None else None
-        if route_B is None:
+        route_B = self.route(batch) if task is None and route is None else route
+        if task is not None or route_B is None:
             return answer(self._index(task), batch)
         logits_BC = routers.by_route(route_B, batch, answer)
         return routers.own_labels_first(logits_BC, route_B, labels, self.tasks, self.backbone.logit_scale.exp())
 
     def route(self, batch: Batch) -> Tensor | None:
-        """(B,) the task of the nearest centre; of an item with image and text, by the sum of its two distances."""
-        if not any(f"centres_{name}" in self.memory for name in MODALITIES):
+        """(B,) the task of the nearest centre; None before any is learned."""
+        if not any(name.startswith("centres_") for name in self.memory):
             return None
-        found = self._unprompted(batch)
-        distances = [task_distances(x_BE, self.memory[f"centres_{name}"]) for name, x_BE in found.items()]
-        return torch.stack(distances).sum(dim=0).argmin(dim=1)
+        found = [(z_BE, self.memory[f"centres_{name}"]) for name, z_BE in self._unprompted(batch).items()]
+        return nearest_task(*found[0], *found[1:])
 
     def answers_from(self, task: Task, protocol: str) -> tuple[object, ...] | None:
         """The task's own prompts, final once it has ended; the frozen model before it is learned."""

@@ -30,8 +30,7 @@ rest is what later tasks go on training.
 The official 1000 steps of 64 images are 20 epochs of 3200 images, which is what the preset says; the official rate is
 tuned per data set (1e-4 to 5e-3), the preset has the commonest.
 
-Legend: N tokens, B batch, D width, E experts (of features: the embedding), k chosen, b bottleneck, L blocks,
-P prompts, C classes.
+Odd axes: E experts (of features: the embedding), L blocks.
 
     make bench METHOD=moe_adapters                      # last accuracy 60.7 given, 42.0 hidden
 """
@@ -40,27 +39,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.stream import Label, Task
+from benchmark.stream import Budget, Label, Task
 from methods.base import Batch, IncrementalMethod
 from methods.parts import ddas, router
-from methods.parts.backbones import BesideMLP, TextTower
+from methods.parts.backbones import Backbone, BesideMLP, Tower
+from methods.parts.checks import at_least, below_one, one_of, within
+from methods.parts.class_texts import ClassPrompts, ClassTexts
 from methods.parts.ddas import select_route
 from methods.parts.mixture import (
     AdapterExpert,
     Seen,
-    TowerExperts,
     balance_loss,
     favourites,
+    frozen_share,
+    mixture_beside,
     moe_block,
     noisy_top_k,
-    put_back_after,
 )
+from methods.parts.tower_experts import ExpertTowers, TowerExperts
 
 __all__ = ["AdapterExpert", "MoEAdapters", "balance_loss", "moe_block", "noisy_top_k", "select_route"]
 
@@ -88,15 +90,6 @@ PRESETS = {
         "method": {"experts": 2, "top_k": 2, "freeze_top": 0, "label_smoothing": 0.0, "shared_router": True},
     },
 }
-SELECTORS = ("router", "ddas_sample", "ddas_batch", "oracle")
-
-
-class Prompts(NamedTuple):
-    """The prompts of some labels as the text tower wants them."""
-
-    tokens_PN: Tensor
-    ends_P: Tensor  # position of the token that is pooled
-    average_CP: Tensor  # takes the mean over each label's prompts
 
 
 class MoEAdapters(IncrementalMethod):
@@ -137,85 +130,63 @@ class MoEAdapters(IncrementalMethod):
         shared_router: bool = False,
     ) -> None:
         super().__init__()
-        if not 1 <= top_k <= experts or bottleneck < 1 or freeze_top < 0:
-            raise ValueError(
-                f"top_k {top_k}, experts {experts}, bottleneck {bottleneck}, freeze_top {freeze_top}: "
-                "need 1 <= top_k <= experts, bottleneck >= 1, freeze_top >= 0"
-            )
-        if not 0 <= dropout < 1 or not 0 <= label_smoothing < 1 or balance_weight < 0:
-            raise ValueError("dropout and label_smoothing must be in [0, 1), balance_weight at least 0")
-        choices = {"router_token": ("first", "eot"), "selector": SELECTORS, "features": ("clip", "alexnet")}
-        chosen = {"router_token": router_token, "selector": selector, "features": features}
-        for name, value in chosen.items():
-            if value not in choices[name]:
-                raise ValueError(f"{name} {value!r}: choose from {', '.join(choices[name])}")
+        at_least(1, experts=experts, bottleneck=bottleneck)
+        within(1, experts, top_k=top_k)
+        at_least(0, freeze_top=freeze_top, balance_weight=balance_weight)
+        below_one(dropout=dropout, label_smoothing=label_smoothing)
+        one_of(("first", "eot"), router_token=router_token)
+        one_of(("router", "ddas_sample", "ddas_batch", "oracle"), selector=selector)
+        one_of(("clip", "alexnet"), features=features)
         self.experts, self.top_k, self.bottleneck = experts, top_k, bottleneck
         self.scale, self.dropout = scale, dropout
         self.freeze_top, self.label_smoothing, self.balance_weight = freeze_top, label_smoothing, balance_weight
         self.router_token, self.selector, self.features = router_token, selector, features
         self.threshold, self.shared_router = threshold, shared_router
         self.requires_task_id = selector == "oracle" and not shared_router
-        self.towers = nn.ModuleDict()
+        self.towers = ExpertTowers()
         self._alexnet: list[nn.Module] = []  # frozen, and in a list: no part of the state
         if features == "alexnet" and selector.startswith("ddas"):
             self._alexnet.append(ddas.alexnet())
-        self._forget()
-
-    def _forget(self) -> None:
-        """Drop what can be computed anew: the current task's prompts, text features under the routes."""
-        self._current: tuple[Prompts | None, Tensor] | None = None
-        self._texts: dict[tuple[int, tuple[str, ...]], Tensor] = {}
-        self._texts_of: tuple[object, ...] = ()
 
     # ---- growing and learning -------------------------------------------------------------------------------------
 
+    def attach(self, backbone: Backbone, budget: Budget) -> None:
+        super().attach(backbone, budget)
+        self.texts = ClassTexts(backbone)
+
     def begin_task(self, task: Task) -> None:
         super().begin_task(task)
-        self._forget()
-        if not self.towers:
-            layer = (self.experts, self.bottleneck, self.scale, self.dropout)
-            self.towers["image"] = TowerExperts(self.backbone.image, *layer)
-            if isinstance(self.backbone.text, TextTower):
-                self.towers["text"] = TowerExperts(self.backbone.text, *layer)
-            self.towers.train(self.training)
-        for name, tower in self._towers():
-            if not self.shared_router or not len(tower.routers):
-                tower.add_router()
-            none_LE = torch.zeros(tower.shape[0], tower.shape[2], dtype=torch.bool, device=self.device)
-            self.memory[f"count_{name}"] = none_LE.long()
-            if f"frozen_{name}" not in self.memory:
-                self.memory[f"frozen_{name}"] = none_LE
+        sizes = self.experts, self.bottleneck, self.scale, self.dropout
+        for name, tower in (("image", self.backbone.image), ("text", self.backbone.text)):
+            if not isinstance(tower, Tower):
+                continue
+            if name not in self.towers:
+                self.towers.grow(name, TowerExperts(tower, *sizes).to(self.device), self.memory)
+            if not self.shared_router or len(self.tasks) == 1:
+                self.towers[name].add_router(noise=True)
+            self.memory[f"count_{name}"] = torch.zeros_like(self.memory[f"frozen_{name}"], dtype=torch.long)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """All experts (the gradient of a frozen one is zero) and the current routers."""
-        return [p for _, tower in self._towers() for p in (*tower.stacks(), tower.routers[-1], tower.noises[-1])]
+        return self.towers.trainable()
 
-    def configure_optimizers(self) -> Any:
-        """The budget's; with weight decay, frozen experts are put back after each step."""
-        configured = super().configure_optimizers()
+    def new_optimizer(self) -> torch.optim.Optimizer:
+        """The budget's; its weight decay leaves frozen experts alone."""
+        optimizer = super().new_optimizer()
         if self.budget.weight_decay and self.freeze_top:
-            optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
-            frozen = [
-                (stack, self.memory[f"frozen_{name}"]) for name, tower in self._towers() for stack in tower.stacks()
-            ]
-            put_back_after(optimizer, frozen)
-        return configured
+            self.towers.put_back_after(optimizer, self.memory)
+        return optimizer
 
     def loss(self, batch: Batch) -> Tensor:
         """Smoothed cross-entropy over the current task's labels, texts encoded anew, plus the balance term."""
-        labels, route = sorted(self.tasks[-1].labels, key=lambda label: label.id), self._route_of(self.tasks[-1])
-        if self._current is None or self._current[1].device != self.device:
-            prompts = self._prompts(labels) if "text" in self.towers else None
-            self._current = prompts, torch.tensor([label.id for label in labels], device=self.device)
-        prompts, ids_C = self._current
+        route, prompts = self._route_of(self.tasks[-1]), self.texts.to_learn(self.tasks[-1].labels)
         seen: dict[str, Seen] = {name: [] for name in self.towers}
         image_BE = self._encode_image(self.views(batch["image"], self.training), route, seen["image"])
-        if prompts is None:
-            text_CE = self.backbone.class_features(labels)
-        else:
+        if "text" in self.towers:
             text_CE = self._encode_text(prompts, route, seen["text"])
+        else:
+            text_CE = self.backbone.class_features(sorted(self.tasks[-1].labels, key=lambda label: label.id))
         logits_BC = self.backbone.logits(image_BE, text_CE).float()
-        target_B = torch.searchsorted(ids_C, batch["label"])
+        target_B = torch.searchsorted(prompts.ids_C, batch["label"])
         loss = F.cross_entropy(logits_BC, target_B, label_smoothing=self.label_smoothing)
         for name, blocks in seen.items():
             gates_LBE, load_LE = (torch.stack(part) for part in zip(*blocks, strict=True))
@@ -243,86 +214,56 @@ class MoEAdapters(IncrementalMethod):
     @torch.no_grad()
     def _frozen_mass(self, task: Task, loader: Iterable[Batch]) -> Tensor:
         """(towers,) the share of the task's gate mass on frozen experts, over its training set and its prompts."""
-        route, shares = self._route_of(task), []
+        route = self._route_of(task)
         seen: dict[str, Seen] = {name: [] for name in self.towers}
         for batch in loader:
             self._encode_image(self.views(batch["image"], False), route, seen["image"])
         if "text" in self.towers:
-            self._encode_text(self._prompts(task.labels), route, seen["text"])
-        for name, blocks in seen.items():
-            frozen_LE = self.memory[f"frozen_{name}"]
-            mass_LE = torch.stack([gates.sum(dim=0) for gates, _ in blocks]).unflatten(0, (-1, len(frozen_LE))).sum(0)
-            shares.append((mass_LE * frozen_LE).sum() / mass_LE.sum())
-        return torch.stack(shares)
+            self._encode_text(self.texts.prompts(task.labels), route, seen["text"])
+        return torch.stack([frozen_share(blocks, self.memory[f"frozen_{name}"]) for name, blocks in seen.items()])
 
-    # ---- the towers under a route ---------------------------------------------------------------------------------
+    # ---- the towers under a route, -1 for plain CLIP ---------------------------------------------------------------
 
     def _route_of(self, task: Task | None) -> int:
-        """Whose router a known task takes; -1, plain CLIP, for one not learned yet."""
+        """Whose router a known task takes; plain CLIP for one not learned yet."""
         if self.shared_router:
             return 0 if self.tasks else -1
         return task.index if task is not None and task.index < len(self.tasks) else -1
 
-    def _towers(self) -> list[tuple[str, TowerExperts]]:
-        return [(name, cast(TowerExperts, tower)) for name, tower in self.towers.items()]
-
     def _beside(self, name: str, route: int, token: int | Tensor, seen: Seen | None) -> BesideMLP | None:
         if route < 0:
             return None
-        return cast(TowerExperts, self.towers[name]).beside(
-            route, self.top_k, self.memory[f"frozen_{name}"], token, seen
-        )
+        tower = self.towers[name]
+        noises_LDE = tower.noises[route] if self.training else None
+        experts = tower.blocks(self.memory[f"frozen_{name}"])
+        return mixture_beside(experts, tower.routers[route], noises_LDE, self.top_k, token, seen)
 
     def _encode_image(self, images_BCHW: Tensor, route: int, seen: Seen | None = None) -> Tensor:
         return self.backbone.image(images_BCHW, beside_mlp=self._beside("image", route, 0, seen))
 
-    def _prompts(self, labels: Sequence[Label]) -> Prompts:
+    def _encode_text(self, prompts: ClassPrompts, route: int, seen: Seen | None = None) -> Tensor:
+        """(C, E) unit text features of classes."""
         text: Any = self.backbone.text
-        tokens_PN = self.backbone.tokenizer([prompt for label in labels for prompt in label.prompts])
-        ends_P = torch.full((len(tokens_PN),), tokens_PN.shape[1] - 1)
-        if text.pool_type == "argmax":
-            ends_P = tokens_PN.argmax(dim=-1)
-        elif text.pool_type == "eos":
-            ends_P = (tokens_PN == text.eos_id).int().argmax(dim=-1)
-        if text.causal is not None:  # nothing sees what is behind the end
-            tokens_PN = tokens_PN[:, : int(ends_P.max()) + 1]
-        counts_C = torch.tensor([len(label.prompts) for label in labels])
-        average_CP = torch.eye(len(labels)).div(counts_C[:, None]).repeat_interleave(counts_C, dim=1)
-        return Prompts(tokens_PN.to(self.device), ends_P.to(self.device), average_CP.to(self.device))
-
-    def _encode_text(self, prompts: Prompts, route: int, seen: Seen | None = None) -> Tensor:
-        """(C, E) unit text features of labels under a route, made as ``Backbone.class_features`` makes them."""
-        token = prompts.ends_P if self.router_token == "eot" else 0
-        text_PE = self.backbone.text(prompts.tokens_PN, beside_mlp=self._beside("text", route, token, seen))
-        with torch.autocast(text_PE.device.type, enabled=False):
-            return F.normalize(prompts.average_CP @ F.normalize(text_PE.float(), dim=-1), dim=-1)
+        token = text.ends(prompts.tokens_QN) if self.router_token == "eot" else 0
+        return prompts.averaged(text(prompts.tokens_QN, beside_mlp=self._beside("text", route, token, seen)))
 
     def _class_features(self, labels: Sequence[Label], route: int) -> Tensor:
-        """(C, E) unit text features under a route, kept for as long as the text tower's experts stay."""
         if route < 0 or "text" not in self.towers:
             return self.backbone.class_features(labels)
-        state = (self.device, *(parameter._version for parameter in self.towers["text"].parameters()))
-        if state != self._texts_of:
-            self._texts, self._texts_of = {}, state
-        missing = [label for label in labels if (route, label.prompts) not in self._texts]
-        if missing:
-            with torch.autocast(self.device.type, enabled=False):
-                features_CE = self._encode_text(self._prompts(missing), route).detach()
-            for label, feature_E in zip(missing, features_CE, strict=True):
-                self._texts[route, label.prompts] = feature_E
-        return torch.stack([self._texts[route, label.prompts] for label in labels])
+        experts = self.towers["text"].parameters()
+        return self.texts.features(labels, route, experts, lambda prompts: self._encode_text(prompts, route))
 
     # ---- answering ------------------------------------------------------------------------------------------------
 
-    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None) -> Tensor:
+    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None, route: Tensor | None = None) -> Tensor:
         images_BCHW = self.views(batch["image"], False)
         if task is not None or self.shared_router or not self.tasks:
             return self._answers(images_BCHW, labels, self._route_of(task))
-        route_B = self.route(batch)
+        route_B = self.route(batch) if route is None else route
         if route_B is None:  # selector=oracle: no answer without the identity
             return torch.full((len(images_BCHW), len(labels)), torch.nan, device=self.device)
         logits_BC = router.by_route(
-            route_B, {"image": images_BCHW}, lambda route, part: self._answers(part["image"], labels, route).float()
+            route_B, {"image": images_BCHW}, lambda index, part: self._answers(part["image"], labels, index).float()
         )
         return router.own_labels_first(logits_BC, route_B, labels, self.tasks, self.backbone.logit_scale.exp())
 
@@ -340,15 +281,12 @@ class MoEAdapters(IncrementalMethod):
         return ddas.select(self.memory, u_BF, threshold, whole_batch=self.selector == "ddas_batch")
 
     def _selector_input(self, image: Tensor) -> Tensor:
-        """uint8 images -> u (B, F): squashed frozen features; CLIP's are scaled to components of size 1."""
-        with torch.autocast(self.device.type, enabled=False):  # as in learning
+        """uint8 images -> u (B, F), in full precision as in learning."""
+        with torch.autocast(self.device.type, enabled=False):
             images_BCHW = self.views(image, False)
             if self.features == "clip":
-                features_BF = F.normalize(self._encode_image(images_BCHW, -1).float(), dim=-1)
-                return (features_BF * math.sqrt(features_BF.shape[1])).sigmoid()
-            alexnet = self._alexnet[0] = self._alexnet[0].to(self.device)
-            resized = F.interpolate(images_BCHW, size=(224, 224), mode="bicubic", align_corners=False, antialias=True)
-            return alexnet(resized).flatten(1).sigmoid()
+                return ddas.of_clip(self._encode_image(images_BCHW, -1))
+            return ddas.of_alexnet(self._alexnet[0].to(self.device), images_BCHW)
 
     def answers_from(self, task: Task, protocol: str) -> tuple[object, ...] | None:
         """Later tasks train the experts that are not frozen; before a task is learned it is plain CLIP that answers."""

@@ -39,6 +39,17 @@ def above(low: float, **values: float) -> None:
             raise ValueError(f"{name} {value}: must be above {low}")
 
 
+def within(low: float, high: float, **values: float) -> None:
+    """Every value is in [low, high].
+
+    Raises:
+        ValueError: ``top_k 5: must be in [1, 4]``.
+    """
+    for name, value in values.items():
+        if not low <= value <= high:
+            raise ValueError(f"{name} {value}: must be in [{low}, {high}]")
+
+
 def below_one(**values: float) -> None:
     """Every value is in [0, 1): a rate of dropout, of smoothing.
 

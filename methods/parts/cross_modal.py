@@ -1,42 +1,34 @@
 """Adapters that join towers: mixtures of experts beside the MLP, in which one modality attends to the other.
 
 The towers run block by block in lock step, their last blocks paired (of 4 and 2 blocks the third with the first); a
-block without a partner, or a tower that runs alone, has the same adapters without attention to another one. The
-experts of a tower are stacked over blocks and experts, and only the k that a sample chose are computed.
+block without a partner, or a tower that runs alone, has the same adapters without attention to another one. Only the k
+experts that a sample chose are computed.
 
-Legend: M modalities, N tokens, B batch, D width, E experts (of features: the embedding), k chosen, r bottleneck,
-L blocks.
+Odd axes: M modalities, E experts (of features: the embedding), k chosen, r bottleneck, L blocks.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from methods.parts.backbones import TextTower, Tower
-from methods.parts.mixture import Stack, like, noisy_top_k
+from methods.parts.memory import Memory
+from methods.parts.mixture import Stack, gathered, noisy_top_k, per_block
+from methods.parts.tower_experts import ExpertTowers
 
-
-class Factors(NamedTuple):
-    """All that the adapters of a tower are made of, stacked over blocks; ``router`` takes the tower's own token."""
-
-    down: Tensor  # (L, E, r, D)
-    down_bias: Tensor  # (L, E, r)
-    up: Tensor  # (L, E, D, r)
-    up_bias: Tensor  # (L, E, D)
-    router: Tensor  # (L, D, E)
+Gates = Mapping[str, list[Tensor]]  # by tower, (B, E) of every block of one forward pass
+TEACHER = ("down", "down_bias", "up", "up_bias", "router")
 
 
 class Mixing(NamedTuple):
     """How the experts are mixed; ``noise`` is the router's, as it acts: 0 at evaluation."""
 
     top_k: int
-    scale: float
     attend: bool  # C
     normed: bool  # experts and router read what the MLP reads
     noise: float
@@ -65,14 +57,10 @@ def cross_adapter(
     logits_BE = _logits(hidden, routers, tokens or [0] * len(hidden))
     gates_BE, _ = noisy_top_k(logits_BE if eps is None else logits_BE + eps, logits_BE, k)
     gates_Bk, chosen_Bk = gates_BE.topk(min(k, gates_BE.shape[-1]), dim=-1)
-
-    def gathered(rows: Tensor) -> Tensor:
-        """(E, p, q) -> (B, k p, q). An embedding's backward adds rows up fast and, on a GPU, in a fixed order."""
-        return F.embedding(chosen_Bk, rows.flatten(1)).unflatten(-1, rows.shape[1:]).flatten(1, 2)
-
     z_MBkNr, deltas = [], []
     for h_BND, expert in zip(hidden, experts, strict=True):
-        z = torch.baddbmm(gathered(expert.down_bias_Eb[:, :, None]).mT, h_BND, gathered(expert.down_EbD).mT)
+        bias_B1kr = gathered(expert.down_bias_Eb[:, :, None], chosen_Bk).mT
+        z = torch.baddbmm(bias_B1kr, h_BND, gathered(expert.down_EbD, chosen_Bk).mT)
         z_MBkNr.append(z.unflatten(-1, (chosen_Bk.shape[1], -1)).transpose(1, 2))
     for m, (expert, z_BkNr) in enumerate(zip(experts, z_MBkNr, strict=True)):
         mixed = z_BkNr
@@ -81,7 +69,7 @@ def cross_adapter(
             mixed = mixed + F.scaled_dot_product_attention(z_BkNr, others_BkNr, others_BkNr, _mask(z_MBkNr, masks, m))
         weighted_BNkr = (mixed.relu() * gates_Bk[:, :, None, None]).transpose(1, 2).flatten(2)
         bias_B1D = (gates_BE @ expert.up_bias_ED)[:, None]
-        deltas.append(expert.scale * torch.baddbmm(bias_B1D, weighted_BNkr, gathered(expert.up_EDb.mT)))
+        deltas.append(expert.scale * torch.baddbmm(bias_B1D, weighted_BNkr, gathered(expert.up_EDb.mT, chosen_Bk)))
     return deltas, gates_BE
 
 
@@ -105,71 +93,45 @@ def _mask(z_MBkNr: Sequence[Tensor], masks: Sequence[Tensor | None] | None, m: i
     return torch.cat(rows, dim=1)[:, None, None]
 
 
-class TowerAdapters(nn.Module):
-    """The experts of all blocks of one tower, zero at first, and the tower's share of every router."""
+class Joined(NamedTuple):
+    """A tower that takes part in a forward pass, its input and its adapters."""
 
-    def __init__(self, tower: Tower, experts: int, bottleneck: int) -> None:
-        super().__init__()
-        layers, width = len(tower.blocks), tower.blocks[0].norm1.normalized_shape[0]
-        bound = 1 / math.sqrt(width)
-        self.down = nn.Parameter(torch.empty(layers, experts, bottleneck, width).uniform_(-bound, bound))
-        self.down_bias = nn.Parameter(torch.zeros(layers, experts, bottleneck))
-        self.up = nn.Parameter(torch.zeros(layers, experts, width, bottleneck))
-        self.up_bias = nn.Parameter(torch.zeros(layers, experts, width))
-        self.routers = nn.ParameterList()
-
-    def add_router(self) -> None:
-        """A router of zeros; the earlier ones are done."""
-        self.routers.requires_grad_(False)
-        layers, experts, _, width = self.down.shape
-        self.routers.append(nn.Parameter(torch.zeros(layers, width, experts, device=self.down.device)))
-
-    def stacks(self) -> list[nn.Parameter]:
-        return [self.down, self.down_bias, self.up, self.up_bias]
-
-    def factors(self, route: int, frozen_LE: Tensor) -> Factors:
-        """Live factors under one router; the gradient of a frozen expert is exactly zero."""
-        stacks: list[Tensor] = list(self.stacks())
-        if torch.is_grad_enabled():
-            stacks = [torch.where(like(frozen_LE, stack), stack.detach(), stack) for stack in stacks]
-        return Factors._make([*stacks, self.routers[route]])
+    tower: Tower
+    given: Tensor  # normalised images or token ids
+    experts: Sequence[Stack]  # of each block
+    router_LDE: Tensor  # the tower's share
 
 
-def in_step(
-    towers: Sequence[Tower],
-    inputs: Sequence[Tensor],
-    factors: Sequence[Factors],
-    mixing: Mixing,
-    seen: Sequence[list[Tensor]] | None = None,
-) -> list[Tensor]:
+def in_step(joined: Sequence[Joined], mixing: Mixing, seen: Sequence[list[Tensor]] | None = None) -> list[Tensor]:
     """Features (B, E) of each tower, all run block by block, the last blocks paired.
 
     Args:
-        inputs: normalised images or token ids. seen: takes the gates (B, E) of every block, a list per tower.
+        seen: takes the gates (B, E) of every block, a list per tower.
     """
     x, tokens, masks = [], [], []
-    for tower, given in zip(towers, inputs, strict=True):
+    for tower, given, _, _ in joined:
         x.append(tower.embed(given))
         ends_B = tower.ends(given) if isinstance(tower, TextTower) else None
         tokens.append(0 if ends_B is None else ends_B)
         positions_N = torch.arange(x[-1].shape[1], device=given.device)
         masks.append(None if ends_B is None else positions_N <= ends_B[:, None])
-    blocks = [list(map(Factors._make, zip(*(part.unbind(0) for part in own), strict=True))) for own in factors]
-    depth = max(len(tower.blocks) for tower in towers)
+    routers_DE = [part.router_LDE.unbind(0) for part in joined]
+    depth = max(len(part.experts) for part in joined)
     for step in range(depth):
-        acting = [m for m, tower in enumerate(towers) if step >= depth - len(tower.blocks)]
-        layers = {m: step - depth + len(towers[m].blocks) for m in acting}
-        here = [blocks[m][layers[m]] for m in acting]
-        h = [towers[m].attended(layers[m], x[m]) for m in acting]
+        layers = {m: step - depth + len(part.experts) for m, part in enumerate(joined)}
+        acting = [m for m, layer in layers.items() if layer >= 0]
+        h = [joined[m].tower.attended(layers[m], x[m]) for m in acting]
+        read = h
+        if mixing.normed:
+            read = [joined[m].tower.blocks[layers[m]].norm2(h_BND) for m, h_BND in zip(acting, h, strict=True)]
+        routers = [routers_DE[m][layers[m]] for m in acting]
         eps_BE = None
         if mixing.noise:
-            eps_BE = mixing.noise * torch.randn(len(h[0]), here[0].router.shape[1], device=h[0].device)
+            eps_BE = mixing.noise * torch.randn(len(h[0]), routers[0].shape[1], device=h[0].device)
         deltas, gates_BE = cross_adapter(
-            [towers[m].blocks[layers[m]].norm2(h_BND) for m, h_BND in zip(acting, h, strict=True)]
-            if mixing.normed
-            else h,
-            [Stack(*block[:4], scale=mixing.scale) for block in here],
-            [block.router for block in here],
+            read,
+            [joined[m].experts[layers[m]] for m in acting],
+            routers,
             mixing.top_k,
             [tokens[m] for m in acting],
             mixing.attend,
@@ -177,10 +139,48 @@ def in_step(
             eps_BE,
         )
         for m, h_BND, delta_BND in zip(acting, h, deltas, strict=True):
-            x[m] = towers[m].transformed(layers[m], h_BND) + delta_BND
+            x[m] = joined[m].tower.transformed(layers[m], h_BND) + delta_BND
             if seen is not None:
                 seen[m].append(gates_BE)
-    return [tower.pool(x[m], inputs[m]) for m, tower in enumerate(towers)]
+    return [part.tower.pool(x[m], part.given) for m, part in enumerate(joined)]
+
+
+class JoinedTowers(ExpertTowers):
+    """The adapters of both towers, one router a tower for each route, and a copy of them as a teacher in memory."""
+
+    def encode(
+        self,
+        towers: Mapping[str, tuple[Tower, Tensor]],
+        route: int | None,
+        memory: Memory,
+        mixing: Mixing,
+        together: bool,
+        seen: Gates | None = None,
+    ) -> dict[str, Tensor]:
+        """Features (B, E) by tower, all in step or each by itself.
+
+        Args:
+            towers: each with its input. route: whose router acts; None: the teacher's, with the teacher's experts.
+        """
+        features: dict[str, Tensor] = {}
+        for names in [list(towers)] if together else [[name] for name in towers]:
+            joined = [self.joined(name, *towers[name], route, memory) for name in names]
+            gates = None if seen is None else [seen[name] for name in names]
+            features |= zip(names, in_step(joined, mixing, gates), strict=True)
+        return features
+
+    def joined(self, name: str, tower: Tower, given: Tensor, route: int | None, memory: Memory) -> Joined:
+        own = self[name]
+        if route is None:
+            *stacks, router_LDE = (memory[f"teacher_{name}_{part}"] for part in TEACHER)
+            return Joined(tower, given, per_block(stacks, own.scale), router_LDE)
+        return Joined(tower, given, own.blocks(memory[f"frozen_{name}"]), own.routers[route])
+
+    def keep_teacher(self, memory: Memory) -> None:
+        """Keep the experts and the last routers as they are now."""
+        for name in self:
+            for part, stack in zip(TEACHER, (*self[name].stacks(), self[name].routers[-1]), strict=True):
+                memory[f"teacher_{name}_{part}"] = stack
 
 
 def freeze(influence_LE: Tensor, frozen_LE: Tensor, top: int, keep: int) -> Tensor:

@@ -9,11 +9,12 @@ The reference is there for what no task has seen. The paper trains one on TinyIm
 only the threshold leads to it, and only trained auto-encoders take part (the official code has all of them compete from
 the start, untrained). Decide sample by sample: over a whole test batch of one data set the choice is nearly an oracle.
 
-Legend: B batch, F features, c code, T auto-encoders trained so far, N samples.
+Odd axes: F features, c code, T auto-encoders trained so far.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -108,6 +109,17 @@ def select(memory: Memory, u_BF: Tensor, threshold: float, whole_batch: bool) ->
     if whole_batch:
         errors_BT = errors_BT.mean(dim=0).expand_as(errors_BT)
     return select_route(F.pad(errors_BT, (1, 0), value=torch.inf), threshold)
+
+
+def of_clip(features_BE: Tensor) -> Tensor:
+    """u (B, F) from CLIP's image features, scaled to components of size 1 before they are squashed."""
+    return (F.normalize(features_BE.float(), dim=-1) * math.sqrt(features_BE.shape[1])).sigmoid()
+
+
+def of_alexnet(net: nn.Module, images_BCHW: Tensor) -> Tensor:
+    """u (B, F) from AlexNet's features of normalised images."""
+    resized = F.interpolate(images_BCHW, size=(224, 224), mode="bicubic", align_corners=False, antialias=True)
+    return net(resized).flatten(1).sigmoid()
 
 
 def alexnet() -> nn.Module:

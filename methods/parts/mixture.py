@@ -1,22 +1,21 @@
 """The layer of MoE-Adapters: adapter experts beside the MLP of every block of a tower, mixed by noisy top-k routers.
 
-The experts of a tower are stacked over blocks and experts, so a step has few operations however many experts there
-are, and the weights of the k experts that a sample chose are gathered: the others are not computed.
+The experts of a block are stacked, so a step has few operations however many experts there are, and the weights of the
+k experts that a sample chose are gathered: the others are not computed.
 
-Legend: N tokens, B batch, D width, E experts, k chosen, b bottleneck, L blocks.
+Odd axes: E experts, k chosen, b bottleneck, L blocks.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.parts.backbones import BesideMLP, Tower
+from methods.parts.backbones import BesideMLP
 
 Seen = list[tuple[Tensor, Tensor]]  # (gates, load) of every block of one forward pass
 
@@ -94,6 +93,17 @@ def stacked(experts: Sequence[AdapterExpert]) -> Stack:
     )
 
 
+def per_block(stacks: Iterable[Tensor], scale: float, dropout: float = 0.0) -> list[Stack]:
+    """The experts of each block, from the four stacks of all blocks, (L, E, ...) each."""
+    blocks = zip(*(stack.unbind(0) for stack in stacks), strict=True)
+    return [Stack._make([*block, scale, dropout]) for block in blocks]
+
+
+def gathered(rows: Tensor, chosen_Bk: Tensor) -> Tensor:
+    """(E, p, q) -> (B, k p, q). An embedding's backward adds rows up fast and, on a GPU, in a fixed order."""
+    return F.embedding(chosen_Bk, rows.flatten(1)).unflatten(-1, rows.shape[1:]).flatten(1, 2)
+
+
 def moe_block(
     h: Tensor,
     experts: Stack | Sequence[AdapterExpert],
@@ -120,16 +130,12 @@ def moe_block(
         gates_BE, load_E = noisy_top_k(clean_BE, std_BE, k, eps)
     gates_Bk, chosen_Bk = gates_BE.topk(min(k, gates_BE.shape[-1]), dim=-1)
     h_BND = h.transpose(0, 1)
-
-    def gathered(rows: Tensor) -> Tensor:
-        """(E, p, q) -> (B, k p, q). An embedding's backward adds rows up fast and, on a GPU, in a fixed order."""
-        return F.embedding(chosen_Bk, rows.flatten(1)).unflatten(-1, rows.shape[1:]).flatten(1, 2)
-
-    hidden_BNkb = torch.baddbmm(gathered(stack.down_bias_Eb[:, :, None]).mT, h_BND, gathered(stack.down_EbD).mT)
+    bias_B1kb = gathered(stack.down_bias_Eb[:, :, None], chosen_Bk).mT
+    hidden_BNkb = torch.baddbmm(bias_B1kb, h_BND, gathered(stack.down_EbD, chosen_Bk).mT)
     hidden_BNkb = F.dropout(hidden_BNkb.relu(), stack.dropout, stack.dropout > 0)
     weights_B1kb = gates_Bk.repeat_interleave(stack.down_EbD.shape[1], dim=1)[:, None]
     bias_B1D = (gates_BE @ stack.up_bias_ED)[:, None]
-    out_BND = torch.baddbmm(bias_B1D, hidden_BNkb * weights_B1kb, gathered(stack.up_EDb.mT))
+    out_BND = torch.baddbmm(bias_B1D, hidden_BNkb * weights_B1kb, gathered(stack.up_EDb.mT, chosen_Bk))
     return (stack.scale * out_BND).transpose(0, 1), gates_BE, load_E
 
 
@@ -138,70 +144,36 @@ def favourites(counts: Tensor, frozen: Tensor, top: int) -> Tensor:
     return frozen.scatter(-1, counts.topk(min(top, counts.shape[-1]), dim=-1).indices, True)
 
 
-class TowerExperts(nn.Module):
-    """The experts of all blocks of one tower, stacked, and the routers of every task."""
-
-    def __init__(self, tower: Tower, experts: int, bottleneck: int, scale: float, dropout: float) -> None:
-        super().__init__()
-        layers, width = len(tower.blocks), tower.blocks[0].norm1.normalized_shape[0]
-        bound = 1 / math.sqrt(width)  # Kaiming with a = sqrt 5
-        self.down = nn.Parameter(torch.empty(layers, experts, bottleneck, width).uniform_(-bound, bound))
-        self.down_bias = nn.Parameter(torch.zeros(layers, experts, bottleneck))
-        self.up = nn.Parameter(torch.zeros(layers, experts, width, bottleneck))
-        self.up_bias = nn.Parameter(torch.zeros(layers, experts, width))
-        self.routers, self.noises = nn.ParameterList(), nn.ParameterList()
-        self.scale, self.dropout, self.shape = scale, dropout, (layers, width, experts)
-
-    def add_router(self) -> None:
-        """A router of zeros for the next task; the earlier ones are done."""
-        self.routers.requires_grad_(False)
-        self.noises.requires_grad_(False)
-        self.routers.append(nn.Parameter(torch.zeros(self.shape, device=self.down.device)))
-        self.noises.append(nn.Parameter(torch.zeros(self.shape, device=self.down.device)))
-
-    def stacks(self) -> list[nn.Parameter]:
-        return [self.down, self.down_bias, self.up, self.up_bias]
-
-    def beside(self, route: int, k: int, frozen_LE: Tensor, token: int | Tensor, seen: Seen | None) -> BesideMLP:
-        """The hook for one forward pass; router noise and dropout in training mode, frozen experts without gradient."""
-        layers = list(zip(*(_masked(stack, frozen_LE).unbind(0) for stack in self.stacks()), strict=True))
-        routers, noises = self.routers[route].unbind(0), self.noises[route].unbind(0)
-        dropout = self.dropout if self.training else 0.0
-
-        def beside_mlp(layer: int, h_BND: Tensor) -> Tensor:
-            router_DE, noise_DE = routers[layer], noises[layer]
-            eps_BE = None
-            if self.training:
-                eps_BE = torch.randn(len(h_BND), router_DE.shape[1], device=h_BND.device, dtype=router_DE.dtype)
-            experts = Stack(*layers[layer])._replace(scale=self.scale, dropout=dropout)
-            out, gates, load = moe_block(h_BND.transpose(0, 1), experts, router_DE, noise_DE, k, eps_BE, token)
-            if seen is not None:
-                seen.append((gates, load))
-            return out.transpose(0, 1)
-
-        return beside_mlp
+def frozen_share(seen: Seen, frozen_LE: Tensor) -> Tensor:
+    """The share of the gate mass that frozen experts hold, a scalar, over the blocks of any number of passes."""
+    mass_LE = torch.stack([gates.sum(dim=0) for gates, _ in seen]).unflatten(0, (-1, len(frozen_LE))).sum(0)
+    return (mass_LE * frozen_LE).sum() / mass_LE.sum()
 
 
-def _masked(stack_LE: Tensor, frozen_LE: Tensor) -> Tensor:
-    """The stack itself, whose gradient is exactly zero where an expert is frozen."""
-    view = stack_LE.view_as(stack_LE)
-    if view.requires_grad:
-        view.register_hook(lambda grad: grad.masked_fill(like(frozen_LE, grad), 0))
-    return view
+def mixture_beside(
+    experts: Sequence[Stack],
+    routers_LDE: Tensor,
+    noises_LDE: Tensor | None,
+    k: int,
+    token: int | Tensor = 0,
+    seen: Seen | None = None,
+) -> BesideMLP:
+    """The hook for one forward pass of a tower, :func:`moe_block` beside the MLP of every block.
 
+    Args:
+        noises_LDE: None for no router noise. token: which token routes. seen: takes the gates and load of every block.
+    """
+    routers = routers_LDE.unbind(0)
+    noises = routers if noises_LDE is None else noises_LDE.unbind(0)  # read only with noise
 
-def like(mask_LE: Tensor, stack_LE: Tensor) -> Tensor:
-    """The mask with as many dimensions as the stack."""
-    return mask_LE.view(*mask_LE.shape, *[1] * (stack_LE.dim() - 2))
+    def beside_mlp(layer: int, h_BND: Tensor) -> Tensor:
+        router_DE, eps_BE = routers[layer], None
+        if noises_LDE is not None:
+            eps_BE = torch.randn(len(h_BND), router_DE.shape[1], device=h_BND.device, dtype=router_DE.dtype)
+        h_NBD = h_BND.transpose(0, 1)
+        out_NBD, gates_BE, load_E = moe_block(h_NBD, experts[layer], router_DE, noises[layer], k, eps_BE, token)
+        if seen is not None:
+            seen.append((gates_BE, load_E))
+        return out_NBD.transpose(0, 1)
 
-
-def put_back_after(optimizer: torch.optim.Optimizer, stacks: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
-    """Against weight decay: after every step the frozen experts, (stack, frozen (L, E)), are what they were."""
-    kept = [(stack, like(frozen_LE, stack), stack.detach().clone()) for stack, frozen_LE in stacks]
-
-    @torch.no_grad()
-    def put_back(*_: object) -> None:
-        for stack, mask, before in kept:
-            stack.copy_(torch.where(mask, before, stack))
-
-    optimizer.register_step_post_hook(put_back)
+    return beside_mlp

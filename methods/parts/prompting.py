@@ -1,19 +1,59 @@
 """Prompts as tokens of a tower: put behind the first token, added in later layers, with room made for them in a text.
 
-Legend: B batch, N tokens, P prompts, D width, L layers with prompts, C classes, Q class prompts.
+Odd axes: P prompts, L layers with prompts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.stream import Label
-from methods.parts.backbones import Backbone, EditTokens, Tower
+from methods.parts.backbones import Backbone, EditTokens, TextTower, Tower
+
+
+class PromptedTowers:
+    """Both towers of a CLIP with prompts as tokens: V in images, T in texts, (L, P, D) each, None for none.
+
+    Args:
+        prompts: P. depth: in how many layers they act.
+
+    Raises:
+        ValueError: the text encoder takes no tokens, or its context has no room.
+    """
+
+    def __init__(self, backbone: Backbone, prompts: int, depth: int) -> None:
+        if not isinstance(backbone.text, TextTower):
+            kind = type(backbone.text).__name__
+            raise ValueError(f"backbone {backbone.name!r} has a text encoder, {kind}, that takes no prompts")
+        context = len(backbone.text.positional_embedding)
+        if prompts + 3 > context:
+            raise ValueError(f"{prompts} prompts leave no room for words in a context of {context} tokens")
+        self.prompts, self.depth = prompts, depth
+        self.tower_of_images, self.tower_of_texts = backbone.image, backbone.text
+        self.dummy = int(backbone.tokenizer(["X X X"])[0, 1])
+        self.widths: tuple[int, int] = backbone.width, backbone.text.positional_embedding.shape[1]
+
+    def with_room(self, tokens_BN: Tensor) -> Tensor:
+        return with_room(tokens_BN, self.tower_of_texts, self.dummy, self.prompts)
+
+    def image(self, images_BCHW: Tensor, visual_LPD: Tensor | None = None) -> Tensor:
+        """(B, E) features; the first layer's prompts pass the norm that the embedding ends with."""
+        tower = self.tower_of_images
+        if visual_LPD is None:
+            return tower(images_BCHW)
+        first_PD = norm_before(tower)(visual_LPD[0])
+        return tower(images_BCHW, edit_tokens=prompted(first_PD, visual_LPD, self.depth, insert=True))
+
+    def text(self, tokens_BN: Tensor, textual_LPD: Tensor | None = None) -> Tensor:
+        """(B, E) features of texts that have room for the prompts, at whose places these stand."""
+        tower = self.tower_of_texts
+        if textual_LPD is None:
+            return tower(tokens_BN)
+        first_PD = textual_LPD[0] + tower.positional_embedding[1 : 1 + self.prompts]
+        return tower(tokens_BN, edit_tokens=prompted(first_PD, textual_LPD, self.depth, insert=False))
 
 
 def prompted(first_PD: Tensor, prompts_LPD: Tensor, depth: int, insert: bool) -> EditTokens:
@@ -43,14 +83,3 @@ def with_room(tokens_BN: Tensor, tower: Any, dummy: int, length: int) -> Tensor:
     lost_B = end_B + length >= tokens_BN.shape[1]
     last_B = torch.where(lost_B, tokens_BN.gather(1, end_B[:, None])[:, 0], moved_BN[:, -1])
     return torch.cat([moved_BN[:, :-1], last_B[:, None]], dim=1)
-
-
-def class_prompts(backbone: Backbone, labels: Sequence[Label], dummy: int, length: int) -> tuple[Tensor, Tensor]:
-    """The prompts of labels, with room, (Q, N), and what takes the mean over each label's, (C, Q); on the CPU."""
-    text: Any = backbone.text
-    tokens_QN = backbone.tokenizer([prompt for label in labels for prompt in label.prompts])
-    tokens_QN = with_room(tokens_QN, text, dummy, length)
-    if text.causal is not None:  # nothing sees what is behind the end
-        tokens_QN = tokens_QN[:, : int(text.ends(tokens_QN).max()) + 1]
-    counts_C = torch.tensor([len(label.prompts) for label in labels])
-    return tokens_QN, torch.eye(len(labels)).div(counts_C[:, None]).repeat_interleave(counts_C, dim=1)

@@ -17,8 +17,9 @@ from benchmark.stream import Budget, Task
 from methods.base import Batch, contrastive_loss, fused
 from methods.cma_moe import CMAMoE, align, cross_adapter, distil, preserve, relations
 from methods.parts.backbones import Backbone
-from methods.parts.cross_modal import Mixing, TowerAdapters, freeze, in_step
+from methods.parts.cross_modal import Joined, Mixing, freeze, in_step
 from methods.parts.mixture import AdapterExpert, Stack, moe_block, stacked
+from methods.parts.tower_experts import TowerExperts
 from tests import tiny
 
 EXACT = 1e-9
@@ -283,8 +284,8 @@ def test_the_most_influential_are_frozen_while_enough_stay_free(seed: int, exper
 # ---- towers in lock step ------------------------------------------------------------------------------------------
 
 
-def grown(backbone: Backbone, shaken: bool = True) -> list[TowerAdapters]:
-    towers = [TowerAdapters(tower, 4, 5) for tower in (backbone.image, backbone.text)]  # type: ignore[arg-type]
+def grown(backbone: Backbone, shaken: bool = True) -> list[TowerExperts]:
+    towers = [TowerExperts(tower, 4, 5, 1.0) for tower in (backbone.image, backbone.text)]  # type: ignore[arg-type]
     for seed, tower in enumerate(towers):
         tower.add_router()
         if shaken:
@@ -293,13 +294,17 @@ def grown(backbone: Backbone, shaken: bool = True) -> list[TowerAdapters]:
 
 
 @torch.no_grad()
-def run(backbone: Backbone, adapters: list[TowerAdapters], images: Tensor, tokens: Tensor, **mixing: Any) -> Any:
-    how = Mixing(**({"top_k": 2, "scale": 1.0, "attend": True, "normed": True, "noise": 0.0} | mixing))
-    none = [torch.zeros(a.down.shape[:2], dtype=torch.bool) for a in adapters]
-    factors = [a.factors(0, frozen) for a, frozen in zip(adapters, none, strict=True)]
+def run(backbone: Backbone, adapters: list[TowerExperts], images: Tensor, tokens: Tensor, **mixing: Any) -> Any:
+    how = Mixing(**({"top_k": 2, "attend": True, "normed": True, "noise": 0.0} | mixing))
     seen: list[list[Tensor]] = [[], []]
     towers: list[Any] = [backbone.image, backbone.text]
-    return in_step(towers, [images, tokens], factors, how, seen), seen
+    joined = [joint(*each) for each in zip(towers, [images, tokens], adapters, strict=True)]
+    return in_step(joined, how, seen), seen
+
+
+def joint(tower: Any, given_: Tensor, adapters: TowerExperts) -> Joined:
+    none = torch.zeros(adapters.down.shape[:2], dtype=torch.bool)
+    return Joined(tower, given_, adapters.blocks(none), adapters.routers[0])
 
 
 def pictures(count: int = 4, seed: int = 0) -> Tensor:
@@ -311,18 +316,17 @@ def test_new_adapters_are_the_frozen_towers_to_the_bit_and_one_tower_alone_is_it
     backbone, tokens = deep(), tiny.tokenize(WORDS[:4])
     (image, text), _ = run(backbone, grown(backbone, shaken=False), pictures(), tokens)
     assert torch.equal(image, backbone.image(pictures())) and torch.equal(text, backbone.text(tokens))
-    adapters, mixing = grown(backbone), Mixing(2, 1.0, True, False, 0.0)
+    adapters, mixing = grown(backbone), Mixing(2, True, False, 0.0)
     for tower, adapter, given_, at in (
         (backbone.image, adapters[0], pictures(), 0),
         (backbone.text, adapters[1], tokens, tokens.argmax(-1)),
     ):
-        factors = adapter.factors(0, torch.zeros(adapter.down.shape[:2], dtype=torch.bool))
+        part = joint(tower, given_, adapter)
 
-        def beside(layer: int, h: Tensor, factors: Any = factors, at: Any = at) -> Tensor:
-            *stack, router = (part[layer] for part in factors)
-            return cross_adapter([h], [Stack(*stack, scale=1.0)], [router], 2, [at])[0][0]
+        def beside(layer: int, h: Tensor, part: Joined = part, at: Any = at) -> Tensor:
+            return cross_adapter([h], [part.experts[layer]], [part.router_LDE[layer]], 2, [at])[0][0]
 
-        close(in_step([tower], [given_], [factors], mixing)[0], tower(given_, beside_mlp=beside), 1e-5)  # type: ignore[list-item]
+        close(in_step([part], mixing)[0], tower(given_, beside_mlp=beside), 1e-5)
 
 
 def test_the_last_blocks_are_paired_and_share_a_gate_the_first_see_their_own_tower_alone() -> None:
@@ -406,18 +410,19 @@ def test_of_a_fusion_sample_with_an_input_missing_the_rest_answers_as_with_a_zer
     for name in ("image", "text"):
         part = without(data, "text" if name == "image" else "image")
         with torch.no_grad():
-            live = method._live(name, 1)
             given_ = method._inputs(part, False)[name]
             tower = method._tower(name)
+            live = method.adapters.joined(name, tower, given_, 0, method.memory)
             at = 0 if name == "image" else data["text"].argmax(-1)
 
             def beside(layer: int, h: Tensor, tower: Any = tower, live: Any = live, at: Any = at) -> Tensor:
                 read = tower.blocks[layer].norm2(h)
-                experts = Stack(*(stack[layer] for stack in live[:4]), scale=method.scale)
                 nothing = torch.zeros(len(h), 1, 3)
                 none = Stack(torch.zeros(6, 5, 3), torch.zeros(6, 5), torch.zeros(6, 3, 5), torch.zeros(6, 3))
-                routers = [live.router[layer], torch.ones(3, 6)]
-                return cross_adapter([read, nothing], [experts, none], routers, 2, [at, 0], attend=False)[0][0]
+                routers = [live.router_LDE[layer], torch.ones(3, 6)]
+                return cross_adapter([read, nothing], [live.experts[layer], none], routers, 2, [at, 0], attend=False)[
+                    0
+                ][0]
 
             close(features(method, part), tower(given_, beside_mlp=beside), 1e-5)
         method.train()
@@ -442,7 +447,7 @@ def test_frozen_experts_stay_to_the_bit_under_weight_decay_and_momentum_and_othe
     budget = Budget(augment="none", schedule="constant", weight_decay=0.1, lr=0.01)
     method = learn(learner(budget=budget), "fusion", tasks=1)
     begin(method, 1, "fusion")
-    before = {n: [s.detach().clone() for s in method._adapters(n).stacks()] for n in method.adapters}
+    before = {n: [s.detach().clone() for s in method.adapters[n].stacks()] for n in method.adapters}
     with method.learning():
         method.train()
         optimizer = method.configure_optimizers()
@@ -453,7 +458,7 @@ def test_frozen_experts_stay_to_the_bit_under_weight_decay_and_momentum_and_othe
     for name, old in before.items():
         frozen = method.memory[f"frozen_{name}"]
         assert frozen.sum(1).tolist() == [2] * len(frozen)
-        for was, now in zip(old, method._adapters(name).stacks(), strict=True):
+        for was, now in zip(old, method.adapters[name].stacks(), strict=True):
             assert torch.equal(was[frozen], now[frozen])
             assert not torch.equal(was[~frozen], now[~frozen])
 
@@ -551,7 +556,7 @@ def test_one_router_answers_alike_with_and_without_the_identity() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_router_each_is_chosen_by_the_sample_and_a_task_not_learned_is_the_frozen_models(kind: str) -> None:
     method = learn(learner(routers="per_task"), kind)
-    assert [router.requires_grad for router in method._adapters("image").routers] == [False, True]
+    assert [router.requires_grad for router in method.adapters["image"].routers] == [False, True]
     data = {n: torch.cat([batch(i, kind, 4, 5)[n] for i in (0, 1)]) for n in batch(0, kind)}
     data = without(data, "text") if kind == "retrieval" else data
     with torch.no_grad():
@@ -565,6 +570,9 @@ def test_a_router_each_is_chosen_by_the_sample_and_a_task_not_learned_is_the_fro
         if kind != "retrieval":
             labels = [label for index in (0, 1) for label in task(index, kind).labels]
             assert torch.equal(method.scores(data, labels, None).argmax(1) // 2, route)
+            assert torch.equal(method.scores(data, labels, None, 1 - route).argmax(1) // 2, 1 - route)
+        other = method.represent(data, None, 1 - route)
+        assert torch.equal(method.represent(data, None, route), hidden) and not torch.equal(other, hidden)
 
 
 def test_without_attention_the_towers_of_fusion_share_a_gate_and_nothing_else() -> None:
@@ -572,7 +580,7 @@ def test_without_attention_the_towers_of_fusion_share_a_gate_and_nothing_else() 
     begin(method, 0, "fusion", shake=True)
     data = batch(0, "fusion")
     for name in method.adapters:  # all gates alike: nothing is left that could carry the text into the image
-        nn.init.zeros_(method._adapters(name).routers[0])  # type: ignore[arg-type]
+        nn.init.zeros_(method.adapters[name].routers[0])  # type: ignore[arg-type]
     with torch.no_grad():
         image = method._encode(method._inputs(data, False), 0)["image"]
         other = data | {"text": data["text"].roll(1, 0)}

@@ -22,20 +22,10 @@ from torch import Tensor, nn
 
 from benchmark.stream import Budget, Task
 from methods.base import contrastive_loss, fused
-from methods.lpi import (
-    LPI,
-    PRESETS,
-    Factors,
-    Interaction,
-    alignment_loss,
-    compose_prompts,
-    interact,
-    k_means,
-    nearest_task,
-    task_contrast,
-    task_distances,
-)
+from methods.lpi import LPI, PRESETS, alignment_loss, compose_prompts, interact, nearest_task, task_contrast
 from methods.parts.backbones import Backbone, TextTower
+from methods.parts.clustering import k_means
+from methods.parts.low_rank_prompts import PromptFactors, PromptInteraction, composed
 from methods.parts.prompting import norm_before, prompted, with_room
 
 seeds = st.integers(0, 2**31 - 1)
@@ -196,14 +186,14 @@ def test_interaction_is_the_released_one_at_every_layer(file: Path) -> None:
             close(own, g[f"{modality}_out_layer{layer}"], 2e-5)
             close(all_layers[:, layer], g[f"{modality}_out_layer{layer}"], 2e-5)
     rank = factors["dim_1_v2t"].shape[1]
-    module = Interaction(layers, rank, g["visual"].shape[-1], g["textual"].shape[-1])
+    module = PromptInteraction(layers, rank, g["visual"].shape[-1], g["textual"].shape[-1])
     assert {key: value.shape for key, value in module.named_parameters()} == {k: v.shape for k, v in factors.items()}
 
 
 def test_interaction_without_a_share_is_a_norm_and_its_gradients_are_right() -> None:
     visual, textual = normal(0, (2, 3, 4), (2, 3, 5))
     with tiny.seeded():
-        factors = dict(Interaction(2, 2, 4, 5).double().named_parameters())
+        factors = dict(PromptInteraction(2, 2, 4, 5).double().named_parameters())
     apart = interact(visual, textual, factors, mix=0.0)
     close(apart[0].detach(), F.layer_norm(visual, (4,)), 1e-12)
     close(apart[1].detach(), F.layer_norm(textual, (5,)), 1e-12)
@@ -225,11 +215,11 @@ def test_the_nearest_task_is_the_released_one(file: Path) -> None:
 @EQUATIONS
 def test_the_nearest_task_is_decided_item_by_item_in_l1(seed: int, sizes: tuple[int, int, int, int]) -> None:
     B, T, K, E = sizes
-    features, centres = normal(seed, (B, E), (T, K, E))
-    expected = (features[:, None, None] - centres).abs().sum(3)
-    close(task_distances(features, centres), expected.amin(2), 1e-12)
-    assert nearest_task(features, centres).tolist() == expected.amin(2).argmin(1).tolist()
+    features, centres, texts, around = normal(seed, (B, E), (T, K, E), (B, E + 1), (T, 2, E + 1))
+    image, text = ((x[:, None, None] - m).abs().sum(3).amin(2) for x, m in ((features, centres), (texts, around)))
+    assert nearest_task(features, centres).tolist() == image.argmin(1).tolist()
     assert nearest_task(features[:1], centres) == nearest_task(features, centres)[0]
+    assert nearest_task(features, centres, (texts, around)).tolist() == (image + text).argmin(1).tolist()
 
 
 # ---- k-means --------------------------------------------------------------------------------------------------------
@@ -512,6 +502,27 @@ def test_with_the_identity_hidden_each_item_is_routed_by_itself(kind: str) -> No
                 close(torch.cat([hidden[:5, :2], hidden[5:, 2:]]), torch.cat(own), 5e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_given_route_is_taken_and_the_method_asks_no_other(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = method()
+    for index in range(2):
+        learn(made, kind, index)
+    some, labels = items(batch_of(kind, 0, 99, 5), "image"), [label for task in made.tasks for label in task.labels]
+    forced = torch.tensor([1, 0, 1, 0, 1])
+
+    def ask(route: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            return made.represent(some, None, route) if kind == "retrieval" else made.scores(some, labels, None, route)
+
+    own, routed = ask(None), made.route(some)
+    assert torch.equal(ask(routed), own)
+    monkeypatch.setattr(made, "route", lambda batch: pytest.fail("asked again"))
+    answer = ask(forced)
+    assert torch.equal(answer[forced == 0], own[forced == 0]) and not torch.equal(answer, own)
+    if kind != "retrieval":
+        assert torch.equal(answer.argmax(1) // 2, forced)
+
+
 def test_images_and_texts_are_routed_apart_and_a_fused_item_by_both() -> None:
     made = method()
     for index in range(2):
@@ -522,7 +533,8 @@ def test_images_and_texts_are_routed_apart_and_a_fused_item_by_both() -> None:
         assert made.route(items(crossed, "image")).tolist() == [0] * 4
         assert made.route(items(crossed, "text")).tolist() == [1] * 4
         unit = made._unprompted(crossed)
-        distances = sum(task_distances(unit[name], made.memory[f"centres_{name}"]) for name in unit)
+        centres = {name: made.memory[f"centres_{name}"] for name in unit}
+        distances = sum((unit[name][:, None, None] - centres[name]).abs().sum(3).amin(2) for name in unit)
         assert torch.equal(made.route(crossed), distances.argmin(1))
     assert made.memory["centres_image"].shape == (2, 4, tiny.EMBED) == made.memory["centres_text"].shape
 
@@ -566,7 +578,7 @@ def test_prompts_act_as_deep_as_told_and_interaction_mixes_the_later_layers() ->
         first = made.factors[0]
         assert torch.equal(V[0], compose_prompts(first.dim_1_share, first.dim_2_visual, first.dim_3_visual)[0])
         if (depth, interaction) == (2, "prompts"):
-            raw = [x[0, :2] for x in made._composed(made.factors)]
+            raw = [x[0, :2] for x in composed(made.factors, made.gain)]
             mixed = interact(*raw, dict(made.interactions[0].named_parameters()))
             assert torch.equal(V[1], mixed[0][1]) and torch.equal(T[1], mixed[1][1]) and len(V) == 2
             made.loss(batch_of("retrieval", 0)).backward()
@@ -596,7 +608,7 @@ def test_the_penalty_is_alignment_and_contrast_with_earlier_tasks_constant(task_
     for index in range(3):
         with tiny.seeded(index):
             made.begin_task(task_of("retrieval", index))
-        V, T = made._composed(made.factors)
+        V, T = composed(made.factors, made.gain)
         expected = alignment_loss(V[-1], T[-1])
         if index:
             own = related[: index + 1, : index + 1]
@@ -633,8 +645,9 @@ def test_class_prompts_are_read_with_the_prompts_of_the_task_and_kept_while_thos
     task, batch = task_of("classification", 0), batch_of("classification", 0, 99, 6)
     first, calls = answers(made, "classification", 0), []
     with torch.no_grad():
-        features = [F.normalize(made._text(tiny.tokenize(label.prompts), 0), dim=1).mean(0) for label in task.labels]
-        image = made._image(made.views(batch["image"], False), 0)
+        texts = [{"text": tiny.tokenize(label.prompts)} for label in task.labels]
+        features = [F.normalize(made.represent(text, task), dim=1).mean(0) for text in texts]
+        image = made.represent(items(batch, "image"), task)
         close(first[0], made.backbone.logits(image, F.normalize(torch.stack(features), dim=1)), 1e-4)
     read = made._read
     made._read = lambda *a: calls.append(a) or read(*a)  # type: ignore[method-assign, func-returns-value]
@@ -689,5 +702,5 @@ def test_the_official_preset_is_the_released_code() -> None:
     assert (made.prompts, made.rank, made.layers, made.prompt_depth, made.interaction) == (16, 4, 9, 1, "none")
     assert (made.init, made.gain, made.alignment, made.task_loss) == (0.5, 1.0, "released", "released")
     with tiny.seeded():
-        assert sum(p.numel() for p in Factors(9, 16, 4, 768, 512, 0.5).parameters()) == 5284
-        assert sum(p.numel() for p in Interaction(12, 4, 768, 512).parameters()) == 12904
+        assert sum(p.numel() for p in PromptFactors(9, 16, 4, 768, 512, 0.5).parameters()) == 5284
+        assert sum(p.numel() for p in PromptInteraction(12, 4, 768, 512).parameters()) == 12904

@@ -20,7 +20,8 @@ from methods.base import cosine
 from methods.moe_adapters import AdapterExpert, MoEAdapters, balance_loss, moe_block, noisy_top_k, select_route
 from methods.parts import ddas
 from methods.parts.backbones import Backbone
-from methods.parts.mixture import TowerExperts, favourites
+from methods.parts.mixture import favourites, mixture_beside
+from methods.parts.tower_experts import TowerExperts
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 TOLERANCE = 2e-5  # of the golden README: relative to max(1, |max|), float32
@@ -306,7 +307,7 @@ def test_both_towers_are_the_official_ones(route: int) -> None:
 def test_there_is_no_router_noise_at_evaluation_and_there_is_in_training() -> None:
     g = golden("moe_clip_tiny")
     made, _ = golden_clip(g)
-    for _, tower in made._towers():
+    for tower in made.towers.values():
         tower.dropout = 0.0
         for noise in tower.noises:
             nn.init.constant_(noise, 1.0)
@@ -468,7 +469,7 @@ def learn(made: MoEAdapters, task: int, steps: int = 4, seed: int = 0) -> None:
 
 
 def stacks(made: MoEAdapters) -> dict[str, Tensor]:
-    return {f"{name}.{i}": s.detach().clone() for name, t in made._towers() for i, s in enumerate(t.stacks())}
+    return {f"{name}.{i}": s.detach().clone() for name, t in made.towers.items() for i, s in enumerate(t.stacks())}
 
 
 def answers(made: MoEAdapters, task: int, given: bool = True, count: int = 6) -> Tensor:
@@ -506,7 +507,7 @@ def test_frozen_experts_and_other_routers_stay_bit_equal(optimizer: str, weight_
     )
     for task in (1, 2):
         before, frozen = stacks(made), {name: made.memory[f"frozen_{name}"].clone() for name in made.towers}
-        routers = [(t.routers[i], t.routers[i].detach().clone()) for _, t in made._towers() for i in range(task)]
+        routers = [(t.routers[i], t.routers[i].detach().clone()) for t in made.towers.values() for i in range(task)]
         learn(made, task, seed=task)
         for name, now in stacks(made).items():
             mask, old = frozen[name.split(".")[0]], before[name]
@@ -527,24 +528,23 @@ def test_a_step_is_adamw_on_separate_experts() -> None:
     tiny.shake_all((p for e in made for p in e.parameters()), 1)
     router, noise = (leaf(0.1 * torch.randn(width, experts, generator=generator)) for _ in range(2))
     backbone = tiny.backbone()
-    tower = TowerExperts(backbone.image, experts, 5, 0.1, 0.0)
+    tower = TowerExperts(backbone.image, experts, 5, 0.1)
     layers = len(backbone.image.blocks)
     for stack, name in zip(tower.stacks(), PROJECTIONS, strict=True):
         rows = torch.stack([dict(e.named_parameters())[name].detach() for e in made])
         stack.data = rows.expand(layers, *rows.shape).clone()
-    tower.shape = (layers, width, experts)
-    tower.add_router()
-    tower.routers[0].data = router.detach().expand(tower.shape).clone()
-    tower.noises[0].data = noise.detach().expand(tower.shape).clone()
+    tower.add_router(noise=True)
+    tower.routers[0].data = router.detach().expand(layers, width, experts).clone()
+    tower.noises[0].data = noise.detach().expand(layers, width, experts).clone()
     frozen = torch.tensor([True, False, True, False])
     for e, is_frozen in zip(made, frozen.tolist(), strict=True):
         e.requires_grad_(not is_frozen)
     slow = torch.optim.AdamW([router, noise, *(p for e in made for p in e.parameters())], lr=lr, weight_decay=0)
     fast = torch.optim.AdamW([*tower.stacks(), tower.routers[0], tower.noises[0]], lr=lr, weight_decay=0)
-    tower.train()
     for step in range(3):
         torch.manual_seed(step)
-        beside = tower.beside(0, 2, frozen.expand(layers, -1), 0, None)
+        live = tower.blocks(frozen.expand(layers, -1))
+        beside = mixture_beside(live, tower.routers[0], tower.noises[0], 2)
         delta = beside(0, h.transpose(0, 1))
         fast.zero_grad()
         (delta.transpose(0, 1) * R).mean().backward()
@@ -596,11 +596,11 @@ def test_every_prompt_has_the_gate_of_the_start_token_unless_its_end_routes() ->
         # texts begin with the same token in CLIP
         made.backbone.tokenizer = lambda texts: F.pad(tiny.tokenize(texts), (1, 0), value=1)[:, : tiny.CONTEXT]
         begin(made, 0)
-        for _, tower in made._towers():
+        for tower in made.towers.values():
             nn.init.normal_(tower.routers[0])
         seen: Any = []
         with torch.no_grad():
-            made._encode_text(made._prompts(TASKS[0].labels), 0, seen)
+            made._encode_text(made.texts.prompts(TASKS[0].labels), 0, seen)
         equal = [torch.allclose(gates, gates[:1].expand_as(gates), atol=1e-6) for gates, _ in seen]
         assert all(equal) if same else not any(equal)
 
@@ -609,16 +609,16 @@ def test_every_prompt_has_the_gate_of_the_start_token_unless_its_end_routes() ->
 def test_prompts_cut_behind_their_ends_have_the_features_of_whole_ones(token: str) -> None:
     made = method(router_token=token)
     begin(made, 0)
-    for _, tower in made._towers():
+    for tower in made.towers.values():
         tiny.shake_all(tower.parameters(), 3)
-    prompts = made._prompts(TASKS[0].labels)
+    prompts = made.texts.prompts(TASKS[0].labels)
     texts = [prompt for label in TASKS[0].labels for prompt in label.prompts]
     whole = tiny.tokenize(texts)
-    assert prompts.tokens_PN.shape[1] < whole.shape[1]
+    assert prompts.tokens_QN.shape[1] < whole.shape[1]
     with torch.no_grad():
         plain = made._encode_text(prompts, -1)
         close(plain, made.backbone.class_features(TASKS[0].labels))
-        close(made._encode_text(prompts, 0), made._encode_text(prompts._replace(tokens_PN=whole), 0))
+        close(made._encode_text(prompts, 0), made._encode_text(prompts._replace(tokens_QN=whole), 0))
         assert (made._encode_text(prompts, 0) - plain).abs().max() > 1e-3
 
 
@@ -656,6 +656,9 @@ def test_hidden_identity_router_ddas_and_oracle() -> None:
         labels = [label for task in TASKS[:2] for label in task.labels]
         with torch.no_grad():
             routes, logits = made.route(batch), made.scores(batch, labels, None)
+            assert routes is None or torch.equal(made.scores(batch, labels, None, routes), logits)
+            forced = torch.arange(10) % 2
+            assert torch.equal(made.scores(batch, labels, None, forced).argmax(1) // 2, forced)
         assert made.requires_task_id == (selector == "oracle")
         if selector == "oracle":
             assert routes is None and logits.isnan().all() and logits.shape == (10, 4)
@@ -684,7 +687,7 @@ def test_the_class_incremental_variant_has_one_router_and_a_dense_mixture() -> N
     made = method(experts=2, freeze_top=0, label_smoothing=0.0, shared_router=True)
     for task in range(2):
         learn(made, task)
-        assert all(len(tower.routers) == 1 and tower.routers[0].requires_grad for _, tower in made._towers())
+        assert all(len(tower.routers) == 1 and tower.routers[0].requires_grad for tower in made.towers.values())
     assert made.route(batch_of(0)) is None and not made.memory["frozen_image"].any()
     labels = [label for task in TASKS[:2] for label in task.labels]
     batch = {"image": batch_of(0, 5, 99)["image"]}
@@ -701,7 +704,7 @@ def test_loss_is_smoothed_over_the_own_labels_and_the_balance_term_is_summed_ove
     for weight in (0.0, 2.0):
         made = method(label_smoothing=0.2, balance_weight=weight, dropout=0.0)
         begin(made, 0)
-        for _, tower in made._towers():
+        for tower in made.towers.values():
             tiny.shake_all(tower.parameters(), 5)
         made.train()
         with tiny.seeded(7):
@@ -709,7 +712,7 @@ def test_loss_is_smoothed_over_the_own_labels_and_the_balance_term_is_summed_ove
         with tiny.seeded(7), torch.no_grad():
             seen: dict[str, Any] = {"image": [], "text": []}
             image = made._encode_image(made.views(batch["image"], True), 0, seen["image"])
-            text = made._encode_text(made._prompts(TASKS[0].labels), 0, seen["text"])
+            text = made._encode_text(made.texts.prompts(TASKS[0].labels), 0, seen["text"])
     log_p = (made.backbone.logit_scale.exp() * F.normalize(image, dim=-1) @ text.T).log_softmax(-1)
     own = log_p[torch.arange(8), batch["label"]]
     close(losses[0.0].detach(), -(0.8 * own + 0.2 * log_p.mean(-1)).mean(), 5e-5)

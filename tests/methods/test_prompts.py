@@ -222,6 +222,8 @@ def test_dualprompt_answers_with_the_own_prompt_or_that_of_the_nearest_key() -> 
     assert torch.equal(method.route({"image": image}), nearest)
     hidden = method.scores({"image": image}, labels, None)
     close(hidden, answers[torch.arange(12), nearest], 1e-4)
+    forced = torch.arange(12) % 3
+    close(method.scores({"image": image}, labels, None, forced), answers[torch.arange(12), forced], 1e-4)
     assert torch.equal(method.scores({"image": image}, labels, tiny.task(7, (0, 1))), hidden)  # not learned yet
 
 
@@ -424,5 +426,5 @@ def test_under_autocast_the_choice_stays_wide_and_gradients_arrive(name: str) ->
 
 
 def test_l2p_refuses_more_prompts_than_there_are() -> None:
-    with pytest.raises(ValueError, match="top_k <= pool"):
+    with pytest.raises(ValueError, match=r"top_k 3: must be in \[1, 2\]"):
         L2P(pool=2, top_k=3)
