@@ -16,6 +16,7 @@ and draws together. It holds images of patients.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,27 +44,15 @@ class DER(SequentialLora):
         alpha: weight of the squared difference to the stored logits.
         beta: weight of the cross-entropy on replayed labels.
         buffer_size: images kept in all.
-        rank: r of every adapted layer.
-        lora_alpha: the update is scaled by lora_alpha / rank.
-        placement: which linear layers of a block, of q, k, v, out, fc1, fc2.
-        dropout: of the LoRA's input while training.
+        lora: arguments of :class:`~methods.sequential_lora.SequentialLora`.
     """
 
     keeps_images = True
     ddp = False  # every process would draw its own replay
     kinds = ("classification",)
 
-    def __init__(
-        self,
-        alpha: float = 0.3,
-        beta: float = 0.5,
-        buffer_size: int = 500,
-        rank: int = 8,
-        lora_alpha: float = 8.0,
-        placement: str = "q,k,v,out,fc1,fc2",
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(rank, lora_alpha, placement, dropout)
+    def __init__(self, alpha: float = 0.3, beta: float = 0.5, buffer_size: int = 500, **lora: Any) -> None:
+        super().__init__(**lora)
         if buffer_size < 1 or alpha < 0 or beta < 0:
             raise ValueError(f"buffer_size {buffer_size}, alpha {alpha}, beta {beta}: need at least 1, 0 and 0")
         self.alpha, self.beta, self.buffer_size = alpha, beta, buffer_size

@@ -78,24 +78,14 @@ class ER(SequentialLora):
 
     Args:
         buffer_size: M, images kept in all.
-        rank: r of every adapted layer.
-        lora_alpha: the update is scaled by lora_alpha / rank.
-        placement: which linear layers of a block, of q, k, v, out, fc1, fc2.
-        dropout: of the LoRA's input while training.
+        lora: arguments of :class:`~methods.sequential_lora.SequentialLora`.
     """
 
     keeps_images = True
     ddp = False  # every process would draw its own replay
 
-    def __init__(
-        self,
-        buffer_size: int = 500,
-        rank: int = 8,
-        lora_alpha: float = 8.0,
-        placement: str = "q,k,v,out,fc1,fc2",
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(rank, lora_alpha, placement, dropout)
+    def __init__(self, buffer_size: int = 500, **lora: Any) -> None:
+        super().__init__(**lora)
         if buffer_size < 1:
             raise ValueError(f"buffer_size {buffer_size}: need at least 1")
         self.buffer_size = buffer_size

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,24 +46,13 @@ class LwF(SequentialLora):
     Args:
         strength: weight of the distillation.
         temperature: T of the soft targets.
-        rank: r of every adapted layer.
-        lora_alpha: the update is scaled by lora_alpha / rank.
-        placement: which linear layers of a block, of q, k, v, out, fc1, fc2.
-        dropout: of the LoRA's input while training.
+        lora: arguments of :class:`~methods.sequential_lora.SequentialLora`.
     """
 
     kinds = ("classification",)
 
-    def __init__(
-        self,
-        strength: float = 3.0,
-        temperature: float = 2.0,
-        rank: int = 8,
-        lora_alpha: float = 8.0,
-        placement: str = "q,k,v,out,fc1,fc2",
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(rank, lora_alpha, placement, dropout)
+    def __init__(self, strength: float = 3.0, temperature: float = 2.0, **lora: Any) -> None:
+        super().__init__(**lora)
         if strength < 0 or temperature <= 0:
             raise ValueError(f"strength {strength}, temperature {temperature}: need strength >= 0 and temperature > 0")
         self.strength, self.temperature = strength, temperature

@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -159,28 +160,14 @@ class MSLoRACR(IndependentLora):
     """One LoRA per task, attracted within a modality and repelled between modalities.
 
     Args:
-        rank: r of every adapted layer.
-        lora_alpha: the update is scaled by lora_alpha / rank.
         alpha: weight of the contrastive term CR.
         beta: weight of the orthogonality term R.
         similarity: exp_fro (released), exp_rel, cos_delta or margin.
-        placement: which linear layers of a block, of q, k, v, out, fc1, fc2.
-        dropout: of the LoRA's input while training.
-        router: what picks the expert when the identity is hidden, ridge, mahalanobis or ncm.
+        lora: arguments of :class:`~methods.independent_lora.IndependentLora`.
     """
 
-    def __init__(
-        self,
-        rank: int = 8,
-        lora_alpha: float = 8.0,
-        alpha: float = 0.1,
-        beta: float = 0.01,
-        similarity: str = "exp_fro",
-        placement: str = "q,k,v,out,fc1,fc2",
-        dropout: float = 0.0,
-        router: str = "ridge",
-    ) -> None:
-        super().__init__(rank, lora_alpha, placement, dropout, router)
+    def __init__(self, alpha: float = 0.1, beta: float = 0.01, similarity: str = "exp_fro", **lora: Any) -> None:
+        super().__init__(**lora)
         self.alpha, self.beta, self.similarity = alpha, beta, similarity
         self.regulariser = Regulariser(alpha, beta, similarity)
 
