@@ -25,6 +25,7 @@ from torch import Tensor
 from benchmark.stream import Task
 from methods.base import Batch
 from methods.er import recall, remember
+from methods.parts.checks import at_least
 from methods.sequential_lora import SequentialLora
 
 PRESETS = {
@@ -53,8 +54,8 @@ class DER(SequentialLora):
 
     def __init__(self, alpha: float = 0.3, beta: float = 0.5, buffer_size: int = 500, **lora: Any) -> None:
         super().__init__(**lora)
-        if buffer_size < 1 or alpha < 0 or beta < 0:
-            raise ValueError(f"buffer_size {buffer_size}, alpha {alpha}, beta {beta}: need at least 1, 0 and 0")
+        at_least(0, alpha=alpha, beta=beta)
+        at_least(1, buffer_size=buffer_size)
         self.alpha, self.beta, self.buffer_size = alpha, beta, buffer_size
 
     def loss(self, batch: Batch) -> Tensor:

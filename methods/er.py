@@ -25,6 +25,7 @@ from torch import Tensor
 
 from benchmark.stream import Task
 from methods.base import Batch
+from methods.parts.checks import at_least
 from methods.parts.memory import Memory
 from methods.sequential_lora import SequentialLora
 
@@ -86,8 +87,7 @@ class ER(SequentialLora):
 
     def __init__(self, buffer_size: int = 500, **lora: Any) -> None:
         super().__init__(**lora)
-        if buffer_size < 1:
-            raise ValueError(f"buffer_size {buffer_size}: need at least 1")
+        at_least(1, buffer_size=buffer_size)
         self.buffer_size = buffer_size
 
     def loss(self, batch: Batch) -> Tensor:

@@ -19,6 +19,7 @@ from benchmark.stream import Budget, Label, Task
 from methods.base import Batch, IncrementalMethod
 from methods.parts import router as routers
 from methods.parts.backbones import Backbone
+from methods.parts.checks import one_of
 from methods.parts.experts import Blend, Experts
 
 PRESETS = {
@@ -54,7 +55,8 @@ class IndependentLora(IncrementalMethod):
     ) -> None:
         super().__init__()
         self.rank, self.lora_alpha, self.placement, self.dropout = rank, lora_alpha, placement, dropout
-        self.router = routers.checked(router)
+        one_of(routers.KINDS, router=router)
+        self.router = router
 
     def attach(self, backbone: Backbone, budget: Budget) -> None:
         super().attach(backbone, budget)

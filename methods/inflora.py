@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from benchmark.stream import Budget, Label, Task
 from methods.base import Batch, IncrementalMethod
 from methods.parts.backbones import Backbone
+from methods.parts.checks import above, at_least, at_most, one_of
 from methods.parts.experts import Experts
 
 PRESETS = {
@@ -81,8 +82,7 @@ class DualGPM:
 
     def __init__(self, dimension: int, energy: str = "cov_sq", flip: bool = True, faithful: bool = False) -> None:
         """Raises ValueError: unknown energy."""
-        if energy not in ENERGIES:
-            raise ValueError(f"energy {energy!r}: choose from {', '.join(ENERGIES)}")
+        one_of(ENERGIES, energy=energy)
         self.dimension, self.energy, self.flip, self.faithful = dimension, energy, flip, faithful
         self.basis = torch.zeros(dimension, 0, dtype=torch.float64)
         self.complement = False
@@ -185,12 +185,13 @@ class InfLoRA(IncrementalMethod):
         faithful: bool = False,
     ) -> None:
         super().__init__()
-        if not 0 < lamb <= 1 or not 0 < lame <= 1 or blocks < 0:
-            raise ValueError(f"lamb {lamb}, lame {lame}, blocks {blocks}: need 0 < lamb, lame <= 1 and blocks >= 0")
+        above(0, lamb=lamb, lame=lame)
+        at_most(1, lamb=lamb, lame=lame)
+        at_least(0, blocks=blocks)
+        one_of(ENERGIES, energy=energy)
         self.rank, self.lamb, self.lame, self.blocks, self.energy, self.faithful = (
             rank, lamb, lame, blocks, energy, faithful,
         )  # fmt: skip
-        DualGPM(1, energy)  # refuses an unknown energy
 
     def attach(self, backbone: Backbone, budget: Budget) -> None:
         super().attach(backbone, budget)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from benchmark.stream import Task
 from methods.base import Batch
+from methods.parts.checks import above, at_least
 from methods.sequential_lora import SequentialLora
 
 PRESETS = {
@@ -53,8 +54,8 @@ class LwF(SequentialLora):
 
     def __init__(self, strength: float = 3.0, temperature: float = 2.0, **lora: Any) -> None:
         super().__init__(**lora)
-        if strength < 0 or temperature <= 0:
-            raise ValueError(f"strength {strength}, temperature {temperature}: need strength >= 0 and temperature > 0")
+        at_least(0, strength=strength)
+        above(0, temperature=temperature)
         self.strength, self.temperature = strength, temperature
         self._earlier: Tensor | None = None
 

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from benchmark.stream import Task
 from methods.independent_lora import IndependentLora
+from methods.parts.checks import one_of
 from methods.parts.experts import Blend, Experts
 
 PRESETS = {"official": {"epochs": 3, "batch_size": 16, "lr": 2e-4, "method": {"rank": 64, "lora_alpha": 64.0}}}
@@ -71,8 +72,7 @@ def lora_similarity(current: Sequence[Tensor], other: Sequence[Tensor], kind: st
 
 
 def _check(current: Sequence[Tensor], other: Sequence[Tensor], kind: str) -> None:
-    if kind not in SIMILARITIES:
-        raise ValueError(f"similarity {kind!r}: choose from {', '.join(SIMILARITIES)}")
+    one_of(SIMILARITIES, similarity=kind)
     if not current or [matrix.shape for matrix in current] != [matrix.shape for matrix in other]:
         raise ValueError("the LoRAs compared must have the same number of matrices, pairwise of one shape")
 
@@ -191,8 +191,7 @@ class Regulariser:
 
     def __init__(self, alpha: float, beta: float, similarity: str) -> None:
         """Raises ValueError: unknown similarity."""
-        if similarity not in SIMILARITIES:
-            raise ValueError(f"similarity {similarity!r}: choose from {', '.join(SIMILARITIES)}")
+        one_of(SIMILARITIES, similarity=similarity)
         self.alpha, self.beta, self.similarity = alpha, beta, similarity
         self._frozen: Frozen | None = None
 

@@ -32,6 +32,7 @@ from benchmark.stream import Task
 from methods.base import Batch
 from methods.independent_lora import IndependentLora
 from methods.mslora_cr import Regulariser
+from methods.parts.checks import one_of
 from methods.parts.experts import Blend
 
 PRESETS = {"official": {"epochs": 3, "batch_size": 16, "lr": 2e-4, "method": {"rank": 64, "lora_alpha": 64.0}}}
@@ -70,9 +71,9 @@ class MSLoRAMoECR(IndependentLora):
         **lora: Any,
     ) -> None:
         super().__init__(**lora)
-        for name, value, valid in (("mask", mask, MASKS), ("weights", weights, WEIGHTS), ("scope", scope, SCOPES)):
-            if value not in valid:
-                raise ValueError(f"{name} {value!r}: choose from {', '.join(valid)}")
+        one_of(MASKS, mask=mask)
+        one_of(WEIGHTS, weights=weights)
+        one_of(SCOPES, scope=scope)
         self.regulariser = Regulariser(alpha, beta, similarity)
         self.alpha, self.beta, self.similarity = alpha, beta, similarity
         self.mask, self.mask_list, self.weights, self.scope = mask, mask_list, weights, scope

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from benchmark.stream import Task
 from methods.base import Batch
+from methods.parts.checks import at_least
 from methods.sequential_lora import SequentialLora
 
 PRESETS = {
@@ -56,8 +57,7 @@ class OLora(SequentialLora):
 
     def __init__(self, lam1: float = 0.5, lam2: float = 0.0, **lora: Any) -> None:
         super().__init__(**lora)
-        if lam1 < 0 or lam2 < 0:
-            raise ValueError(f"lam1 {lam1}, lam2 {lam2}: need at least 0")
+        at_least(0, lam1=lam1, lam2=lam2)
         self.lam1, self.lam2 = lam1, lam2
         self._earlier: list[Tensor] | None = None
 

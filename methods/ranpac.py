@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from benchmark.stream import Label, Task
 from methods.base import Batch
+from methods.parts.checks import at_least
 from methods.parts.router import random_features, ridge_head
 from methods.sequential_lora import SequentialLora
 
@@ -65,8 +66,7 @@ class RanPAC(SequentialLora):
 
     def __init__(self, features: int = 1000, adapt_first: bool = True, **lora: Any) -> None:
         super().__init__(**lora)
-        if features < 1:
-            raise ValueError(f"features {features}: need at least 1")
+        at_least(1, features=features)
         self.features, self.adapt_first = features, adapt_first
 
     def begin_task(self, task: Task) -> None:

@@ -39,6 +39,17 @@ def above(low: float, **values: float) -> None:
             raise ValueError(f"{name} {value}: must be above {low}")
 
 
+def at_most(high: float, **values: float) -> None:
+    """Every value is ``high`` or less.
+
+    Raises:
+        ValueError: ``gamma 2.0: need at most 1``.
+    """
+    for name, value in values.items():
+        if not value <= high:
+            raise ValueError(f"{name} {value}: need at most {high}")
+
+
 def below_one(**values: float) -> None:
     """Every value is in [0, 1): a rate of dropout, of smoothing.
 

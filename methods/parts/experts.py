@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from methods.parts.backbones import PLACES
+from methods.parts.checks import above, at_least, below_one, one_of
 
 Blend = dict[str, float | tuple[float, ...]]  # weight of every expert that acts: one, or one per adapted layer
 
@@ -64,12 +65,11 @@ class Experts:
         Raises:
             ValueError: a rank below 1, or a place that is none of :data:`~methods.parts.backbones.PLACES`.
         """
-        if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
-            raise ValueError(
-                f"rank {rank}, alpha {alpha}, dropout {dropout}: need rank >= 1, alpha > 0, 0 <= dropout < 1"
-            )
-        if not places or set(places) - set(PLACES):
-            raise ValueError(f"placement {','.join(places)!r}: choose from {','.join(PLACES)}")
+        at_least(1, rank=rank)
+        above(0, lora_alpha=alpha)
+        below_one(dropout=dropout)
+        for place in places or ("",):
+            one_of(PLACES, placement=place)
         self.tower, self.rank, self.scale = tower, rank, alpha / rank
         self.names: list[str] = []
         self.live: str | None = None

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from benchmark.stream import Label, Task
 from methods.base import INPUTS, Batch
+from methods.parts.checks import one_of
 from methods.parts.memory import Memory
 
 KINDS = ("ridge", "mahalanobis", "ncm")
@@ -64,8 +65,7 @@ def checked(kind: str) -> str:
     Raises:
         ValueError: naming those there are.
     """
-    if kind not in KINDS:
-        raise ValueError(f"router {kind!r}: choose from {', '.join(KINDS)}")
+    one_of(KINDS, router=kind)
     return kind
 
 
