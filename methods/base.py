@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from benchmark.stream import Budget, Label, Share, Task
 from methods.parts.backbones import Backbone
 from methods.parts.memory import Memory
+from methods.parts.peft_layers import dropouts, is_factor
 
 Batch = dict[str, Tensor]
 INPUTS: tuple[str, ...] = ("image", "text")  # what a batch may hold of a sample
@@ -210,15 +211,14 @@ class IncrementalMethod(L.LightningModule):
         super().train(mode)
         if hasattr(self, "backbone"):
             self.backbone.eval()
-            for name, module in self.backbone.named_modules():
-                if "lora_dropout" in name:
-                    module.train(mode)
+            for dropout in dropouts(self.backbone):
+                dropout.train(mode)
         return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Everything but the frozen backbone: what a checkpoint holds."""
         state = super().state_dict(*args, **kwargs)
-        return {k: v for k, v in state.items() if not k.startswith("backbone.") or ".lora_" in k}
+        return {k: v for k, v in state.items() if not k.startswith("backbone.") or is_factor(k)}
 
 
 def fused(image_BE: Tensor | None, text_BE: Tensor | None) -> Tensor:

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmark.stream import Task
 from methods.base import Batch
@@ -63,8 +63,7 @@ class LwF(SequentialLora):
         super().begin_task(task)
         if "teacher" not in self.experts.names:
             self.experts.add("teacher")
-            for layer in self.experts.layers:
-                layer.lora_dropout["teacher"] = nn.Identity()  # what it answered before is not drawn anew
+            self.experts.without_dropout("teacher")  # what it answered before is not drawn anew
 
     def learning(self) -> AbstractContextManager[None]:
         known = [label for task in self.tasks[:-1] for label in task.labels]
