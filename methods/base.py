@@ -13,8 +13,9 @@ Legend: B batch, C classes, H, W pixels, L tokens of a text, E embedding.
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -33,6 +34,16 @@ INPUTS: tuple[str, ...] = ("image", "text")  # what a batch may hold of a sample
 AUGMENTATIONS = ("none", "flip", "crop")
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 SCHEDULES = ("cosine", "constant")
+
+
+def takes_route(answer: Callable[..., Tensor]) -> bool:
+    """Whether a method's ``scores`` or ``represent`` takes ``route``; it may leave that out."""
+    return "route" in inspect.signature(answer).parameters
+
+
+def _may_leave_out_route(answer: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """For the type checker: a subclass that does not route need not take ``route``."""
+    return answer
 
 
 class IncrementalMethod(L.LightningModule):
@@ -60,6 +71,7 @@ class IncrementalMethod(L.LightningModule):
         self.memory = Memory()
         self.tasks: list[Task] = []
         self.budget = Budget()
+        self._tuned: set[str] = set()  # names of the backbone's parameters that have been trainable
         self._cache: dict[str, Any] | None = None
 
     # ---- growing and learning -------------------------------------------------------------------------------------
@@ -70,6 +82,7 @@ class IncrementalMethod(L.LightningModule):
 
     def begin_task(self, task: Task) -> None:
         """Grow for a task, from the task and the hyper-parameters alone. Extend, and call this first."""
+        self._note_trainable()
         self.tasks.append(task)
 
     def prepare_task(self, task: Task, loader: Iterable[Batch]) -> None:
@@ -98,12 +111,20 @@ class IncrementalMethod(L.LightningModule):
 
     # ---- answering ------------------------------------------------------------------------------------------------
 
-    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None) -> Tensor:
-        """(B, C) logits over ``labels``; ``task`` None means the identity is hidden."""
-        return self.backbone.logits(self.represent(batch, task), self.backbone.class_features(labels))
+    @_may_leave_out_route
+    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None, route: Tensor | None = None) -> Tensor:
+        """(B, C) logits over ``labels``; ``task`` None means the identity is hidden.
 
-    def represent(self, batch: Batch, task: Task | None) -> Tensor:
-        """(B, E) features to answer with, by cosine; ``task`` None means the identity is hidden.
+        Args:
+            route: (B,) what :meth:`route` said of this batch, where that was asked already; with it a method that
+                routes does not pass the batch through the frozen model again. Others may leave this argument out.
+        """
+        routed = {} if route is None or not takes_route(self.represent) else {"route": route}
+        return self.backbone.logits(self.represent(batch, task, **routed), self.backbone.class_features(labels))
+
+    @_may_leave_out_route
+    def represent(self, batch: Batch, task: Task | None, route: Tensor | None = None) -> Tensor:
+        """(B, E) features to answer with, by cosine; ``task`` None means the identity is hidden, ``route`` as above.
 
         Of retrieval a batch holds images or texts, never both: no feature can depend on what the item is paired with.
         """
@@ -133,7 +154,10 @@ class IncrementalMethod(L.LightningModule):
         return None
 
     def route(self, batch: Batch) -> Tensor | None:
-        """(B,) the task a router picks for each sample when the identity is hidden; None without a router."""
+        """(B,) the task a router picks for each sample when the identity is hidden; None without a router.
+
+        Asked once of every such batch; what it says is given to :meth:`scores` and :meth:`represent` if they take it.
+        """
         return None
 
     # ---- what methods share ---------------------------------------------------------------------------------------
@@ -216,9 +240,26 @@ class IncrementalMethod(L.LightningModule):
         return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Everything but the frozen backbone: what a checkpoint holds."""
+        """Everything but what is still as it was in the frozen backbone: what a checkpoint holds.
+
+        Of the backbone that is the experts in it, and every parameter that has ever been trainable.
+        """
+        self._note_trainable()
         state = super().state_dict(*args, **kwargs)
-        return {k: v for k, v in state.items() if not k.startswith("backbone.") or is_factor(k)}
+        return {k: v for k, v in state.items() if not k.startswith("backbone.") or is_factor(k) or k in self._tuned}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """What a state holds of the backbone has been trainable, though this object may never have trained it."""
+        loaded = super().load_state_dict(state_dict, *args, **kwargs)
+        self._tuned |= {name for name in state_dict if name.startswith("backbone.") and not is_factor(name)}
+        return loaded
+
+    def _note_trainable(self) -> None:
+        """Before it changes, and before it is saved: what of the backbone the current task may train."""
+        trainable = {id(parameter) for parameter in self.trainable_parameters()} if self.tasks else set()
+        self._tuned |= {
+            name for name, p in self.named_parameters() if id(p) in trainable and name.startswith("backbone.")
+        }
 
 
 def fused(image_BE: Tensor | None, text_BE: Tensor | None) -> Tensor:

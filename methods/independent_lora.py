@@ -84,20 +84,20 @@ class IndependentLora(IncrementalMethod):
         with self.experts.blend({}):
             routers.learn_task(self.memory, task, loader, self.embed, self.router)
 
-    def represent(self, batch: Batch, task: Task | None) -> Tensor:
+    def represent(self, batch: Batch, task: Task | None, route: Tensor | None = None) -> Tensor:
         if task is None:
-            return self._routed(batch, self.route(batch))
+            return self._routed(batch, self.route(batch) if route is None else route)
         with self.experts.blend(self.ingredients(task)):
             return self.embed(batch)
 
     def _routed(self, batch: Batch, route_B: Tensor) -> Tensor:
         return routers.by_route(route_B, batch, lambda index, part: self.represent(part, self.tasks[index]))
 
-    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None) -> Tensor:
+    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None, route: Tensor | None = None) -> Tensor:
         """With the identity hidden: the routed task's answer, all other tasks' labels below its own."""
         if task is not None:
             return super().scores(batch, labels, task)
-        route_B = self.route(batch)
+        route_B = self.route(batch) if route is None else route
         logits_BC = self.backbone.logits(self._routed(batch, route_B), self.backbone.class_features(labels))
         return routers.own_labels_first(logits_BC, route_B, labels, self.tasks, self.backbone.logit_scale.exp())
 
