@@ -15,8 +15,6 @@ number of layers.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -26,6 +24,7 @@ from torch import Tensor
 from benchmark.stream import Task
 from methods.base import Batch
 from methods.parts.checks import at_least
+from methods.parts.stacks import stack
 from methods.sequential_lora import SequentialLora
 
 PRESETS = {
@@ -78,7 +77,7 @@ class OLora(SequentialLora):
             if len(self.tasks) > 1:
                 if self._earlier is None:
                     self._earlier = self._gather()
-                overlaps = [overlap_penalty(*pair) for pair in zip(self._earlier, _by_width(As), strict=True)]
+                overlaps = [overlap_penalty(*pair) for pair in zip(self._earlier, stack(As), strict=True)]
                 total = total + self.lam1 * torch.stack(overlaps).sum()
             if self.lam2:
                 total = total + self.lam2 * torch.stack([factor.norm() for factor in (*As, *Bs)]).sum()
@@ -87,17 +86,9 @@ class OLora(SequentialLora):
     @torch.no_grad()
     def _gather(self) -> list[Tensor]:
         """A_old as one (layers, r_sum, d) per width d: the same at every step of a task."""
-        tasks = [_by_width(self.experts.factors(name)[0]) for name in self.experts.names[:-1]]
+        tasks = [stack(self.experts.factors(name)[0]) for name in self.experts.names[:-1]]
         return [torch.cat(same, dim=1) for same in zip(*tasks, strict=True)]
 
     def represent(self, batch: Batch, task: Task | None) -> Tensor:
         with self.experts.blend(dict.fromkeys(self.experts.names, 1.0)):
             return self.embed(batch)
-
-
-def _by_width(As: Sequence[Tensor]) -> list[Tensor]:
-    """(layers, r, d) of the layers of each width d, in order of appearance."""
-    groups: dict[int, list[Tensor]] = defaultdict(list)
-    for A in As:
-        groups[A.shape[1]].append(A)
-    return [torch.stack(group) for group in groups.values()]
