@@ -5,10 +5,13 @@ For each task: ``begin_task`` (grow), ``prepare_task`` (look at the data), train
 identity given and hidden.
 
 A batch is a dict of tensors: ``image`` uint8 (B, 3, H, W), ``text`` int64 tokens (B, L), ``label`` (global ids; of
-retrieval: what has the same label belongs together), ``task`` and ``index`` int64 (B,). Classification has no ``text``;
-while answering, fusion may lack the image or the text, and retrieval never has both.
+retrieval: what has the same label belongs together), ``task`` and ``index`` int64 (B,). Classification has no ``text``.
+A batch to be answered holds the inputs alone: of fusion perhaps only one of them, of retrieval never both.
 
-Legend: B batch, C classes, H, W pixels, L tokens of a text, E embedding.
+Suffixes say the axes of a tensor, in the whole repository; a file explains only what differs or is not here:
+B batch, C classes (of an image: colours), H, W pixels, N samples or the tokens of a block, L tokens of a text or
+layers, D width of a layer (D_in, D_out), E embedding, M random features, K class means, T tasks, P parameters, r rank,
+and a digit for an axis of that size.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.stream import Budget, Label, Share, Task
+from methods.parts.augmentation import augment
 from methods.parts.backbones import Backbone
+from methods.parts.matching import belongs, contrastive_loss, fused
 from methods.parts.memory import Memory
 from methods.parts.peft_layers import dropouts, is_factor
 
@@ -262,56 +267,8 @@ class IncrementalMethod(L.LightningModule):
         }
 
 
-def fused(image_BE: Tensor | None, text_BE: Tensor | None) -> Tensor:
-    """(B, E): the sum of the unit features of image and text; the one that is there where the other is missing."""
-    if image_BE is None or text_BE is None:
-        present = text_BE if image_BE is None else image_BE
-        assert present is not None, "neither image nor text"
-        return present
-    return F.normalize(image_BE.float(), dim=-1) + F.normalize(text_BE.float(), dim=-1)
-
-
-def belongs(batch: Batch) -> Tensor:
-    """(B, B) bool: which pairs of a retrieval batch belong together; the diagonal always does."""
-    label_B, task_B = batch["label"], batch["task"]
-    return (label_B[:, None] == label_B) & (task_B[:, None] == task_B)
-
-
-def contrastive_loss(image_BE: Tensor, text_BE: Tensor, same_BB: Tensor, scale: Tensor | float) -> Tensor:
-    """CLIP's symmetric cross-entropy between the images and the texts of a batch, a scalar.
-
-    -1/2 mean_i 1/|P_i| sum_{p in P_i} ( log softmax_j(s cos(x_i, y_j))[p] + log softmax_j(s cos(y_i, x_j))[p] ),
-    P_i = {j: same_ij}: one match each gives CLIP's loss, and what belongs together is no negative.
-    """
-    with torch.autocast(image_BE.device.type, enabled=False):
-        unit_image_BE, unit_text_BE = (F.normalize(x.float(), dim=-1) for x in (image_BE, text_BE))
-        logits_BB = scale * unit_image_BE @ unit_text_BE.mT
-        target_BB = same_BB / same_BB.sum(dim=1, keepdim=True)
-        return (F.cross_entropy(logits_BB, target_BB) + F.cross_entropy(logits_BB.mT, target_BB)) / 2
-
-
 def cosine(step: int, warmup: int, steps: int) -> float:
     """Factor of the learning rate: linear over ``warmup`` steps, then a half cosine to 0."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def augment(images_BCHW: Tensor, crop: bool, share: Share | None = None) -> Tensor:
-    """Mirror each image with probability 1/2; with ``crop`` also cut out 70 to 100 % of its area and rescale it.
-
-    With a share the draws are those of the whole batch, of which the images are a part.
-    """
-    device = images_BCHW.device
-    size, rows = (len(images_BCHW), slice(None)) if share is None else (share.size, slice(share.start, share.stop))
-    mirrored_B = (torch.rand(size, device=device) < 0.5)[rows]
-    if not crop:
-        return torch.where(mirrored_B.view(-1, 1, 1, 1), images_BCHW.flip(-1), images_BCHW)
-    side_B = torch.empty(size, device=device).uniform_(0.7, 1).sqrt()[rows]
-    shift_B2 = (torch.rand(size, 2, device=device)[rows] * 2 - 1) * (1 - side_B)[:, None]
-    theta_B23 = torch.zeros(len(images_BCHW), 2, 3, device=device)
-    theta_B23[:, 0, 0] = torch.where(mirrored_B, -side_B, side_B)
-    theta_B23[:, 1, 1] = side_B
-    theta_B23[:, :, 2] = shift_B2
-    grid = F.affine_grid(theta_B23, list(images_BCHW.shape), align_corners=False)
-    return F.grid_sample(images_BCHW, grid, mode="bilinear", padding_mode="reflection", align_corners=False)

@@ -4,8 +4,6 @@ An expert is one (A, B) per adapted linear layer, D = s B A with s = alpha / ran
 *folded*: W = W0 + sum_i w_i s B_i A_i, always from the pristine W0, so a step costs the same at task 20 as at task 2,
 inference costs the frozen backbone, and W0 comes back to the bit. The one being trained stays *live*: PEFT computes it
 apart.
-
-Legend: r rank, D_in, D_out the layer's widths, B any batch shape.
 """
 
 from __future__ import annotations
@@ -22,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from methods.parts import peft_layers
-from methods.parts.backbones import PLACES
 from methods.parts.checks import above, at_least, below_one, one_of
+from methods.parts.towers import PLACES
 
 Blend = dict[str, float | tuple[float, ...]]  # weight of every expert that acts: one, or one per adapted layer
 
@@ -58,10 +56,10 @@ class Experts:
     ) -> None:  # fmt: skip
         """``places`` in ``blocks`` (all by default) are adapted; two pools on one tower must not share a layer.
 
-        ``tower`` is a :class:`~methods.parts.backbones.Tower`, or a backbone, whose two towers are then adapted.
+        ``tower`` is a :class:`~methods.parts.towers.Tower`, or a backbone, whose two towers are then adapted.
 
         Raises:
-            ValueError: a rank below 1, or a place that is none of :data:`~methods.parts.backbones.PLACES`.
+            ValueError: a rank below 1, or a place that is none of :data:`~methods.parts.towers.PLACES`.
         """
         at_least(1, rank=rank)
         above(0, lora_alpha=alpha)

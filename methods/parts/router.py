@@ -8,8 +8,6 @@ ridge        h = relu(z W), W ~ N(0, 1) once;  G = sum h h^T, Q = sum h e_t^T;  
              (the head of RanPAC, McDonnell et al., NeurIPS 2023, on tasks instead of classes)
 mahalanobis  class means mu_c and one covariance S within classes;  task of argmin_c (z - mu_c)^T S^-1 (z - mu_c)
 ncm          class means, made unit vectors;  task of argmax_c cos(z, mu_c)
-
-Legend: B batch, N samples, K class means kept so far, E embedding, M random features, T tasks.
 """
 
 from __future__ import annotations
