@@ -30,7 +30,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmark.stream import Task
 from methods.base import INPUTS, Batch, belongs
-from methods.parts.checks import at_least, at_most
+from methods.parts.checks import at_least, within
 from methods.sequential_lora import SequentialLora
 
 PRESETS = {"libcontinual": {"optimizer": "sgd", "lr": 0.1, "schedule": "constant"}}
@@ -66,8 +66,8 @@ class EWC(SequentialLora):
 
     def __init__(self, strength: float = 100.0, gamma: float = 1.0, **lora: Any) -> None:
         super().__init__(**lora)
-        at_least(0, strength=strength, gamma=gamma)
-        at_most(1, gamma=gamma)
+        at_least(0, strength=strength)
+        within(0, 1, gamma=gamma)
         self.strength, self.gamma = strength, gamma
 
     def penalty(self) -> Tensor:

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from benchmark.stream import Budget, Label, Task
 from methods.base import Batch, IncrementalMethod
 from methods.parts.backbones import Backbone
-from methods.parts.checks import above, at_least, at_most, one_of
+from methods.parts.checks import above, at_least, one_of, within
 from methods.parts.dual_gpm import ENERGIES, DualGPM, design_reduction
 from methods.parts.experts import Experts
 
@@ -91,7 +91,7 @@ class InfLoRA(IncrementalMethod):
     ) -> None:
         super().__init__()
         above(0, lamb=lamb, lame=lame)
-        at_most(1, lamb=lamb, lame=lame)
+        within(0, 1, lamb=lamb, lame=lame)
         at_least(0, blocks=blocks)
         one_of(ENERGIES, energy=energy)
         self.rank, self.lamb, self.lame, self.blocks, self.energy, self.faithful = (

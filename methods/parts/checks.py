@@ -39,15 +39,15 @@ def above(low: float, **values: float) -> None:
             raise ValueError(f"{name} {value}: must be above {low}")
 
 
-def at_most(high: float, **values: float) -> None:
-    """Every value is ``high`` or less.
+def within(low: float, high: float, **values: float) -> None:
+    """Every value is in [low, high].
 
     Raises:
-        ValueError: ``gamma 2.0: need at most 1``.
+        ValueError: ``top_k 5: must be in [1, 4]``.
     """
     for name, value in values.items():
-        if not value <= high:
-            raise ValueError(f"{name} {value}: need at most {high}")
+        if not low <= value <= high:
+            raise ValueError(f"{name} {value}: must be in [{low}, {high}]")
 
 
 def below_one(**values: float) -> None:
