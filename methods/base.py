@@ -5,16 +5,20 @@ For each task: ``begin_task`` (grow), ``prepare_task`` (look at the data), train
 identity given and hidden.
 
 A batch is a dict of tensors: ``image`` uint8 (B, 3, H, W), ``text`` int64 tokens (B, L), ``label`` (global ids; of
-retrieval: what has the same label belongs together), ``task`` and ``index`` int64 (B,). Classification has no ``text``;
-while answering, fusion may lack the image or the text, and retrieval never has both.
+retrieval: what has the same label belongs together), ``task`` and ``index`` int64 (B,). Classification has no ``text``.
+A batch to be answered holds the inputs alone: of fusion perhaps only one of them, of retrieval never both.
 
-Legend: B batch, C classes, H, W pixels, L tokens of a text, E embedding.
+Suffixes say the axes of a tensor, in the whole repository; a file explains only what differs or is not here:
+B batch, C classes (of an image: colours), H, W pixels, N samples or the tokens of a block, L tokens of a text or
+layers, D width of a layer (D_in, D_out), E embedding, M random features, K class means, T tasks, P parameters, r rank,
+and a digit for an axis of that size.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -24,14 +28,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.stream import Budget, Label, Share, Task
+from methods.parts.augmentation import augment
 from methods.parts.backbones import Backbone
+from methods.parts.matching import belongs, contrastive_loss, fused
 from methods.parts.memory import Memory
+from methods.parts.peft_layers import dropouts, is_factor
 
 Batch = dict[str, Tensor]
 INPUTS: tuple[str, ...] = ("image", "text")  # what a batch may hold of a sample
 AUGMENTATIONS = ("none", "flip", "crop")
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 SCHEDULES = ("cosine", "constant")
+
+
+def takes_route(answer: Callable[..., Tensor]) -> bool:
+    """Whether a method's ``scores`` or ``represent`` takes ``route``; it may leave that out."""
+    return "route" in inspect.signature(answer).parameters
+
+
+def _may_leave_out_route(answer: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """For the type checker: a subclass that does not route need not take ``route``."""
+    return answer
 
 
 class IncrementalMethod(L.LightningModule):
@@ -59,6 +76,7 @@ class IncrementalMethod(L.LightningModule):
         self.memory = Memory()
         self.tasks: list[Task] = []
         self.budget = Budget()
+        self._tuned: set[str] = set()  # names of the backbone's parameters that have been trainable
         self._cache: dict[str, Any] | None = None
 
     # ---- growing and learning -------------------------------------------------------------------------------------
@@ -69,6 +87,7 @@ class IncrementalMethod(L.LightningModule):
 
     def begin_task(self, task: Task) -> None:
         """Grow for a task, from the task and the hyper-parameters alone. Extend, and call this first."""
+        self._note_trainable()
         self.tasks.append(task)
 
     def prepare_task(self, task: Task, loader: Iterable[Batch]) -> None:
@@ -97,12 +116,20 @@ class IncrementalMethod(L.LightningModule):
 
     # ---- answering ------------------------------------------------------------------------------------------------
 
-    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None) -> Tensor:
-        """(B, C) logits over ``labels``; ``task`` None means the identity is hidden."""
-        return self.backbone.logits(self.represent(batch, task), self.backbone.class_features(labels))
+    @_may_leave_out_route
+    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None, route: Tensor | None = None) -> Tensor:
+        """(B, C) logits over ``labels``; ``task`` None means the identity is hidden.
 
-    def represent(self, batch: Batch, task: Task | None) -> Tensor:
-        """(B, E) features to answer with, by cosine; ``task`` None means the identity is hidden.
+        Args:
+            route: (B,) what :meth:`route` said of this batch, where that was asked already; with it a method that
+                routes does not pass the batch through the frozen model again. Others may leave this argument out.
+        """
+        routed = {} if route is None or not takes_route(self.represent) else {"route": route}
+        return self.backbone.logits(self.represent(batch, task, **routed), self.backbone.class_features(labels))
+
+    @_may_leave_out_route
+    def represent(self, batch: Batch, task: Task | None, route: Tensor | None = None) -> Tensor:
+        """(B, E) features to answer with, by cosine; ``task`` None means the identity is hidden, ``route`` as above.
 
         Of retrieval a batch holds images or texts, never both: no feature can depend on what the item is paired with.
         """
@@ -132,7 +159,10 @@ class IncrementalMethod(L.LightningModule):
         return None
 
     def route(self, batch: Batch) -> Tensor | None:
-        """(B,) the task a router picks for each sample when the identity is hidden; None without a router."""
+        """(B,) the task a router picks for each sample when the identity is hidden; None without a router.
+
+        Asked once of every such batch; what it says is given to :meth:`scores` and :meth:`represent` if they take it.
+        """
         return None
 
     # ---- what methods share ---------------------------------------------------------------------------------------
@@ -210,43 +240,31 @@ class IncrementalMethod(L.LightningModule):
         super().train(mode)
         if hasattr(self, "backbone"):
             self.backbone.eval()
-            for name, module in self.backbone.named_modules():
-                if "lora_dropout" in name:
-                    module.train(mode)
+            for dropout in dropouts(self.backbone):
+                dropout.train(mode)
         return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Everything but the frozen backbone: what a checkpoint holds."""
+        """Everything but what is still as it was in the frozen backbone: what a checkpoint holds.
+
+        Of the backbone that is the experts in it, and every parameter that has ever been trainable.
+        """
+        self._note_trainable()
         state = super().state_dict(*args, **kwargs)
-        return {k: v for k, v in state.items() if not k.startswith("backbone.") or ".lora_" in k}
+        return {k: v for k, v in state.items() if not k.startswith("backbone.") or is_factor(k) or k in self._tuned}
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """What a state holds of the backbone has been trainable, though this object may never have trained it."""
+        loaded = super().load_state_dict(state_dict, *args, **kwargs)
+        self._tuned |= {name for name in state_dict if name.startswith("backbone.") and not is_factor(name)}
+        return loaded
 
-def fused(image_BE: Tensor | None, text_BE: Tensor | None) -> Tensor:
-    """(B, E): the sum of the unit features of image and text; the one that is there where the other is missing."""
-    if image_BE is None or text_BE is None:
-        present = text_BE if image_BE is None else image_BE
-        assert present is not None, "neither image nor text"
-        return present
-    return F.normalize(image_BE.float(), dim=-1) + F.normalize(text_BE.float(), dim=-1)
-
-
-def belongs(batch: Batch) -> Tensor:
-    """(B, B) bool: which pairs of a retrieval batch belong together; the diagonal always does."""
-    label_B, task_B = batch["label"], batch["task"]
-    return (label_B[:, None] == label_B) & (task_B[:, None] == task_B)
-
-
-def contrastive_loss(image_BE: Tensor, text_BE: Tensor, same_BB: Tensor, scale: Tensor | float) -> Tensor:
-    """CLIP's symmetric cross-entropy between the images and the texts of a batch, a scalar.
-
-    -1/2 mean_i 1/|P_i| sum_{p in P_i} ( log softmax_j(s cos(x_i, y_j))[p] + log softmax_j(s cos(y_i, x_j))[p] ),
-    P_i = {j: same_ij}: one match each gives CLIP's loss, and what belongs together is no negative.
-    """
-    with torch.autocast(image_BE.device.type, enabled=False):
-        unit_image_BE, unit_text_BE = (F.normalize(x.float(), dim=-1) for x in (image_BE, text_BE))
-        logits_BB = scale * unit_image_BE @ unit_text_BE.mT
-        target_BB = same_BB / same_BB.sum(dim=1, keepdim=True)
-        return (F.cross_entropy(logits_BB, target_BB) + F.cross_entropy(logits_BB.mT, target_BB)) / 2
+    def _note_trainable(self) -> None:
+        """Before it changes, and before it is saved: what of the backbone the current task may train."""
+        trainable = {id(parameter) for parameter in self.trainable_parameters()} if self.tasks else set()
+        self._tuned |= {
+            name for name, p in self.named_parameters() if id(p) in trainable and name.startswith("backbone.")
+        }
 
 
 def cosine(step: int, warmup: int, steps: int) -> float:
@@ -254,23 +272,3 @@ def cosine(step: int, warmup: int, steps: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def augment(images_BCHW: Tensor, crop: bool, share: Share | None = None) -> Tensor:
-    """Mirror each image with probability 1/2; with ``crop`` also cut out 70 to 100 % of its area and rescale it.
-
-    With a share the draws are those of the whole batch, of which the images are a part.
-    """
-    device = images_BCHW.device
-    size, rows = (len(images_BCHW), slice(None)) if share is None else (share.size, slice(share.start, share.stop))
-    mirrored_B = (torch.rand(size, device=device) < 0.5)[rows]
-    if not crop:
-        return torch.where(mirrored_B.view(-1, 1, 1, 1), images_BCHW.flip(-1), images_BCHW)
-    side_B = torch.empty(size, device=device).uniform_(0.7, 1).sqrt()[rows]
-    shift_B2 = (torch.rand(size, 2, device=device)[rows] * 2 - 1) * (1 - side_B)[:, None]
-    theta_B23 = torch.zeros(len(images_BCHW), 2, 3, device=device)
-    theta_B23[:, 0, 0] = torch.where(mirrored_B, -side_B, side_B)
-    theta_B23[:, 1, 1] = side_B
-    theta_B23[:, :, 2] = shift_B2
-    grid = F.affine_grid(theta_B23, list(images_BCHW.shape), align_corners=False)
-    return F.grid_sample(images_BCHW, grid, mode="bilinear", padding_mode="reflection", align_corners=False)

@@ -37,6 +37,7 @@ from benchmark.stream import Budget, Label, Task
 from methods.base import Batch, IncrementalMethod
 from methods.lwf import distillation
 from methods.parts.backbones import Backbone
+from methods.parts.checks import above, at_least, one_of
 from methods.parts.experts import Experts
 from methods.parts.router import class_means
 
@@ -79,13 +80,9 @@ class CLLora(IncrementalMethod):
         head: str = "prototype",
     ) -> None:
         super().__init__()
-        if strength < 0 or temperature <= 0 or orthogonality < 0:
-            raise ValueError(
-                f"strength {strength}, temperature {temperature}, orthogonality {orthogonality}: "
-                "need temperature > 0, the others >= 0"
-            )
-        if head not in HEADS:
-            raise ValueError(f"head {head!r}: choose from {', '.join(HEADS)}")
+        at_least(0, strength=strength, orthogonality=orthogonality)
+        above(0, temperature=temperature)
+        one_of(HEADS, head=head)
         self.rank, self.strength, self.temperature, self.head = rank, strength, temperature, head
         self.orthogonality = orthogonality
         self.block_weights = nn.ParameterList()

@@ -16,6 +16,7 @@ and draws together. It holds images of patients.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from torch import Tensor
 from benchmark.stream import Task
 from methods.base import Batch
 from methods.er import recall, remember
+from methods.parts.checks import at_least
 from methods.sequential_lora import SequentialLora
 
 PRESETS = {
@@ -43,29 +45,17 @@ class DER(SequentialLora):
         alpha: weight of the squared difference to the stored logits.
         beta: weight of the cross-entropy on replayed labels.
         buffer_size: images kept in all.
-        rank: r of every adapted layer.
-        lora_alpha: the update is scaled by lora_alpha / rank.
-        placement: which linear layers of a block, of q, k, v, out, fc1, fc2.
-        dropout: of the LoRA's input while training.
+        lora: arguments of :class:`~methods.sequential_lora.SequentialLora`.
     """
 
     keeps_images = True
     ddp = False  # every process would draw its own replay
     kinds = ("classification",)
 
-    def __init__(
-        self,
-        alpha: float = 0.3,
-        beta: float = 0.5,
-        buffer_size: int = 500,
-        rank: int = 8,
-        lora_alpha: float = 8.0,
-        placement: str = "q,k,v,out,fc1,fc2",
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(rank, lora_alpha, placement, dropout)
-        if buffer_size < 1 or alpha < 0 or beta < 0:
-            raise ValueError(f"buffer_size {buffer_size}, alpha {alpha}, beta {beta}: need at least 1, 0 and 0")
+    def __init__(self, alpha: float = 0.3, beta: float = 0.5, buffer_size: int = 500, **lora: Any) -> None:
+        super().__init__(**lora)
+        at_least(0, alpha=alpha, beta=beta)
+        at_least(1, buffer_size=buffer_size)
         self.alpha, self.beta, self.buffer_size = alpha, beta, buffer_size
 
     def loss(self, batch: Batch) -> Tensor:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from benchmark.stream import Task
 from methods.base import Batch
+from methods.parts.checks import at_least
 from methods.parts.memory import Memory
 from methods.sequential_lora import SequentialLora
 
@@ -78,26 +79,15 @@ class ER(SequentialLora):
 
     Args:
         buffer_size: M, images kept in all.
-        rank: r of every adapted layer.
-        lora_alpha: the update is scaled by lora_alpha / rank.
-        placement: which linear layers of a block, of q, k, v, out, fc1, fc2.
-        dropout: of the LoRA's input while training.
+        lora: arguments of :class:`~methods.sequential_lora.SequentialLora`.
     """
 
     keeps_images = True
     ddp = False  # every process would draw its own replay
 
-    def __init__(
-        self,
-        buffer_size: int = 500,
-        rank: int = 8,
-        lora_alpha: float = 8.0,
-        placement: str = "q,k,v,out,fc1,fc2",
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(rank, lora_alpha, placement, dropout)
-        if buffer_size < 1:
-            raise ValueError(f"buffer_size {buffer_size}: need at least 1")
+    def __init__(self, buffer_size: int = 500, **lora: Any) -> None:
+        super().__init__(**lora)
+        at_least(1, buffer_size=buffer_size)
         self.buffer_size = buffer_size
 
     def loss(self, batch: Batch) -> Tensor:

@@ -20,6 +20,7 @@ chunk, in both directions, the others held fixed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmark.stream import Task
 from methods.base import INPUTS, Batch, belongs
+from methods.parts.checks import at_least, within
 from methods.sequential_lora import SequentialLora
 
 PRESETS = {"libcontinual": {"optimizer": "sgd", "lr": 0.1, "schedule": "constant"}}
@@ -59,24 +61,13 @@ class EWC(SequentialLora):
     Args:
         strength: lambda, weight of the penalty.
         gamma: how much of the earlier tasks' Fisher is kept.
-        rank: r of every adapted layer.
-        lora_alpha: the update is scaled by lora_alpha / rank.
-        placement: which linear layers of a block, of q, k, v, out, fc1, fc2.
-        dropout: of the LoRA's input while training.
+        lora: arguments of :class:`~methods.sequential_lora.SequentialLora`.
     """
 
-    def __init__(
-        self,
-        strength: float = 100.0,
-        gamma: float = 1.0,
-        rank: int = 8,
-        lora_alpha: float = 8.0,
-        placement: str = "q,k,v,out,fc1,fc2",
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(rank, lora_alpha, placement, dropout)
-        if strength < 0 or not 0 <= gamma <= 1:
-            raise ValueError(f"strength {strength}, gamma {gamma}: need strength >= 0 and gamma from 0 to 1")
+    def __init__(self, strength: float = 100.0, gamma: float = 1.0, **lora: Any) -> None:
+        super().__init__(**lora)
+        at_least(0, strength=strength)
+        within(0, 1, gamma=gamma)
         self.strength, self.gamma = strength, gamma
 
     def penalty(self) -> Tensor:

@@ -19,6 +19,7 @@ from benchmark.stream import Budget, Label, Task
 from methods.base import Batch, IncrementalMethod
 from methods.parts import router as routers
 from methods.parts.backbones import Backbone
+from methods.parts.checks import one_of
 from methods.parts.experts import Blend, Experts
 
 PRESETS = {
@@ -54,7 +55,8 @@ class IndependentLora(IncrementalMethod):
     ) -> None:
         super().__init__()
         self.rank, self.lora_alpha, self.placement, self.dropout = rank, lora_alpha, placement, dropout
-        self.router = routers.checked(router)
+        one_of(routers.KINDS, router=router)
+        self.router = router
 
     def attach(self, backbone: Backbone, budget: Budget) -> None:
         super().attach(backbone, budget)
@@ -82,20 +84,20 @@ class IndependentLora(IncrementalMethod):
         with self.experts.blend({}):
             routers.learn_task(self.memory, task, loader, self.embed, self.router)
 
-    def represent(self, batch: Batch, task: Task | None) -> Tensor:
+    def represent(self, batch: Batch, task: Task | None, route: Tensor | None = None) -> Tensor:
         if task is None:
-            return self._routed(batch, self.route(batch))
+            return self._routed(batch, self.route(batch) if route is None else route)
         with self.experts.blend(self.ingredients(task)):
             return self.embed(batch)
 
     def _routed(self, batch: Batch, route_B: Tensor) -> Tensor:
         return routers.by_route(route_B, batch, lambda index, part: self.represent(part, self.tasks[index]))
 
-    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None) -> Tensor:
+    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None, route: Tensor | None = None) -> Tensor:
         """With the identity hidden: the routed task's answer, all other tasks' labels below its own."""
         if task is not None:
             return super().scores(batch, labels, task)
-        route_B = self.route(batch)
+        route_B = self.route(batch) if route is None else route
         logits_BC = self.backbone.logits(self._routed(batch, route_B), self.backbone.class_features(labels))
         return routers.own_labels_first(logits_BC, route_B, labels, self.tasks, self.backbone.logit_scale.exp())
 

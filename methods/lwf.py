@@ -16,12 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmark.stream import Task
 from methods.base import Batch
+from methods.parts.checks import above, at_least
 from methods.sequential_lora import SequentialLora
 
 PRESETS = {
@@ -45,26 +47,15 @@ class LwF(SequentialLora):
     Args:
         strength: weight of the distillation.
         temperature: T of the soft targets.
-        rank: r of every adapted layer.
-        lora_alpha: the update is scaled by lora_alpha / rank.
-        placement: which linear layers of a block, of q, k, v, out, fc1, fc2.
-        dropout: of the LoRA's input while training.
+        lora: arguments of :class:`~methods.sequential_lora.SequentialLora`.
     """
 
     kinds = ("classification",)
 
-    def __init__(
-        self,
-        strength: float = 3.0,
-        temperature: float = 2.0,
-        rank: int = 8,
-        lora_alpha: float = 8.0,
-        placement: str = "q,k,v,out,fc1,fc2",
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(rank, lora_alpha, placement, dropout)
-        if strength < 0 or temperature <= 0:
-            raise ValueError(f"strength {strength}, temperature {temperature}: need strength >= 0 and temperature > 0")
+    def __init__(self, strength: float = 3.0, temperature: float = 2.0, **lora: Any) -> None:
+        super().__init__(**lora)
+        at_least(0, strength=strength)
+        above(0, temperature=temperature)
         self.strength, self.temperature = strength, temperature
         self._earlier: Tensor | None = None
 
@@ -72,8 +63,7 @@ class LwF(SequentialLora):
         super().begin_task(task)
         if "teacher" not in self.experts.names:
             self.experts.add("teacher")
-            for layer in self.experts.layers:
-                layer.lora_dropout["teacher"] = nn.Identity()  # what it answered before is not drawn anew
+            self.experts.without_dropout("teacher")  # what it answered before is not drawn anew
 
     def learning(self) -> AbstractContextManager[None]:
         known = [label for task in self.tasks[:-1] for label in task.labels]

@@ -17,39 +17,23 @@ Task t is answered with the experts 1..t: its accuracy never changes once learne
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmark.stream import Task
 from methods.independent_lora import IndependentLora
+from methods.parts.checks import one_of
 from methods.parts.experts import Blend, Experts
+from methods.parts.stacks import gather, stack
 
 PRESETS = {"official": {"epochs": 3, "batch_size": 16, "lr": 2e-4, "method": {"rank": 64, "lora_alpha": 64.0}}}
+Stacks = list[tuple[Tensor, ...]]
 SIMILARITIES = ("exp_fro", "exp_rel", "cos_delta", "margin")
-
-
-def stack(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """Matrices (p, q) of any shapes as one (n, p, q) stack per shape, in order of appearance, in float32 or wider."""
-    groups: dict[torch.Size, list[Tensor]] = defaultdict(list)
-    for matrix in matrices:
-        groups[matrix.shape].append(matrix if matrix.dtype == torch.float64 else matrix.float())
-    return [torch.stack(group) for group in groups.values()]
-
-
-def stack_tasks(previous: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """The earlier tasks' matrices, detached, as one (T, n, p, q) stack per shape."""
-    stacks = zip(*(stack([matrix.detach() for matrix in matrices]) for matrices in previous), strict=True)
-    return [torch.stack(group) for group in stacks]
-
-
-def _frobenius(x: Tensor) -> Tensor:
-    """Frobenius norms of (..., p, q) matrices; the gradient at a zero matrix is zero."""
-    return torch.linalg.vector_norm(x, dim=(-2, -1))
 
 
 def lora_similarity(current: Sequence[Tensor], other: Sequence[Tensor], kind: str = "exp_fro") -> Tensor:
@@ -64,50 +48,51 @@ def lora_similarity(current: Sequence[Tensor], other: Sequence[Tensor], kind: st
             ``margin`` 1 - d.
     """
     _check(current, other, kind)
-    if kind == "cos_delta":
-        return _delta_cosines(current, [other]).mean()
-    return _similarities(current, stack_tasks([other]), kind).mean()
+    return similarities(stacks([current], kind), stacks([other], kind), kind).mean()
 
 
 def _check(current: Sequence[Tensor], other: Sequence[Tensor], kind: str) -> None:
-    if kind not in SIMILARITIES:
-        raise ValueError(f"similarity {kind!r}: choose from {', '.join(SIMILARITIES)}")
+    one_of(SIMILARITIES, similarity=kind)
     if not current or [matrix.shape for matrix in current] != [matrix.shape for matrix in other]:
         raise ValueError("the LoRAs compared must have the same number of matrices, pairwise of one shape")
 
 
-def _similarities(current: Sequence[Tensor], previous: Sequence[Tensor], kind: str) -> Tensor:
-    """(T, n) similarity of every matrix with that of every earlier task, given as :func:`stack_tasks` gives them."""
+def stacks(loras: Sequence[Sequence[Tensor]], kind: str) -> Stacks:
+    """T LoRAs as :func:`similarities` reads them; of ``cos_delta`` A and B of a layer stay together."""
+    return gather(loras, 2 if kind == "cos_delta" else 1)
+
+
+def similarities(current: Stacks, others: Stacks, kind: str) -> Tensor:
+    """(T, n) of one LoRA and T others at once: the terms whose mean over n is :func:`lora_similarity` of each."""
     values = []
-    for x, y in zip(stack(current), previous, strict=True):
-        distance = _frobenius(x - y)
-        if kind != "exp_fro":
-            scale = (_frobenius(x) ** 2 + _frobenius(y) ** 2).sqrt().detach()
-            distance = distance / scale.clamp_min(torch.finfo(x.dtype).tiny)
-        values.append(1 - distance if kind == "margin" else torch.exp(-distance))
+    for own, theirs in zip(current, others, strict=True):
+        theirs = tuple(matrices.detach() for matrices in theirs)
+        values.append(_cosine(*own, *theirs) if kind == "cos_delta" else _closeness(kind, *own, *theirs))
     return torch.cat(values, dim=1)
 
 
-def _delta_cosines(current: Sequence[Tensor], previous: Sequence[Sequence[Tensor]]) -> Tensor:
-    """(T, layers) cos(B A, B' A') through r x r products: <B A, B' A'> = sum((B^T B') * (A A'^T))."""
-    layers: dict[tuple[torch.Size, torch.Size], list[int]] = defaultdict(list)
-    for i in range(0, len(current), 2):
-        layers[current[i].shape, current[i + 1].shape].append(i)
-    current, *previous = ([x if x.dtype == torch.float64 else x.float() for x in lora] for lora in (current, *previous))
-    values = []
-    for members in layers.values():
-        A, B = (torch.stack([current[i + part] for i in members]) for part in (0, 1))
-        A2, B2 = (
-            torch.stack([torch.stack([task[i + part].detach() for i in members]) for task in previous])
-            for part in (0, 1)
-        )
-        inner = ((B.mT @ B2) * (A @ A2.mT)).sum((-2, -1))
-        own = ((B.mT @ B) * (A @ A.mT)).sum((-2, -1))
-        others = ((B2.mT @ B2) * (A2 @ A2.mT)).sum((-2, -1))
-        safe = (own > 0) & (others > 0)
-        scale = torch.where(safe, own, 1).rsqrt() * torch.where(safe, others, 1).rsqrt()
-        values.append(torch.where(safe, inner * scale, 0.0))
-    return torch.cat(values, dim=1)
+def _frobenius(x: Tensor) -> Tensor:
+    """Frobenius norms of (..., p, q) matrices; the gradient at a zero matrix is zero."""
+    return torch.linalg.vector_norm(x, dim=(-2, -1))
+
+
+def _closeness(kind: str, X: Tensor, X2: Tensor) -> Tensor:
+    """(T, n) from the distances of (1, n, p, q) and (T, n, p, q)."""
+    distance = _frobenius(X - X2)
+    if kind != "exp_fro":
+        scale = (_frobenius(X) ** 2 + _frobenius(X2) ** 2).sqrt().detach()
+        distance = distance / scale.clamp_min(torch.finfo(X.dtype).tiny)
+    return 1 - distance if kind == "margin" else torch.exp(-distance)
+
+
+def _cosine(A: Tensor, B: Tensor, A2: Tensor, B2: Tensor) -> Tensor:
+    """(T, n) cos(B A, B' A') through r x r products: <B A, B' A'> = sum((B^T B') * (A A'^T))."""
+    inner = ((B.mT @ B2) * (A @ A2.mT)).sum((-2, -1))
+    own = ((B.mT @ B) * (A @ A.mT)).sum((-2, -1))
+    others = ((B2.mT @ B2) * (A2 @ A2.mT)).sum((-2, -1))
+    safe = (own > 0) & (others > 0)
+    scale = torch.where(safe, own, 1).rsqrt() * torch.where(safe, others, 1).rsqrt()
+    return torch.where(safe, inner * scale, 0.0)
 
 
 def contrastive_penalty(
@@ -130,9 +115,8 @@ def contrastive_penalty(
         return current[0].new_zeros(())
     for other in previous:
         _check(current, other, kind)
-    if kind == "cos_delta":
-        return _contrast(_delta_cosines(current, previous), same_modality, kind, margin)
-    return _contrast(_similarities(current, stack_tasks(previous), kind), same_modality, kind, margin)
+    similarity_Tn = similarities(stacks([current], kind), stacks(previous, kind), kind)
+    return _contrast(similarity_Tn, same_modality, kind, margin)
 
 
 def _contrast(similarity_Tn: Tensor, same_modality: Sequence[bool] | Tensor, kind: str, margin: float = 1.0) -> Tensor:
@@ -159,28 +143,14 @@ class MSLoRACR(IndependentLora):
     """One LoRA per task, attracted within a modality and repelled between modalities.
 
     Args:
-        rank: r of every adapted layer.
-        lora_alpha: the update is scaled by lora_alpha / rank.
         alpha: weight of the contrastive term CR.
         beta: weight of the orthogonality term R.
         similarity: exp_fro (released), exp_rel, cos_delta or margin.
-        placement: which linear layers of a block, of q, k, v, out, fc1, fc2.
-        dropout: of the LoRA's input while training.
-        router: what picks the expert when the identity is hidden, ridge, mahalanobis or ncm.
+        lora: arguments of :class:`~methods.independent_lora.IndependentLora`.
     """
 
-    def __init__(
-        self,
-        rank: int = 8,
-        lora_alpha: float = 8.0,
-        alpha: float = 0.1,
-        beta: float = 0.01,
-        similarity: str = "exp_fro",
-        placement: str = "q,k,v,out,fc1,fc2",
-        dropout: float = 0.0,
-        router: str = "ridge",
-    ) -> None:
-        super().__init__(rank, lora_alpha, placement, dropout, router)
+    def __init__(self, alpha: float = 0.1, beta: float = 0.01, similarity: str = "exp_fro", **lora: Any) -> None:
+        super().__init__(**lora)
         self.alpha, self.beta, self.similarity = alpha, beta, similarity
         self.regulariser = Regulariser(alpha, beta, similarity)
 
@@ -204,8 +174,7 @@ class Regulariser:
 
     def __init__(self, alpha: float, beta: float, similarity: str) -> None:
         """Raises ValueError: unknown similarity."""
-        if similarity not in SIMILARITIES:
-            raise ValueError(f"similarity {similarity!r}: choose from {', '.join(SIMILARITIES)}")
+        one_of(SIMILARITIES, similarity=similarity)
         self.alpha, self.beta, self.similarity = alpha, beta, similarity
         self._frozen: Frozen | None = None
 
@@ -217,10 +186,8 @@ class Regulariser:
         frozen = self._frozen = self._frozen or self._freeze(experts, tasks)
         As, Bs = frozen.current
         with torch.autocast(As[0].device.type, enabled=False):
-            if self.similarity == "cos_delta":
-                similarity_Tn = _delta_cosines(_alternate(As, Bs), frozen.matrices)
-            else:
-                similarity_Tn = _similarities(_alternate(As, Bs), frozen.stacks, self.similarity)
+            current = stacks([_alternate(As, Bs)], self.similarity)
+            similarity_Tn = similarities(current, frozen.previous, self.similarity)
             cr = _contrast(similarity_Tn, frozen.same_modality, self.similarity)
             r = (orthogonality_penalty(As, Bs) + frozen.orthogonality) / len(tasks)
             return self.alpha * cr + self.beta * r
@@ -228,12 +195,10 @@ class Regulariser:
     @torch.no_grad()
     def _freeze(self, experts: Experts, tasks: Sequence[Task]) -> Frozen:
         *earlier, current = (experts.factors(name) for name in experts.names)
-        matrices = [_alternate(As, Bs) for As, Bs in earlier]
         same = [task.modality == tasks[-1].modality for task in tasks[:-1]]
         return Frozen(
             current,
-            matrices,
-            stack_tasks(matrices),
+            stacks([_alternate(As, Bs) for As, Bs in earlier], self.similarity),
             torch.tensor(same, device=current[0][0].device),
             torch.stack([orthogonality_penalty(As, Bs) for As, Bs in earlier]).sum(),
         )
@@ -244,8 +209,7 @@ class Frozen:
     """What stays while a task is learned: gathered once, not at every step."""
 
     current: tuple[list[Tensor], list[Tensor]]  # the parameters that are trained
-    matrices: list[list[Tensor]]  # of every earlier expert
-    stacks: list[Tensor]
+    previous: Stacks  # of all earlier experts
     same_modality: Tensor  # (T,) bool
     orthogonality: Tensor  # sum over earlier tasks of their R
 

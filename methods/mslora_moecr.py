@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ from benchmark.stream import Task
 from methods.base import Batch
 from methods.independent_lora import IndependentLora
 from methods.mslora_cr import Regulariser
+from methods.parts.checks import one_of
 from methods.parts.experts import Blend
 
 PRESETS = {"official": {"epochs": 3, "batch_size": 16, "lr": 2e-4, "method": {"rank": 64, "lora_alpha": 64.0}}}
@@ -44,8 +46,6 @@ class MSLoRAMoECR(IndependentLora):
     """A masked, weighted sum of the LoRAs of tasks 1..t under the regularisers of MSLoRA-CR.
 
     Args:
-        rank: r of every adapted layer.
-        lora_alpha: the update is scaled by lora_alpha / rank.
         alpha: weight of the contrastive term CR.
         beta: weight of the orthogonality term R.
         similarity: exp_fro (released), exp_rel, cos_delta or margin.
@@ -54,17 +54,13 @@ class MSLoRAMoECR(IndependentLora):
             from 0, ``-`` for none; the task's own expert always acts, and alone after the end of the list.
         weights: unit, mean, softmax or cls_gate.
         scope: of trained weights: shared by all layers, or one set per layer.
-        placement: which linear layers of a block, of q, k, v, out, fc1, fc2.
-        dropout: of the LoRA's input while training.
-        router: what picks the task when the identity is hidden, ridge, mahalanobis or ncm.
+        lora: arguments of :class:`~methods.independent_lora.IndependentLora`.
     """
 
     kinds = ("classification",)
 
     def __init__(
         self,
-        rank: int = 8,
-        lora_alpha: float = 8.0,
         alpha: float = 0.1,
         beta: float = 0.01,
         similarity: str = "exp_fro",
@@ -72,14 +68,12 @@ class MSLoRAMoECR(IndependentLora):
         mask_list: str = "",
         weights: str = "unit",
         scope: str = "shared",
-        placement: str = "q,k,v,out,fc1,fc2",
-        dropout: float = 0.0,
-        router: str = "ridge",
+        **lora: Any,
     ) -> None:
-        super().__init__(rank, lora_alpha, placement, dropout, router)
-        for name, value, valid in (("mask", mask, MASKS), ("weights", weights, WEIGHTS), ("scope", scope, SCOPES)):
-            if value not in valid:
-                raise ValueError(f"{name} {value!r}: choose from {', '.join(valid)}")
+        super().__init__(**lora)
+        one_of(MASKS, mask=mask)
+        one_of(WEIGHTS, weights=weights)
+        one_of(SCOPES, scope=scope)
         self.regulariser = Regulariser(alpha, beta, similarity)
         self.alpha, self.beta, self.similarity = alpha, beta, similarity
         self.mask, self.mask_list, self.weights, self.scope = mask, mask_list, weights, scope

@@ -15,17 +15,17 @@ number of layers.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmark.stream import Budget, Label, Task
-from methods.base import Batch, IncrementalMethod
-from methods.parts.backbones import Backbone
-from methods.parts.experts import Experts
+from benchmark.stream import Task
+from methods.base import Batch
+from methods.parts.checks import at_least
+from methods.parts.stacks import stack
+from methods.sequential_lora import SequentialLora
 
 PRESETS = {
     "official": {
@@ -43,50 +43,31 @@ def overlap_penalty(A_old: Tensor, A_new: Tensor) -> Tensor:
     return (A_old @ A_new.mT).abs().sum()
 
 
-class OLora(IncrementalMethod):
+class OLora(SequentialLora):
     """The sum of one LoRA per task, each kept off the earlier ones' input directions.
 
     Args:
-        rank: r of every adapted layer and task.
-        lora_alpha: the update is scaled by lora_alpha / rank.
         lam1: weight of the overlap with earlier tasks.
         lam2: weight of the norms of the new factors.
-        placement: which linear layers of a block, of q, k, v, out, fc1, fc2.
-        dropout: of the LoRA's input while training.
+        lora: arguments of :class:`~methods.sequential_lora.SequentialLora`, of every task's LoRA.
     """
 
-    def __init__(
-        self,
-        rank: int = 8,
-        lora_alpha: float = 8.0,
-        lam1: float = 0.5,
-        lam2: float = 0.0,
-        placement: str = "q,k,v,out,fc1,fc2",
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        if lam1 < 0 or lam2 < 0:
-            raise ValueError(f"lam1 {lam1}, lam2 {lam2}: need at least 0")
-        self.rank, self.lora_alpha, self.placement, self.dropout = rank, lora_alpha, placement, dropout
+    kinds = ("classification",)
+
+    def __init__(self, lam1: float = 0.5, lam2: float = 0.0, **lora: Any) -> None:
+        super().__init__(**lora)
+        at_least(0, lam1=lam1, lam2=lam2)
         self.lam1, self.lam2 = lam1, lam2
         self._earlier: list[Tensor] | None = None
 
-    def attach(self, backbone: Backbone, budget: Budget) -> None:
-        super().attach(backbone, budget)
-        self.experts = Experts(backbone.image, self.rank, self.lora_alpha, self.placement.split(","), self.dropout)
-
-    def begin_task(self, task: Task) -> None:
-        super().begin_task(task)
-        self.experts.add(f"task{task.index}")
+    def expert(self, task: Task) -> str:
+        return f"task{task.index}"
 
     def learning(self) -> AbstractContextManager[None]:
         """The earlier experts folded, the new one live."""
         *earlier, live = self.experts.names
         self._earlier = None
         return self.experts.blend(dict.fromkeys(earlier, 1.0), live=live)
-
-    def trainable_parameters(self) -> list[nn.Parameter]:
-        return self.experts.parameters(self.experts.names[-1]) if self.experts.names else []
 
     def penalty(self) -> Tensor:
         """lam1 and lam2 terms in float32."""
@@ -96,7 +77,7 @@ class OLora(IncrementalMethod):
             if len(self.tasks) > 1:
                 if self._earlier is None:
                     self._earlier = self._gather()
-                overlaps = [overlap_penalty(*pair) for pair in zip(self._earlier, _by_width(As), strict=True)]
+                overlaps = [overlap_penalty(*pair) for pair in zip(self._earlier, stack(As), strict=True)]
                 total = total + self.lam1 * torch.stack(overlaps).sum()
             if self.lam2:
                 total = total + self.lam2 * torch.stack([factor.norm() for factor in (*As, *Bs)]).sum()
@@ -105,17 +86,9 @@ class OLora(IncrementalMethod):
     @torch.no_grad()
     def _gather(self) -> list[Tensor]:
         """A_old as one (layers, r_sum, d) per width d: the same at every step of a task."""
-        tasks = [_by_width(self.experts.factors(name)[0]) for name in self.experts.names[:-1]]
+        tasks = [stack(self.experts.factors(name)[0]) for name in self.experts.names[:-1]]
         return [torch.cat(same, dim=1) for same in zip(*tasks, strict=True)]
 
-    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None) -> Tensor:
+    def represent(self, batch: Batch, task: Task | None) -> Tensor:
         with self.experts.blend(dict.fromkeys(self.experts.names, 1.0)):
-            return super().scores(batch, labels, task)
-
-
-def _by_width(As: Sequence[Tensor]) -> list[Tensor]:
-    """(layers, r, d) of the layers of each width d, in order of appearance."""
-    groups: dict[int, list[Tensor]] = defaultdict(list)
-    for A in As:
-        groups[A.shape[1]].append(A)
-    return [torch.stack(group) for group in groups.values()]
+            return self.embed(batch)

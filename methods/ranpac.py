@@ -18,6 +18,7 @@ paper.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from benchmark.stream import Label, Task
 from methods.base import Batch
+from methods.parts.checks import at_least
 from methods.parts.router import random_features, ridge_head
 from methods.sequential_lora import SequentialLora
 
@@ -57,26 +59,14 @@ class RanPAC(SequentialLora):
     Args:
         features: M, random features.
         adapt_first: train the LoRA on the first task; False: phase 2 only, on the frozen model.
-        rank: r of every adapted layer.
-        lora_alpha: the update is scaled by lora_alpha / rank.
-        placement: which linear layers of a block, of q, k, v, out, fc1, fc2.
-        dropout: of the LoRA's input while training.
+        lora: arguments of :class:`~methods.sequential_lora.SequentialLora`.
     """
 
     kinds = ("classification",)
 
-    def __init__(
-        self,
-        features: int = 1000,
-        adapt_first: bool = True,
-        rank: int = 8,
-        lora_alpha: float = 8.0,
-        placement: str = "q,k,v,out,fc1,fc2",
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(rank, lora_alpha, placement, dropout)
-        if features < 1:
-            raise ValueError(f"features {features}: need at least 1")
+    def __init__(self, features: int = 1000, adapt_first: bool = True, **lora: Any) -> None:
+        super().__init__(**lora)
+        at_least(1, features=features)
         self.features, self.adapt_first = features, adapt_first
 
     def begin_task(self, task: Task) -> None:

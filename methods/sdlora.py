@@ -98,7 +98,11 @@ class SDLora(IncrementalMethod):
 
     @torch.no_grad()
     def begin_task(self, task: Task) -> None:
-        """The last task's LoRA becomes a unit direction, a fresh LoRA begins, and so do all magnitudes."""
+        """The last task's LoRA becomes a unit direction, a fresh LoRA begins, and so do all magnitudes.
+
+        A direction is kept at length one, which :func:`decomposed` leaves as it is, because answers are folded: there a
+        LoRA is multiplied by its magnitude alone.
+        """
         super().begin_task(task)
         if self.experts.names:
             for factor in self.experts.parameters(self.experts.names[-1]):
@@ -119,7 +123,14 @@ class SDLora(IncrementalMethod):
     def embed_image(self, batch: Batch) -> Tensor:
         if not self.training:
             return super().embed_image(batch)
-        with self.experts.mix(dict(zip(self.experts.names, self.scales.unbind(), strict=True))):
+        *earlier, (As, Bs) = (self.experts.factors(name) for name in self.experts.names)
+        *s_prev, s_cur = self.scales.unbind()
+
+        def layer(i: int, x: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
+            old_A, old_B = ([factors[part][i] for factors in earlier] for part in (0, 1))
+            return decomposed(x, W, b, As[i], Bs[i], old_A, old_B, s_cur, s_prev)
+
+        with self.experts.computed(layer):
             return super().embed_image(batch)
 
     def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None) -> Tensor:

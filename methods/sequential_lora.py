@@ -53,16 +53,20 @@ class SequentialLora(IncrementalMethod):
         super().attach(backbone, budget)
         self.experts = Experts(backbone.adapted, self.rank, self.lora_alpha, self.placement.split(","), self.dropout)
 
+    def expert(self, task: Task) -> str:
+        """The name of the expert that a task trains: one for all of them."""
+        return "shared"
+
     def begin_task(self, task: Task) -> None:
         super().begin_task(task)
-        if not self.experts.names:
-            self.experts.add("shared")
+        if self.expert(task) not in self.experts.names:
+            self.experts.add(self.expert(task))
 
     def learning(self) -> AbstractContextManager[None]:
-        return self.experts.blend({}, live="shared")
+        return self.experts.blend({}, live=self.expert(self.tasks[-1]))
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        return self.experts.parameters("shared") if self.experts.names else []
+        return self.experts.parameters(self.expert(self.tasks[-1])) if self.tasks else []
 
     def represent(self, batch: Batch, task: Task | None) -> Tensor:
         with self.experts.blend({"shared": 1.0} if self.tasks else {}):

@@ -4,27 +4,24 @@ An expert is one (A, B) per adapted linear layer, D = s B A with s = alpha / ran
 *folded*: W = W0 + sum_i w_i s B_i A_i, always from the pristine W0, so a step costs the same at task 20 as at task 2,
 inference costs the frozen backbone, and W0 comes back to the bit. The one being trained stays *live*: PEFT computes it
 apart.
-
-Legend: r rank, D_in, D_out the layer's widths, B any batch shape.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import Linear as LoraLinear
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from methods.parts.backbones import PLACES
+from methods.parts import peft_layers
+from methods.parts.checks import above, at_least, below_one, one_of
+from methods.parts.towers import PLACES
 
 Blend = dict[str, float | tuple[float, ...]]  # weight of every expert that acts: one, or one per adapted layer
 
@@ -59,17 +56,16 @@ class Experts:
     ) -> None:  # fmt: skip
         """``places`` in ``blocks`` (all by default) are adapted; two pools on one tower must not share a layer.
 
-        ``tower`` is a :class:`~methods.parts.backbones.Tower`, or a backbone, whose two towers are then adapted.
+        ``tower`` is a :class:`~methods.parts.towers.Tower`, or a backbone, whose two towers are then adapted.
 
         Raises:
-            ValueError: a rank below 1, or a place that is none of :data:`~methods.parts.backbones.PLACES`.
+            ValueError: a rank below 1, or a place that is none of :data:`~methods.parts.towers.PLACES`.
         """
-        if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
-            raise ValueError(
-                f"rank {rank}, alpha {alpha}, dropout {dropout}: need rank >= 1, alpha > 0, 0 <= dropout < 1"
-            )
-        if not places or set(places) - set(PLACES):
-            raise ValueError(f"placement {','.join(places)!r}: choose from {','.join(PLACES)}")
+        at_least(1, rank=rank)
+        above(0, lora_alpha=alpha)
+        below_one(dropout=dropout)
+        for place in places or ("",):
+            one_of(PLACES, placement=place)
         self.tower, self.rank, self.scale = tower, rank, alpha / rank
         self.names: list[str] = []
         self.live: str | None = None
@@ -82,7 +78,7 @@ class Experts:
             bias="none",
             target_modules=rf"((image|text)\.)?blocks\.({which})\.({'|'.join(places)})",
         )
-        self.layers: list[Any] = []  # of LoraLinear
+        self.layers: list[Any] = []  # of PEFT's lora.Linear
         self._pristine: list[Tensor] = []
 
     def add(self, name: str) -> None:
@@ -95,24 +91,17 @@ class Experts:
             raise ValueError(f"expert {name!r} is there already")
         state = self.folded, self.live
         self._show({}, None)
-        active = [(m, m._active_adapter) for m in self.tower.modules() if isinstance(m, LoraLinear)]
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*peft_config.*")  # several adapters are the point here
-            inject_adapter_in_model(self.config, self.tower, adapter_name=name)
-        for layer, names in active:  # PEFT names the new adapter everywhere, in another pool's layers too
-            layer._active_adapter = names
+        peft_layers.inject(self.tower, self.config, name)
         if not self.names:
-            own = re.compile(str(self.config.target_modules)).fullmatch
-            self.layers = [m for p, m in self.tower.named_modules() if isinstance(m, LoraLinear) and own(p)]
-            self._pristine = [layer.base_layer.weight.detach().clone() for layer in self.layers]
+            self.layers = list(peft_layers.targets(self.tower, self.config).values())
+            self._pristine = [peft_layers.weight(layer).detach().clone() for layer in self.layers]
         self.names.append(name)
-        self._freeze()
+        self.activate(None)  # PEFT makes a new adapter act and take gradients
         self._show(*state)
 
     def factors(self, name: str) -> tuple[list[Tensor], list[Tensor]]:
         """(As, Bs) of an expert, layer by layer: (r, D_in) and (D_out, r)."""
-        layers = self.layers
-        return [layer.lora_A[name].weight for layer in layers], [layer.lora_B[name].weight for layer in layers]
+        return peft_layers.factors(self.layers, name)
 
     def parameters(self, name: str) -> list[nn.Parameter]:
         As, Bs = self.factors(name)
@@ -144,18 +133,27 @@ class Experts:
         Args:
             weights: for each name a number, (B, 1, 1) for one weight per sample, or a sequence of either per layer.
         """
-        names = self._known(weights)
-        before = [(layer._disable_adapters, layer._active_adapter, dict(layer.scaling)) for layer in self.layers]
-        try:
-            for i, layer in enumerate(self.layers):
-                layer._disable_adapters, layer._active_adapter = not names, names
-                for name, weight in weights.items():
-                    layer.scaling[name] = self.scale * (weight if isinstance(weight, float | Tensor) else weight[i])
+        self._known(weights)
+        scalings = {}
+        for name, weight in weights.items():
+            each = [weight] * len(self.layers) if isinstance(weight, float | Tensor) else weight
+            scalings[name] = [self.scale * w for w in each]
+        with peft_layers.scaled(self.layers, scalings):
             yield
-        finally:
-            for layer, (disabled, active, scaling) in zip(self.layers, before, strict=True):
-                layer._disable_adapters, layer._active_adapter = disabled, active
-                layer.scaling.update(scaling)
+
+    @contextmanager
+    def computed(self, forward: Callable[[int, Tensor, Tensor, Tensor | None], Tensor]) -> Iterator[None]:
+        """Inside: the output of every adapted layer is ``forward(i, x, W, b)``, whichever experts are named.
+
+        For a method whose layer is no weighted sum of LoRAs, or that computes the same sum in fewer steps. May be left
+        while a graph is alive.
+
+        Args:
+            forward: i the number of the layer, as in :meth:`factors`; x (..., D_in) its input; W (D_out, D_in) and b
+                (D_out,) or None the weights under the experts, what is folded included.
+        """
+        with peft_layers.computed(self.layers, forward):
+            yield
 
     def _known(self, names: Iterable[str]) -> list[str]:
         """The names, if there is an expert of each."""
@@ -169,14 +167,15 @@ class Experts:
         if weights != self.folded:
             factors = {name: self.factors(name) for name in weights}
             for i, layer in enumerate(self.layers):
-                pristine = self._pristine[i].to(layer.base_layer.weight.device)
-                layer.base_layer.weight.copy_(pristine)
+                W = peft_layers.weight(layer)
+                pristine = self._pristine[i].to(W.device)
+                W.copy_(pristine)
                 if weights:
                     A = torch.cat([factors[name][0][i] for name in weights])
                     scales = {name: self.scale * (w[i] if isinstance(w, tuple) else w) for name, w in weights.items()}
                     B = torch.cat([factors[name][1][i] * scale for name, scale in scales.items()], dim=1)
                     with torch.autocast(A.device.type, enabled=False):
-                        layer.base_layer.weight.add_(B @ A)
+                        W.add_(B @ A)
                 self._pristine[i] = pristine
             self.folded = weights
         if live != self.live:
@@ -184,31 +183,22 @@ class Experts:
 
     def activate(self, name: str | None) -> None:
         """Compute this expert apart and let it alone take gradients; None: no expert apart."""
-        for layer in self.layers:
-            layer._disable_adapters = name is None
-            if name is not None:
-                layer.set_adapter([name])
+        peft_layers.show(self.layers, [] if name is None else [name])
+        peft_layers.freeze(self.layers)
         self.live = name
-        self._freeze()
         if name is not None:
             for parameter in self.parameters(name):
                 parameter.requires_grad_(True)
 
-    def _freeze(self) -> None:
-        """PEFT makes adapters trainable when they are added or named; only :meth:`activate` decides here."""
-        for layer in self.layers:
-            for part in (layer.lora_A, layer.lora_B):
-                part.requires_grad_(False)
-            layer._disable_adapters = self.live is None
+    def without_dropout(self, name: str) -> None:
+        """This expert's input is never dropped, also while another one is trained with dropout."""
+        peft_layers.without_dropout(self.layers, name)
 
     def _tensors(self, name: str) -> dict[str, Tensor]:
         """An expert's factors under the names that PEFT gives them in a file."""
-        own = {id(layer) for layer in self.layers}
-        paths = [path for path, module in self.tower.named_modules() if id(module) in own]
-        tensors = {}
-        for path, A, B in zip(paths, *self.factors(name), strict=True):
-            tensors[f"base_model.model.{path}.lora_A.weight"] = A.detach()
-            tensors[f"base_model.model.{path}.lora_B.weight"] = B.detach()
+        tensors: dict[str, Tensor] = {}
+        for path, A, B in zip(peft_layers.targets(self.tower, self.config), *self.factors(name), strict=True):
+            tensors |= dict(zip(peft_layers.stored_names(path), (A.detach(), B.detach()), strict=True))
         return tensors
 
     def save(self, name: str, folder: Path) -> None:

@@ -8,8 +8,6 @@ ridge        h = relu(z W), W ~ N(0, 1) once;  G = sum h h^T, Q = sum h e_t^T;  
              (the head of RanPAC, McDonnell et al., NeurIPS 2023, on tasks instead of classes)
 mahalanobis  class means mu_c and one covariance S within classes;  task of argmin_c (z - mu_c)^T S^-1 (z - mu_c)
 ncm          class means, made unit vectors;  task of argmax_c cos(z, mu_c)
-
-Legend: B batch, N samples, K class means kept so far, E embedding, M random features, T tasks.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ from torch import Tensor
 
 from benchmark.stream import Label, Task
 from methods.base import INPUTS, Batch
+from methods.parts.checks import one_of
 from methods.parts.memory import Memory
 
 KINDS = ("ridge", "mahalanobis", "ncm")
@@ -64,8 +63,7 @@ def checked(kind: str) -> str:
     Raises:
         ValueError: naming those there are.
     """
-    if kind not in KINDS:
-        raise ValueError(f"router {kind!r}: choose from {', '.join(KINDS)}")
+    one_of(KINDS, router=kind)
     return kind
 
 

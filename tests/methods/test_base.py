@@ -11,13 +11,20 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from benchmark.stream import Budget, Task
-from methods.base import Batch, IncrementalMethod, augment, cosine
+from methods.base import Batch, IncrementalMethod, augment, cosine, takes_route
+from methods.cllora import CLLora
 from methods.independent_lora import IndependentLora
+from methods.inflora import InfLoRA
+from methods.ncm import NCM
+from methods.ranpac import RanPAC
+from methods.sdlora import SDLora
 from methods.sequential_lora import SequentialLora
+from methods.stacked_lora import StackedLora
+from methods.zero_shot import ZeroShot
 
 OWN = (tiny.task(0, [0, 1, 2]), tiny.task(1, [5, 3]), tiny.task(2, [9, 4, 7, 8]))  # ids with gaps, in any order
 SHARED = tuple(tiny.task(i, [0, 1, 2]) for i in range(3))
@@ -284,6 +291,107 @@ def test_a_checkpoint_does_not_depend_on_what_is_folded() -> None:
     with method.experts.blend({"task0": 1.0}, live="task1"):
         folded = method.state_dict()
         assert folded.keys() == plain.keys() and all(torch.equal(folded[name], plain[name]) for name in plain)
+
+
+class TunedNorms(IncrementalMethod):
+    """Trains what belongs to the frozen tower: its norms."""
+
+    def begin_task(self, task: Task) -> None:
+        super().begin_task(task)
+        for parameter in self.trainable_parameters():
+            parameter.requires_grad_(True)
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        return [p for m in self.backbone.image.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()]
+
+
+class TunedNormByTask(TunedNorms):
+    """Task t trains the t-th of them."""
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        return super().trainable_parameters()[2 * len(self.tasks) - 2 : 2 * len(self.tasks)] if self.tasks else []
+
+
+@pytest.mark.parametrize("cls", [TunedNorms, TunedNormByTask])
+@torch.no_grad()
+def test_whatever_of_the_backbone_was_ever_trainable_is_saved_regrown_and_restored(cls: type) -> None:
+    method, batch = attached(cls), batch_of(OWN[:2], 8)
+    for task in OWN[:2]:
+        method.begin_task(task)
+        tiny.shake_all(method.trainable_parameters(), task.index)
+    state = {name: value.clone() for name, value in method.state_dict().items()}
+    names = {name for name, p in method.named_parameters() if p.requires_grad}
+    assert set(state) == names and len(names) == (4 if cls is TunedNormByTask else 4 * (tiny.LAYERS + 1))
+    again = attached(cls)
+    for task in OWN[:2]:
+        again.begin_task(task)
+    assert not torch.equal(again.scores(batch, OWN[0].labels, None), method.scores(batch, OWN[0].labels, None))
+    missing, unexpected = again.load_state_dict(state, strict=False)
+    assert not unexpected and not set(missing) & set(again.state_dict())
+    assert torch.equal(again.scores(batch, OWN[0].labels, None), method.scores(batch, OWN[0].labels, None))
+    assert again.state_dict().keys() == state.keys()
+    untouched = attached(cls)  # what has not grown keeps what it loads as well
+    untouched.load_state_dict(state, strict=False)
+    assert untouched.state_dict().keys() == state.keys()
+
+
+# ---- answering ----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_a_route_that_is_given_is_used_and_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, batch, labels = learned(0), batch_of(OWN[:2], 8), OWN[0].labels + OWN[1].labels
+    route_B = method.route(batch)
+    own = method.scores(batch, labels, None), method.represent(batch, None)
+    monkeypatch.setattr(method, "route", lambda batch: pytest.fail("the frozen model is passed twice"))
+    assert torch.equal(method.scores(batch, labels, None, route=route_B), own[0])
+    assert torch.equal(method.represent(batch, None, route=route_B), own[1])
+    elsewhere_B = 1 - route_B
+    by_hand = [method.represent(batch, OWN[int(index)])[row] for row, index in enumerate(elsewhere_B)]
+    assert torch.allclose(method.represent(batch, None, route=elsewhere_B), torch.stack(by_hand), atol=1e-5)
+    assert torch.equal(method.scores(batch, OWN[0].labels, OWN[0], route=elsewhere_B),
+                       method.scores(batch, OWN[0].labels, OWN[0]))  # fmt: skip
+
+
+class Routed(IncrementalMethod):
+    """Routes, and answers by represent alone."""
+
+    def route(self, batch: Batch) -> Tensor:
+        return torch.ones(len(batch["image"]), dtype=torch.long)
+
+    def represent(self, batch: Batch, task: Task | None, route: Tensor | None = None) -> Tensor:
+        return self.embed(batch) * (1 if route is None else torch.where(route == 1, 1.0, -1.0)[:, None])
+
+
+class OfTwoArguments(Routed):
+    """The same without ``route``."""
+
+    def represent(self, batch: Batch, task: Task | None) -> Tensor:
+        return self.embed(batch)
+
+
+@torch.no_grad()
+def test_a_method_may_leave_out_the_route() -> None:
+    batch, labels = batch_of(OWN[:1], 4), OWN[0].labels
+    away_B = torch.zeros(4, dtype=torch.long)
+    for cls, sign in ((Routed, -1), (OfTwoArguments, 1)):
+        method = attached(cls)
+        assert takes_route(method.represent) == (cls is Routed) and takes_route(method.scores)
+        given = method.scores(batch, labels, None, route=away_B)
+        assert torch.allclose(given, sign * method.scores(batch, labels, None), atol=1e-5)
+
+
+@pytest.mark.parametrize("cls", [CLLora, IndependentLora, InfLoRA, NCM, RanPAC, SDLora, StackedLora, ZeroShot])
+@torch.no_grad()
+def test_an_answer_reads_the_inputs_alone(cls: type) -> None:
+    method = attached(cls)
+    for task in OWN[:2]:
+        method.begin_task(task)
+        method.end_task(task, [batch_of((task,), 6, task.index)])
+    batch = batch_of(OWN[:2], 6)
+    for task in (OWN[1], None):
+        answer = method.scores(batch, OWN[1].labels, task)
+        assert torch.equal(method.scores({"image": batch["image"]}, OWN[1].labels, task), answer)
 
 
 # ---- training flags -----------------------------------------------------------------------------------------------

@@ -286,6 +286,35 @@ def test_a_mix_leaves_no_trace(folded: dict[str, float], live: str | None, names
         close(experts.tower(x), summed_live(experts, {"e0": 1.0}, x), 1e-5)
 
 
+# ---- layers computed by a function -------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_a_computed_layer_is_what_the_function_says_and_leaves_no_trace() -> None:
+    experts, x, seen = pool(3, torch.float64), pixels(torch.float64), []
+    factors = [experts.factors(name) for name in ("e0", "e2")]
+
+    def layer(i: int, x: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
+        seen.append(i)
+        As, Bs = ([lora[part][i] for lora in factors] for part in (0, 1))
+        return lora_forward(x, W, b, As, Bs, ALPHA / RANK, [True, True])
+
+    plain, keys = experts.tower(x), list(experts.tower.state_dict())
+    with experts.blend({"e1": 1.0}, live="e0"):
+        before = experts.tower(x)
+        with experts.computed(layer):
+            computed = experts.tower(x)
+            with experts.computed(lambda i, x, W, b: torch.nn.functional.linear(x, W, b)), experts.blend({}):
+                assert torch.equal(experts.tower(x), plain)
+            assert torch.equal(experts.tower(x), computed)
+        with pytest.raises(RuntimeError, match="stop"), experts.computed(layer):
+            raise RuntimeError("stop")
+        assert torch.equal(experts.tower(x), before)
+    close(computed, summed_live(experts, {"e1": 1.0, "e0": 1.0, "e2": 1.0}, x), 1e-12)
+    assert sorted(seen) == sorted(2 * list(range(len(experts.layers)))) and list(experts.tower.state_dict()) == keys
+    assert torch.equal(experts.tower(x), plain)
+
+
 # ---- two pools on one tower --------------------------------------------------------------------------------------
 
 
@@ -418,7 +447,7 @@ def test_only_the_placement_is_adapted(places: tuple[str, ...]) -> None:
     ids=str,
 )
 def test_wrong_arguments(arguments: dict) -> None:
-    with pytest.raises(ValueError, match=r"rank >= 1|choose from q,k,v,out,fc1,fc2"):
+    with pytest.raises(ValueError, match=r"need at least 1|must be|choose from q, k, v, out, fc1, fc2"):
         Experts(tiny.backbone().image, **({"rank": RANK, "alpha": ALPHA} | arguments))
 
 

@@ -154,9 +154,9 @@ def test_it_forgets_less_than_one_lora_without_it() -> None:
 
 
 def test_arguments_are_checked() -> None:
-    for wrong in ({"strength": -1.0}, {"temperature": 0.0}):
-        with pytest.raises(ValueError, match="temperature"):
-            LwF(**wrong)
+    for name, value in {"strength": -1.0, "temperature": 0.0}.items():
+        with pytest.raises(ValueError, match=f"{name} {value}: "):
+            LwF(**{name: value})
 
 
 def test_the_teacher_answers_without_dropout(monkeypatch: pytest.MonkeyPatch) -> None:

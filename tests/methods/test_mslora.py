@@ -16,6 +16,7 @@ from benchmark.stream import Budget, Label, Task
 from methods.mslora_cr import MSLoRACR, contrastive_penalty, lora_similarity, orthogonality_penalty
 from methods.parts import backbones
 from methods.parts.experts import lora_forward
+from tests import tiny
 from tests.golden_files import GOLDEN, close, files, golden, leaf
 
 KINDS = ("exp_fro", "exp_rel", "cos_delta", "margin")
@@ -309,6 +310,28 @@ def test_the_methods_penalty_is_the_slow_one(kind: str) -> None:
                 with torch.no_grad():
                     for parameter in current:
                         parameter.mul_(0.9)
+
+
+@pytest.mark.parametrize("kind", ["exp_fro", "exp_rel", "cos_delta"])
+def test_the_methods_penalty_is_made_of_the_papers_functions(kind: str) -> None:
+    method = MSLoRACR(rank=4, alpha=0.7, beta=0.3, similarity=kind)
+    method.attach(tiny.backbone(), Budget())
+    for index in range(len(MODALITIES)):
+        begin(method, index)
+        tiny.shake_all(method.trainable_parameters(), index)
+    current = method.trainable_parameters()
+    with method.learning():
+        penalty = method.penalty()
+        loras = [method.experts.factors(name) for name in method.experts.names]
+        *earlier, newest = ([X for pair in zip(As, Bs, strict=True) for X in pair] for As, Bs in loras)
+        expected = 0.3 * orthogonality_penalty([A for As, _ in loras for A in As], [B for _, Bs in loras for B in Bs])
+        for other, modality in zip(earlier, MODALITIES, strict=False):
+            sim = lora_similarity(newest, other, kind)
+            expected = expected + 0.7 * (1 - sim if modality == MODALITIES[-1] else sim)
+        gradients = [torch.autograd.grad(value, current) for value in (penalty, expected)]
+    assert float(penalty.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
+    for one, two in zip(*gradients, strict=True):
+        assert torch.allclose(one, two, rtol=1e-4, atol=1e-7)
 
 
 def test_the_penalty_leaves_the_earlier_experts_alone_and_stays_wide_under_autocast() -> None:

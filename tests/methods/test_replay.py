@@ -282,6 +282,6 @@ def test_it_forgets_less_than_one_lora_without_it(cls: type[Any]) -> None:
 def test_arguments_are_checked() -> None:
     with pytest.raises(ValueError, match="buffer_size"):
         ER(buffer_size=0)
-    for wrong in ({"buffer_size": 0}, {"alpha": -0.1}, {"beta": -0.1}):
-        with pytest.raises(ValueError, match="buffer_size"):
-            DER(**wrong)
+    for name, value in {"buffer_size": 0, "alpha": -0.1, "beta": -0.1}.items():
+        with pytest.raises(ValueError, match=f"{name} {value}: need at least"):
+            DER(**{name: value})

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmark.stream import Budget
+from methods import sdlora
 from methods.parts.experts import lora_forward
 from methods.sdlora import SDLora, decomposed, parse_schedule
 from tests import tiny
@@ -146,6 +147,34 @@ def test_training_scoring_and_the_equation_agree() -> None:
         method.train()
         apart = method.embed_image(images)
     close(method.backbone.logits(apart, method.backbone.class_features(labels)), folded, 1e-4)
+
+
+def test_every_adapted_layer_is_decomposed_while_it_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, calls = learner(), []
+    for index in range(3):
+        learn(method, index)
+    monkeypatch.setattr(sdlora, "decomposed", lambda *call: calls.append(call) or decomposed(*call))
+    seen = []
+    handles = [layer.register_forward_hook(lambda *hook: seen.append(hook)) for layer in method.experts.layers]
+    with method.learning():
+        method.train()
+        loss = method.loss(batch([4, 5], 2))
+        grads = torch.autograd.grad(loss, method.trainable_parameters())
+    assert all(grad.any() for grad in grads)
+    for handle in handles:
+        handle.remove()
+    assert [layer for layer, _, _ in seen] == method.experts.layers and len(calls) == len(seen)
+    factors = [method.experts.factors(name) for name in method.experts.names]
+    for i, ((layer, (x,), y), call) in enumerate(zip(seen, calls, strict=True)):
+        assert call[0] is x and call[1] is layer.base_layer.weight and call[2] is layer.base_layer.bias
+        (As, Bs), old = factors[-1], factors[:-1]
+        old_A, old_B = [A[i] for A, _ in old], [B[i] for _, B in old]
+        scales = method.scales.detach()
+        expected = decomposed(x, call[1], call[2], As[i], Bs[i], old_A, old_B, scales[-1], scales[:-1])
+        assert torch.equal(y, expected)
+    method.eval()
+    method.scores(batch([4, 5], 2), [tiny.label(4), tiny.label(5)], None)
+    assert len(calls) == len(seen), "an answer is folded"
 
 
 def test_a_rank_schedule_leaves_later_directions_a_smaller_rank() -> None:
