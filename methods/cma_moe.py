@@ -132,10 +132,11 @@ class CMAMoE(IncrementalMethod):
         above(0, relation_temperature=relation_temperature)
         one_of(("mass", "counts"), influence=influence)
         one_of(("shared", "per_task"), routers=routers)
+        one_of(selectors.KINDS, router=router)
         self.experts, self.top_k, self.bottleneck = experts, top_k, bottleneck
         self.scale, self.normed, self.noise = scale, normed, noise
         self.freeze_top, self.influence = freeze_top, influence
-        self.routers, self.router = routers, selectors.checked(router)
+        self.routers, self.router = routers, router
         self.cross_attention = cross_attention
         self.distil_weight, self.align_weight, self.preserve_weight = distil_weight, align_weight, preserve_weight
         self.distil_temperature, self.align_temperature = distil_temperature, align_temperature

@@ -19,14 +19,14 @@ from benchmark.data.batches import TaskData, task_data
 from benchmark.kinds import Kind, classification
 from benchmark.record.folder import RunFolder
 from benchmark.record.schema import SCHEMA, Record, StreamEntry, TaskEntry, unmeasured
-from benchmark.running.answers.question import takes_route, unlabelled
+from benchmark.running.answers.question import unlabelled
 from benchmark.running.evaluate import Cells, Evaluator
 from benchmark.running.hardware import Hardware
 from benchmark.running.loop import Loop
 from benchmark.running.progress import Display
 from benchmark.running.seeds import seeded
 from benchmark.stream import Label, Stream, Task
-from methods.base import Batch, IncrementalMethod
+from methods.base import Batch, IncrementalMethod, takes_route
 from methods.parts import backbones
 
 CPU = torch.device("cpu")

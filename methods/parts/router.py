@@ -20,7 +20,6 @@ from torch import Tensor
 
 from benchmark.stream import Label, Task
 from methods.base import INPUTS, Batch
-from methods.parts.checks import one_of
 from methods.parts.memory import Memory
 
 KINDS = ("ridge", "mahalanobis", "ncm")
@@ -57,16 +56,6 @@ def ridge_head(G: Tensor, Q: Tensor, ridge: float) -> Tensor:
     return torch.linalg.solve(G + ridge * torch.eye(len(G), dtype=G.dtype, device=G.device), Q).mT
 
 
-def checked(kind: str) -> str:
-    """The kind of router, if there is one of that name.
-
-    Raises:
-        ValueError: naming those there are.
-    """
-    one_of(KINDS, router=kind)
-    return kind
-
-
 def name_of(batch: Batch) -> str:
     """Which router answers for what a batch holds: ``router`` for images, ``router_text``, ``router_image_text``."""
     inputs = [name for name in INPUTS if name in batch]
@@ -85,10 +74,10 @@ def learn_task(
     for batch in loader:
         inputs = [name for name in INPUTS if name in batch]
         parts = [{name: batch[name]} for name in inputs]
-        if task.kind == "fusion" and len(inputs) == 2:
+        if task.labels and len(inputs) == 2:
             parts.append({name: batch[name] for name in inputs})
-        for part in parts:  # retrieval has no classes: the task is one
-            labels = batch["task" if task.kind == "retrieval" else "label"]
+        for part in parts:  # a task without classes is one itself
+            labels = batch["label" if task.labels else "task"]
             found.setdefault(name_of(part), []).append((embed(part), labels))
     for name, features in found.items():
         learn(memory, task.index, features, kind, name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from benchmark.data.batches import TaskData
 from benchmark.stream import Label, Stream, Task
-from methods.base import Batch, IncrementalMethod
+from methods.base import Batch, IncrementalMethod, takes_route
 
 
 @dataclass(frozen=True)
@@ -95,8 +94,3 @@ def unlabelled(batch: Batch, hidden: bool) -> Batch:
     """What a method may see of a batch when it answers: neither labels nor which samples they are."""
     secret = ("label", "index", "task") if hidden else ("label", "index")
     return {name: values for name, values in batch.items() if name not in secret}
-
-
-def takes_route(ask: Any) -> bool:
-    """Whether a method's ``scores`` or ``represent`` can be given what its router said."""
-    return "route" in inspect.signature(ask).parameters
