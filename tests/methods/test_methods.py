@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from benchmark.config import registry
 from benchmark.record.schema import Record
 from benchmark.testing import check_method
 from benchmark.testing.bench import Bench
+from methods.base import IncrementalMethod
 from methods.sequential_lora import SequentialLora
 from methods.stacked_lora import StackedLora
 from methods.zero_shot import ZeroShot
@@ -70,6 +73,47 @@ class Peeking(ZeroShot):
 
 def test_check_method_finds_an_image_that_sees_its_text() -> None:
     assert failures(Peeking) == {"an image and its text do not see each other (retrieval)"}
+
+
+class TunedNorms(IncrementalMethod):
+    """Keeps the contract in seven lines, and what it trains is a part of the frozen tower."""
+
+    def begin_task(self, task):
+        super().begin_task(task)
+        for parameter in self.trainable_parameters():
+            parameter.requires_grad_(True)
+
+    def trainable_parameters(self):
+        norms = [module for module in self.backbone.image.modules() if isinstance(module, nn.LayerNorm)]
+        return [parameter for norm in norms for parameter in norm.parameters()]
+
+
+def test_norms_of_the_tower_may_be_tuned() -> None:
+    check_method(TunedNorms, raise_on_failure=True)
+
+
+class Cheating(ZeroShot):
+    """Knows by heart which test sample is of which class: the place in the set tells."""
+
+    kinds = ("classification",)
+
+    def scores(self, batch, labels, task):
+        return F.one_hot(batch["index"] * len(labels) // 16 % len(labels), len(labels)).float()
+
+
+class Averaging(ZeroShot):
+    """Answers from the batch as a whole."""
+
+    kinds = ("classification",)
+
+    def scores(self, batch, labels, task):
+        logits = super().scores(batch, labels, task)
+        return logits - logits.mean(dim=0)
+
+
+def test_an_answer_from_other_than_the_sample_is_refused() -> None:
+    assert {"runs a stream", "answers are right"} <= failures(Cheating)  # there is no index to answer from
+    assert failures(Averaging) == {"an answer depends on its sample alone"}
 
 
 def run(cls, folder: Path, **arguments) -> Record:

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from benchmark.cli import main
-from benchmark.record.folder import read_record
+from benchmark.record.folder import read_all, read_record
+from benchmark.running import evaluate, load
 from benchmark.running.seeds import derive_seed, seeded
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,6 +100,56 @@ def test_a_record_that_came_without_its_predictions_is_made_again(
     assert "already complete" not in capsys.readouterr().out
     assert (file.parent / "predictions.npz").is_file()  # so it did run
     assert read_record(file).scores == first.scores
+
+
+def test_a_complete_record_counts_until_another_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made again with --force, stopped half-way and continued: at every moment a reader finds one whole record."""
+    line = ["run", "--method", "sequential_lora", "--stream", "smoke", "--epochs", "1", "--results", str(tmp_path)]
+    assert main(line) == 0
+    (file,) = tmp_path.glob("runs/smoke/sequential_lora/*/*/run.json")
+    first, seen = read_record(file), []
+    answered = evaluate.Evaluator.row
+
+    def row(self: evaluate.Evaluator, stage: int) -> evaluate.Cells:
+        seen.append((stage, read_record(file)))
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return answered(self, stage)
+
+    monkeypatch.setattr(evaluate.Evaluator, "row", row)
+    assert main([*line, "--force"]) == 130
+    assert read_record(file) == first and (file.parent / "predictions.npz").is_file()
+    assert main(line) == 0  # goes on with what --force began
+    assert [stage for stage, _ in seen] == [0, 1, 1, 2] and all(record == first for _, record in seen)
+    again = read_record(file)
+    assert again.scores == first.scores and again.provenance.started != first.provenance.started
+    assert not (file.parent / "state").exists() and len(read_all(tmp_path)) == 1
+
+
+def test_a_second_process_neither_waits_nor_deletes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started while the first one loads its data, and again when that has ended."""
+    line = ["run", "--method", "ncm", "--stream", "smoke", "--results", str(tmp_path), "--quiet"]
+    loaded, others = load.loaded, []
+
+    def loading(*arguments: Any) -> Any:
+        command = [sys.executable, "-m", "benchmark", *line]
+        others.append(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False))
+        return loaded(*arguments)
+
+    monkeypatch.setattr(load, "loaded", loading)
+    assert main(line) == 0
+    (second,) = others
+    assert second.returncode == 2 and "another process is running this" in second.stderr
+    (file,) = tmp_path.glob("runs/smoke/ncm/*/*/run.json")
+    before = file.read_bytes()
+    assert main(line) == 0 and len(others) == 1 and file.read_bytes() == before
+
+
+def test_what_a_method_refuses_leaves_no_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Said after the folder is claimed, and as if it had not been."""
+    line = ["run", "--method", "mslora_cr", "--stream", "smoke", "--results", str(tmp_path), "--method.rank", "0"]
+    assert main(line) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and not any(tmp_path.iterdir())
 
 
 def test_record_holds_what_a_reader_needs(straight: Path) -> None:
