@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -77,6 +78,12 @@ def test_imports_point_one_way(name: str) -> None:
     level = {each: place for place, rooms in enumerate(LAYERS) for each in rooms}
     above = {other for other in arrows()[name] if level[other] > level[name]}
     assert not above, f"{name} imports {above}"
+
+
+def test_every_package_is_in_the_wheel() -> None:
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {name for name, file in modules().items() if file.name == "__init__.py"}
+    assert set(told) == found | {"benchmark.catalog"}  # which is datasets/
 
 
 def test_no_circles_and_at_most_nine_floors() -> None:
