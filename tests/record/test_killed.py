@@ -131,8 +131,8 @@ def test_a_killed_finish_comes_to_the_same_end(prepare: Callable[[Path], RunFold
 
 @pytest.mark.parametrize("prepare", [begun, begun_anew])
 def test_a_finish_that_is_killed_twice(prepare: Callable[[Path], RunFolder], tmp_path: Path) -> None:
-    for first in range(0, 60, 4):
-        for second in range(0, 40, 7):
+    for first in range(0, 60, 7):
+        for second in range(0, 40, 11):
             folder = prepare(tmp_path / f"{first}-{second}")
             for step in (first, second, 10_000):
                 with suppress(Killed), folder.claimed():
