@@ -89,6 +89,14 @@ def unanswered(record: Record) -> Record:
     return replace(record, summary=summary | {"hidden": dict.fromkeys(summary["hidden"])})
 
 
+def lacking(record: Record) -> Record:
+    """A record of fusion whose final model was asked without the image and without the text."""
+    last = {protocol: record.matrix(protocol)[-1] for protocol in PROTOCOLS}
+    without = {name: {protocol: [(score or 0) * part for score in row] for protocol, row in last.items()}
+               for name, part in (("image", 0.25), ("text", 0.5))}  # fmt: skip
+    return replace(record, missing=without, summary=summarise(record.kind, record.scores, without))
+
+
 def save(results: Path, *many: Record) -> Path:
     for record in many:
         write_record(path_of(results, record), record)

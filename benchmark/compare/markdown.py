@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmark.compare import comparisons, leaderboard
+from benchmark.compare.entries import counts
 from benchmark.compare.rows import LEADERBOARD, LeaderboardRow
 from benchmark.compare.tables import percent
 from benchmark.errors import UserError
@@ -63,7 +64,7 @@ def rewritten(text: str, results: Path) -> str:
 
 
 def _stream(found: Sequence[Record], stream: str, inputs: str = "") -> list[str]:
-    here = [record for record in found if record.stream.folder == stream and leaderboard.counts(record)]
+    here = [record for record in found if record.stream.folder == stream and counts(record)]
     if not here:
         raise UserError(f"<!-- leaderboard {stream} -->: no records of this stream")
     every = leaderboard.rows(here)

@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from benchmark.compare.rows import LEADERBOARD
 from benchmark.errors import UserError
 from benchmark.record.files import write_json
 from benchmark.record.schema import Provenance, Record
-from tests.made_records import flat, made, on, save, unanswered, with_hits
+from tests.made_records import flat, lacking, made, on, save, unanswered, with_hits
 
 ROOT = Path(__file__).resolve().parents[2]
 Rows = list[dict[str, str]]
@@ -235,6 +236,66 @@ def test_a_record_that_comes_meanwhile_is_seen(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(leaderboard, "_write", slow_write)
     leaderboard.build(tmp_path)
     assert read(tmp_path)[0]["n_runs"] == "2"
+
+
+def test_a_fusion_stream_has_what_is_lost_without_an_input(tmp_path: Path) -> None:
+    given = [[0.0] * 3, [0.8] * 3, [0.8] * 3, [0.8] * 3]
+    many = [lacking(made(seed=seed, kind="fusion", given=given)) for seed in (0, 1)]
+    leaderboard.build(save(tmp_path, *many, made("lwf", kind="fusion")))
+    ewc, lwf = (row for row in read(tmp_path) if row["protocol"] == "given")
+    assert list(ewc) == [*LEADERBOARD, "image_drop_mean", "text_drop_mean", "dominance_mean"]
+    assert (ewc["image_drop_mean"], ewc["text_drop_mean"], ewc["dominance_mean"]) == (
+        "0.600000",
+        "0.400000",
+        "0.200000",
+    )
+    assert lwf["image_drop_mean"] == lwf["dominance_mean"] == ""  # was not asked
+    rows = read(tmp_path, ".missing.csv")
+    assert {row["method"] for row in rows} == {"ewc"} and rows[0]["n_runs"] == "2"
+    half = next(row for row in rows if (row["protocol"], row["missing"], row["rate"]) == ("hidden", "both", "0.5"))
+    assert (half["accuracy_mean"], half["accuracy_std"]) == ("0.550000", "0.000000")
+
+
+def test_dominance_is_of_the_mean_drops_and_only_of_losses(tmp_path: Path) -> None:
+    def dropping(seed: int, image: float, text: float) -> Record:
+        record = lacking(made(seed=seed, kind="fusion"))
+        drops = {"image_drop": image, "text_drop": text, "dominance": 9.0}
+        return replace(record, summary={name: numbers | drops for name, numbers in (record.summary or {}).items()})
+
+    leaderboard.build(save(tmp_path, dropping(0, 0.2, 0.1), dropping(1, 0.4, 0.1)))
+    assert read(tmp_path)[0]["dominance_mean"] == "0.500000"
+    leaderboard.build(save(tmp_path, dropping(1, 0.4, -0.2)))
+    assert read(tmp_path)[0]["dominance_mean"] == ""  # a model that gains without the text
+
+
+def test_a_retrieval_stream_has_both_directions(tmp_path: Path) -> None:
+    leaderboard.build(save(tmp_path, made(kind="retrieval")))
+    row = read(tmp_path)[0]
+    recalls = [f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)]
+    assert list(row)[len(LEADERBOARD) :] == [f"{name}_mean" for name in (
+        *recalls, "i2t_mrr", "t2i_mrr", "i2t_forgetting", "t2i_forgetting", "i2t_bwt", "t2i_bwt",
+    )]  # fmt: skip
+    assert row["primary"] == "mean_recall" and row["balanced_acc_mean"] == row["macro_auroc_mean"] == ""
+    assert list(read(tmp_path, ".matrix.csv")[0])[5:-1] == [
+        f"{name}_{what}" for name in ("mean_recall", *recalls) for what in ("mean", "std")
+    ]
+    assert list(read(tmp_path, ".bwt.csv")[0])[4:-1] == [
+        f"{name}_{what}" for name in ("bwt", *(f"{name}_bwt" for name in recalls)) for what in ("mean", "std")
+    ]
+
+
+def test_files_that_no_record_fills_any_more_keep_their_header(tmp_path: Path) -> None:
+    leaderboard.build(save(tmp_path, lacking(made(kind="fusion"))))
+    headers = {name: text.splitlines(keepends=True)[0] for name, text in files(tmp_path).items()}
+    assert set(headers) == {f"three{suffix}" for suffix in (
+        ".csv", ".matrix.csv", ".forgetting.csv", ".bwt.csv", ".missing.csv",
+    )}  # fmt: skip
+    leaderboard.build(save(tmp_path, made(kind="fusion")))  # the final model was not asked this time
+    assert files(tmp_path)["three.missing.csv"] == headers["three.missing.csv"]
+    assert files(tmp_path)["three.csv"].count(b"\n") == 3
+    leaderboard.build(save(tmp_path, made(kind="fusion", limit=3)))
+    assert files(tmp_path)["three.matrix.csv"] == headers["three.matrix.csv"]
+    assert all(text.count(b"\n") == 1 for text in files(tmp_path).values()) and len(files(tmp_path)) == 5
 
 
 WRITERS = """

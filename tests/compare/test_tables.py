@@ -12,8 +12,7 @@ from rich.console import Console
 from benchmark import kinds
 from benchmark.compare import tables
 from benchmark.record.schema import Costs, Record
-from benchmark.record.summary import summarise
-from tests.made_records import flat, made, save
+from tests.made_records import flat, lacking, made, save
 
 
 def printed(table: Any, width: int = 100) -> str:
@@ -52,14 +51,6 @@ def test_one_replicate_is_shown_as_such(tmp_path: Path) -> None:
          *flat("tuned", "04", 0.99, settings="rank=16"))  # fmt: skip
     lines = [line.split()[:2] for line in printed(tables.table(tmp_path, "three")).splitlines() if "plain" in line]
     assert lines == [["1.50", "a"], ["1.50", "b"], ["tuned", "rank=16"], ["n=1", "once"]]
-
-
-def lacking(record: Record) -> Record:
-    """A record of fusion whose final model was asked without the image and without the text."""
-    row = record.matrix("given")[-1]
-    without = {name: {protocol: [(score or 0) * part for score in row] for protocol in ("given", "hidden")}
-               for name, part in (("image", 0.25), ("text", 0.5))}  # fmt: skip
-    return replace(record, missing=without, summary=summarise(record.kind, record.scores, without))
 
 
 def titles(record: Record) -> list[str]:

@@ -45,7 +45,19 @@ def killed_at(step: int) -> Iterator[list[str]]:
     with pytest.MonkeyPatch.context() as patch:
         for name in OPERATIONS:
             patch.setattr(os, name, counted(name, getattr(os, name)))
+        patch.setattr(os, "scandir", _state_first(os.scandir))
         yield done
+
+
+def _state_first(scandir: Callable[..., Any]) -> Callable[..., Any]:
+    """A folder is deleted in the worst order: the state of a run before its record."""
+
+    @contextmanager
+    def ordered(folder: Any) -> Iterator[Iterator[Any]]:
+        with scandir(folder) as entries:
+            yield iter(sorted(entries, key=lambda entry: entry.name, reverse=True))
+
+    return ordered
 
 
 def kills(
@@ -119,8 +131,8 @@ def test_a_killed_finish_comes_to_the_same_end(prepare: Callable[[Path], RunFold
 
 @pytest.mark.parametrize("prepare", [begun, begun_anew])
 def test_a_finish_that_is_killed_twice(prepare: Callable[[Path], RunFolder], tmp_path: Path) -> None:
-    for first in range(0, 60, 4):
-        for second in range(0, 40, 7):
+    for first in range(0, 60, 7):
+        for second in range(0, 40, 11):
             folder = prepare(tmp_path / f"{first}-{second}")
             for step in (first, second, 10_000):
                 with suppress(Killed), folder.claimed():
@@ -195,3 +207,18 @@ def test_a_killed_replacement_loses_neither_run(tmp_path: Path) -> None:
         replace_it(folder)
         assert content(folder.path)["predictions.npz"] == "new" and folder.found().record == NEW
         assert [path.name for path in folder.path.parents[2].iterdir()] == ["ewc"]
+
+
+def test_a_replacement_that_fails_puts_back_what_made_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, rename = complete(tmp_path), Path.rename
+
+    def full(path: Path, target: Path) -> Path:
+        if path.name == "new":
+            raise OSError("no space left")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="no space"):
+        replaced(folder.path, path_of(save(tmp_path / "theirs", NEW), NEW), NEW)
+    assert folder.found().state is State.WHOLE and folder.found().record == OLD
+    assert [path.name for path in folder.path.parents[2].iterdir()] == ["ewc"]
