@@ -25,9 +25,7 @@ Array = NDArray[np.float64]
 
 DIRECTIONS = ("i2t", "t2i")  # an image asks for its texts, a text for its images
 RECALLS = (1, 5, 10)
-CLASSES = ("accuracy", "balanced_accuracy", "macro_auroc", "macro_f1")
 MATCHES = ("mean_recall", *(f"{way}_{name}" for way in DIRECTIONS for name in ("r1", "r5", "r10", "mrr")))
-METRICS = {"classification": CLASSES, "fusion": CLASSES, "retrieval": MATCHES}  # by kind, the primary one first
 
 
 def _checked(matrix: ArrayLike) -> Array:

@@ -10,7 +10,6 @@ from benchmark.kinds import Kind
 from benchmark.record.files import decimals
 from benchmark.record.schema import PROTOCOLS, Matrix, Record, Row
 
-INPUTS = ("image", "text")  # either of which may be missing
 MISSING_RATES = (0.3, 0.5, 0.7, 0.9, 1.0)
 
 

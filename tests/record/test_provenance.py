@@ -85,9 +85,9 @@ def test_provenance_without_git(checkout: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(subprocess, "run", no_git)
     found = provenance.collect(checkout, checkout / "methods" / "mine.py", "cpu", {"lung": "ab"}, now())
-    assert found["git_sha"] is None and found["git_dirty"] is None and found["finished"] is None
-    assert found["packages"]["numpy"] == np.__version__ and found["data"] == {"lung": "ab"}
-    assert found["started"].endswith("+00:00")
+    assert found.git_sha is None and found.git_dirty is None and found.finished is None
+    assert found.packages["numpy"] == np.__version__ and found.data == {"lung": "ab"}
+    assert found.started.endswith("+00:00")
 
 
 @pytest.mark.parametrize(("changes", "dirty"), [("", False), (" M methods/mine.py\n", True)])
@@ -101,6 +101,6 @@ def test_provenance_asks_git(checkout: Path, monkeypatch: pytest.MonkeyPatch, ch
     monkeypatch.setattr(subprocess, "run", git)
     arguments = (checkout, checkout / "methods" / "mine.py", "cpu", {}, now())
     found = provenance.collect(*arguments)
-    assert (found["git_sha"], found["git_dirty"]) == ("c0ffee", dirty)
+    assert (found.git_sha, found.git_dirty) == ("c0ffee", dirty)
     top[0] = checkout.parent  # installed inside another project: its commit says nothing about this code
-    assert provenance.collect(*arguments)["git_sha"] is None
+    assert provenance.collect(*arguments).git_sha is None
