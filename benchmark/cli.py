@@ -74,7 +74,7 @@ def run(argv: Sequence[str]) -> int:
     from benchmark.compare import leaderboard, tables
     from benchmark.config import arguments
     from benchmark.config.resolve import checked
-    from benchmark.record.folder import read_record
+    from benchmark.record.stored import read_record
     from benchmark.running import execute, processes
 
     processes.follow_parent()
@@ -197,7 +197,7 @@ def speed_(argv: Sequence[str]) -> int:
 def leaderboard_(argv: Sequence[str]) -> int:
     from benchmark.compare import leaderboard, markdown, tables
     from benchmark.compare.entries import made_by_other_code
-    from benchmark.record.folder import read_all, run_files
+    from benchmark.record.stored import read_all, run_files
 
     parser = _parser("leaderboard")
     parser.add_argument("--stream", default=None, help="of one stream; default: all that have records")

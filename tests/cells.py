@@ -23,8 +23,9 @@ import numpy as np
 from benchmark.config import arguments
 from benchmark.config.resolve import Plan, resolve
 from benchmark.record.files import now, write_json
-from benchmark.record.folder import RunFolder, State, read_record, run_files
+from benchmark.record.folder import RunFolder, State
 from benchmark.record.schema import Costs, Record
+from benchmark.record.stored import read_record, run_files
 from benchmark.record.summary import summarise
 from benchmark.running import processes
 from benchmark.running.execute import new_record, starts_anew

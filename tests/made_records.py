@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from benchmark import kinds
-from benchmark.record.folder import path_of, write_record
 from benchmark.record.schema import (
     PROTOCOLS,
     Configuration,
@@ -23,6 +22,7 @@ from benchmark.record.schema import (
     StreamEntry,
     TaskEntry,
 )
+from benchmark.record.stored import path_of, write_record
 from benchmark.record.summary import summarise
 
 TASKS = ("lung_ct", "retina_oct", "skin")

@@ -17,8 +17,8 @@ from benchmark.compare.rows import LEADERBOARD, OVERALL, OVERALL_PAIRS, PAIRS, L
 from benchmark.compare.stats import average_ranks
 from benchmark.errors import UserError, unknown
 from benchmark.record.files import csv_text, decimals, write_text
-from benchmark.record.folder import read_all
 from benchmark.record.schema import PROTOCOLS, Record
+from benchmark.record.stored import read_all
 
 DIGITS = {"rank": 2, "train_seconds_mean": 2, "eval_seconds_mean": 2, "peak_memory_mib": 1}
 ACROSS = "overall"  # the files over all streams

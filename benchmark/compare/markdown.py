@@ -17,8 +17,8 @@ from benchmark.compare.tables import percent
 from benchmark.errors import UserError
 from benchmark.kinds import Column, Kind
 from benchmark.record.files import write_text
-from benchmark.record.folder import read_all
 from benchmark.record.schema import Record
+from benchmark.record.stored import read_all
 
 MARKS = re.compile(r"(<!-- (leaderboard [\w@.-]+(?: inputs)?|overall) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 LAST = (

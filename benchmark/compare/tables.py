@@ -11,8 +11,8 @@ from benchmark.compare.leaderboard import known_stream, rows
 from benchmark.compare.rows import LeaderboardRow
 from benchmark.compare.stats import mean
 from benchmark.record.files import decimals
-from benchmark.record.folder import read_all
 from benchmark.record.schema import PROTOCOLS, Record
+from benchmark.record.stored import read_all
 from benchmark.record.summary import floats, missing_rows
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from benchmark.data import catalog, identity
 from benchmark.data.catalog import Recipe, Source
 from benchmark.errors import UserError
 from benchmark.kinds import Kind
-from benchmark.record.folder import run_path, stream_folder
+from benchmark.record.stored import run_path, stream_folder
 from benchmark.stream import Budget, Stream
 
 

@@ -12,8 +12,8 @@ from benchmark import kinds
 from benchmark.config import registry
 from benchmark.data import catalog
 from benchmark.errors import UserError, unknown
-from benchmark.record.folder import read_record
 from benchmark.record.schema import Record
+from benchmark.record.stored import read_record
 from benchmark.running.load import attached, quiet
 from benchmark.stream import Budget, Stream, Task
 from methods.base import IncrementalMethod

@@ -16,8 +16,8 @@ from benchmark.compare.entries import counts
 from benchmark.compare.leaderboard import known_stream
 from benchmark.errors import UserError, unknown
 from benchmark.record.files import write_bytes, write_text
-from benchmark.record.folder import read_all
 from benchmark.record.schema import Record
+from benchmark.record.stored import read_all
 from benchmark.record.summary import MISSING_RATES
 from benchmark.report.board import COLUMNS
 from benchmark.report.sections import Papers, overall_section, stream_section

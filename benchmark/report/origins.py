@@ -8,8 +8,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.record.folder import path_of
 from benchmark.record.schema import Record
+from benchmark.record.stored import path_of
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from benchmark.compare.tables import clock
 from benchmark.config import registry
 from benchmark.config.resolve import Plan
 from benchmark.config.run_config import RunConfig
-from benchmark.record.folder import PREDICTIONS, Found, RunFolder, State, path_of, read_all
+from benchmark.record.folder import PREDICTIONS, Found, RunFolder, State
 from benchmark.record.schema import Record
+from benchmark.record.stored import path_of, read_all
 from benchmark.sweep.engines.local import gpus
 from benchmark.sweep.grid import GridRun
 

@@ -13,17 +13,9 @@ from pathlib import Path
 
 from benchmark.compare import leaderboard
 from benchmark.errors import UserError
-from benchmark.record.folder import (
-    RunFolder,
-    adopt,
-    path_of,
-    read_all,
-    read_record,
-    renamed,
-    replaced,
-    stream_folder,
-)
+from benchmark.record.folder import RunFolder, replaced
 from benchmark.record.schema import Record
+from benchmark.record.stored import adopt, path_of, read_all, read_record, renamed, stream_folder
 
 PREFER = ("newest", "theirs")
 

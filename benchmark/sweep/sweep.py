@@ -21,8 +21,8 @@ from benchmark.compare import leaderboard
 from benchmark.compare.tables import clock, percent
 from benchmark.config.run_config import RunConfig
 from benchmark.errors import UserError
-from benchmark.record.folder import read_record, run_files
 from benchmark.record.schema import PROTOCOLS
+from benchmark.record.stored import read_record, run_files
 from benchmark.sweep import engines, forecast, grid
 from benchmark.sweep.engines import local, ray, slurm
 from benchmark.sweep.grid import GridRun

@@ -18,8 +18,8 @@ from scipy import stats as oracle
 from benchmark.compare import comparisons, leaderboard, stats
 from benchmark.compare.rows import OVERALL, OVERALL_PAIRS, PAIRS, PairRow
 from benchmark.errors import UserError
-from benchmark.record.folder import read_all
 from benchmark.record.schema import PROTOCOLS, Hits, Provenance, Record
+from benchmark.record.stored import read_all
 from tests.made_records import CONFIG, TASKS, made, on, packed, save, unanswered, with_hits
 
 SIZES = (40, 24, 9)

@@ -303,7 +303,7 @@ import json, multiprocessing, sys
 from pathlib import Path
 import scipy.stats
 from benchmark.compare import leaderboard
-from benchmark.record.folder import path_of, write_record
+from benchmark.record.stored import path_of, write_record
 from benchmark.record.schema import Record
 results, many = Path(sys.argv[1]), [Record.from_json(value) for value in json.loads(Path(sys.argv[2]).read_text())]
 def write(place):

@@ -6,16 +6,16 @@ from pathlib import Path
 from statistics import fmean
 
 from benchmark.compare import leaderboard, markdown
-from benchmark.record import folder
+from benchmark.record import stored
 from benchmark.record.schema import PROTOCOLS
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
 
 def test_committed_leaderboards_are_rebuilt_from_the_committed_records(tmp_path: Path) -> None:
-    streams = sorted({path.parts[-5] for path in folder.run_files(RESULTS)})
+    streams = sorted({path.parts[-5] for path in stored.run_files(RESULTS)})
     assert {"phantom8", "medical10"} <= set(streams)
-    for path in folder.run_files(RESULTS):
+    for path in stored.run_files(RESULTS):
         copy = tmp_path / path.relative_to(RESULTS)
         copy.parent.mkdir(parents=True)
         shutil.copy(path, copy)
@@ -44,7 +44,7 @@ def test_scores_in_the_docstrings_of_methods_are_those_of_the_records() -> None:
         method, stream, *expected = found.groups()
         runs = [
             record
-            for record in folder.read_all(RESULTS, stream or "phantom8")
+            for record in stored.read_all(RESULTS, stream or "phantom8")
             if record.method == method and record.settings == "" and record.order == 0
         ]
         assert runs, method

@@ -13,7 +13,8 @@ from filelock import FileLock
 
 from benchmark.errors import UserError
 from benchmark.record.claim import TRIES, alone_in
-from benchmark.record.folder import RunFolder, State, path_of, read_all
+from benchmark.record.folder import RunFolder, State
+from benchmark.record.stored import path_of, read_all
 from tests.made_records import made, save
 from tests.record.test_folder import running
 

@@ -10,20 +10,18 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import UserError
-from benchmark.record.folder import (
-    RunFolder,
-    State,
+from benchmark.record.folder import RunFolder, State, replaced
+from benchmark.record.schema import Record, unmeasured
+from benchmark.record.stored import (
     path_of,
     read_all,
     read_record,
     renamed,
-    replaced,
     run_files,
     run_path,
     stream_folder,
     write_record,
 )
-from benchmark.record.schema import Record, unmeasured
 from benchmark.record.summary import summarise
 from tests.made_records import made, on, save
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from benchmark.record.folder import RunFolder, State, path_of, read_record, replaced
+from benchmark.record.folder import RunFolder, State, replaced
 from benchmark.record.schema import Record
+from benchmark.record.stored import path_of, read_record
 from tests.made_records import made, save
 from tests.record.test_folder import running
 

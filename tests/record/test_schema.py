@@ -15,8 +15,8 @@ import pytest
 
 from benchmark import kinds
 from benchmark.errors import UserError
-from benchmark.record.folder import read_all, read_record, run_files
 from benchmark.record.schema import Configuration, Record, StreamEntry, TaskEntry, blank, unmeasured
+from benchmark.record.stored import read_all, read_record, run_files
 from tests.made_records import CONFIG, made, save, with_hits
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmark import kinds
-from benchmark.record.folder import read_record, run_files
 from benchmark.record.schema import SUMMARY
+from benchmark.record.stored import read_record, run_files
 from benchmark.record.summary import MISSING_RATES, missing_rows, summarise
 from tests.made_records import made
 

@@ -21,8 +21,8 @@ from benchmark import cli, report
 from benchmark.compare import comparisons, leaderboard
 from benchmark.config import arguments
 from benchmark.errors import UserError
-from benchmark.record.folder import read_all, read_record, renamed
 from benchmark.record.schema import Configuration, Record, StreamEntry, TaskEntry
+from benchmark.record.stored import read_all, read_record, renamed
 from benchmark.record.summary import summarise
 from benchmark.report import figures, findings, labels, latex, modality, origins, plates, views
 from benchmark.report.wording import MINUS, NONE, exact, per_cent, recall, shown

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from benchmark import cli
 from benchmark.data.batches import Batches, Samples
-from benchmark.record.folder import read_record
+from benchmark.record.stored import read_record
 from benchmark.stream import Share
 from methods.base import augment
 

@@ -17,8 +17,8 @@ from benchmark.compare import tables
 from benchmark.config.run_config import RunConfig
 from benchmark.data.batches import Batches, Samples, TaskData, joined
 from benchmark.errors import UserError
-from benchmark.record.folder import write_record
 from benchmark.record.schema import SCHEMA, Record, StreamEntry, TaskEntry, unmeasured
+from benchmark.record.stored import write_record
 from benchmark.record.summary import missing_rows, summarise
 from benchmark.running.evaluate import Evaluator
 from benchmark.stream import Label, Stream, Task

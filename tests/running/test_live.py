@@ -17,8 +17,9 @@ from rich.console import Console
 
 from benchmark import cli
 from benchmark.errors import UserError
-from benchmark.record.folder import RunFolder, read_record
+from benchmark.record.folder import RunFolder
 from benchmark.record.schema import SCHEMA, Record, StreamEntry, TaskEntry, unmeasured
+from benchmark.record.stored import read_record
 from benchmark.running.progress import Display
 
 RUN = ["run", "--method", "sequential_lora", "--stream", "smoke", "--epochs", "1", "--limit", "24", "--quiet"]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmark.cli import main
-from benchmark.record.folder import read_all, read_record
+from benchmark.record.stored import read_all, read_record
 from benchmark.running import evaluate, load
 from benchmark.running.seeds import derive_seed, seeded
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from benchmark import cli
 from benchmark.errors import UserError
-from benchmark.record.folder import read_record
+from benchmark.record.stored import read_record
 from benchmark.sweep import engines
 from benchmark.sweep.engines import local, ray, slurm
 

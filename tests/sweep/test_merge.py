@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from benchmark import cli
 from benchmark.compare import leaderboard
 from benchmark.errors import UserError
-from benchmark.record.folder import RunFolder, path_of, read_all, read_record, renamed, run_files
+from benchmark.record.folder import RunFolder
 from benchmark.record.schema import Record
+from benchmark.record.stored import path_of, read_all, read_record, renamed, run_files
 from benchmark.sweep import merge
 from tests.made_records import made, save
 

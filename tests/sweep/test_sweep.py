@@ -21,8 +21,9 @@ from benchmark import cli
 from benchmark.config import arguments
 from benchmark.config.resolve import resolve
 from benchmark.record.files import now
-from benchmark.record.folder import Found, RunFolder, State, read_all, read_record, write_record
+from benchmark.record.folder import Found, RunFolder, State
 from benchmark.record.schema import Provenance
+from benchmark.record.stored import read_all, read_record, write_record
 from benchmark.running.execute import new_record, starts_anew
 from benchmark.sweep import engines, forecast, sweep
 from benchmark.sweep.engines import local

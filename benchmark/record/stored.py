@@ -1,0 +1,119 @@
+"""Records on disk: where each belongs, and how it is read and written. What state a run is in, ``folder`` says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from benchmark.errors import UserError
+from benchmark.record.files import csv_text, decimals, write_bytes, write_json, write_text
+from benchmark.record.schema import Matrix, Record
+from benchmark.record.summary import missing_rows
+
+RECORD = "run.json"
+
+
+def run_path(results: Path, stream_folder: str, method: str, key: str, seed: int, order: int) -> Path:
+    """``results/runs/<stream>/<method>/<key>/seed<k>-order<o>``."""
+    return Path(results) / "runs" / stream_folder / method / key / f"seed{seed}-order{order}"
+
+
+def path_of(results: Path, record: Record) -> Path:
+    """Where a record belongs."""
+    return run_path(results, *record.place)
+
+
+def stream_folder(results: Path, name: str, hashed: str) -> str:
+    """The stream's name; with the start of its hash if records of another stream have that name."""
+    for path in run_files(results, name):
+        return name if read_record(path).stream.hash == hashed else f"{name}@{hashed[:6]}"
+    return name
+
+
+def run_files(results: Path, stream: str | None = None) -> list[Path]:
+    """Every ``run.json``, of one stream's folder or of all, sorted."""
+    runs = Path(results) / "runs"
+    folders = [runs / stream] if stream is not None else runs.glob("*")
+    return sorted(path for folder in folders for path in folder.glob(f"*/*/*/{RECORD}"))
+
+
+def read_record(path: Path) -> Record:
+    """The record in ``path``, a run's folder or its ``run.json``, in today's schema.
+
+    Raises:
+        UserError: naming the file, when it is missing, is no JSON or no record, or was written by a newer version.
+    """
+    file = Path(path) / RECORD if Path(path).is_dir() else Path(path)
+    try:
+        return _parsed(file, file.read_bytes())
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+
+
+def _parsed(file: Path, data: bytes) -> Record:
+    try:
+        value = json.loads(data, parse_constant=lambda _: None)  # NaN is null, whoever wrote it
+    except (ValueError, RecursionError) as error:  # of JSON and of UTF-8; of lists in lists without end
+        raise UserError(f"{file}: not a JSON file ({error})") from None
+    try:
+        return Record.from_json(value)
+    except ValueError as error:
+        raise UserError(f"{file}: {' '.join(str(error).split())}") from None
+
+
+def read_all(results: Path, stream: str | None = None) -> list[Record]:
+    """All records, unfinished ones too, sorted by (stream folder, method, key, seed, order).
+
+    Raises:
+        UserError: naming the file, for one that ``read_record`` refuses, and for two records of the same run.
+    """
+    found: dict[tuple[object, ...], tuple[Path, Record]] = {}
+    for path in run_files(results, stream):
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:  # started anew by another process since it was listed
+            continue
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        record = _parsed(path, data)
+        if record.place in found:
+            raise UserError(f"{path}: the same run as {found[record.place][0]}; remove one of them")
+        found[record.place] = (path, record)
+    return [found[place][1] for place in sorted(found)]
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write ``<metric>_<protocol>.csv`` for every score matrix of the record, then ``run.json``.
+
+    A method that routes has ``router_accuracy_hidden.csv`` as well, a fusion stream ``missing_modality.csv``.
+    """
+    tasks = record.stream.task_names
+    matrices: dict[str, Matrix] = {
+        f"{metric}_{protocol}": matrix
+        for metric, protocols in record.scores.items()
+        for protocol, matrix in protocols.items()
+    }
+    routed = record.router_accuracy or []
+    if any(value is not None for row in routed for value in row):
+        matrices["router_accuracy_hidden"] = routed
+    if record.missing is not None:
+        text = csv_text(["protocol", "missing", "rate", *tasks, "mean"], missing_rows(record))
+        write_text(Path(folder) / "missing_modality.csv", text)
+    for name, matrix in matrices.items():
+        rows = [[stage, *map(decimals, row)] for stage, row in zip(["before", *tasks], matrix, strict=True)]
+        write_text(Path(folder) / f"{name}.csv", csv_text(["stage", *tasks], rows))
+    write_json(Path(folder) / RECORD, record.to_json())
+
+
+def adopt(folder: Path, source: Path, record: Record) -> None:
+    """Put the record that stands in ``source`` into ``folder``: to the byte, unless its stream was renamed."""
+    if record == read_record(source):
+        write_bytes(folder / RECORD, (source / RECORD).read_bytes())
+    else:
+        write_record(folder, record)
+
+
+def renamed(record: Record, stream_folder: str) -> Record:
+    """The record under another folder of its stream."""
+    return replace(record, stream=replace(record.stream, folder=stream_folder))
