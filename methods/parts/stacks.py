@@ -35,7 +35,7 @@ def gather(loras: Sequence[Sequence[Tensor]], size: int = 1) -> list[tuple[Tenso
 
 def stack(matrices: Sequence[Tensor]) -> list[Tensor]:
     """Matrices (p, q) of any shapes as one (n, p, q) stack per shape, in order of appearance."""
-    return [X_1npq[0] for (X_1npq,) in gather([matrices])]
+    return [X_1npq.squeeze(0) for (X_1npq,) in gather([matrices])]  # a view in the backward pass too
 
 
 def _wide(matrix: Tensor) -> Tensor:
