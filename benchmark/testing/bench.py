@@ -17,8 +17,8 @@ from benchmark.config.run_config import RunConfig
 from benchmark.data import catalog, identity
 from benchmark.data.batches import TaskData, task_data
 from benchmark.kinds import Kind, classification
-from benchmark.record.folder import RunFolder
-from benchmark.record.schema import SCHEMA, Record, StreamEntry, TaskEntry, unmeasured
+from benchmark.record.folder import RunFolder, State
+from benchmark.record.schema import SCHEMA, Provenance, Record, StreamEntry, TaskEntry, unmeasured
 from benchmark.running.answers.question import unlabelled
 from benchmark.running.evaluate import Cells, Evaluator
 from benchmark.running.hardware import Hardware
@@ -80,7 +80,9 @@ class Bench:
     def loop(self, method: IncrementalMethod, folder: Path) -> Loop:
         """A run in a folder, or what is left of it there."""
         place = RunFolder(folder)
-        record = place.found().record or self.record()
+        found = place.found()
+        assert found.state is not State.DAMAGED, found.reason
+        record = found.record or self.record()
         display = Display(Console(), 1, quiet=True)
         return Loop(
             method, self.stream, list(self.data), CONFIG, CONFIG.precision, record, place, Hardware(CPU), display
@@ -91,6 +93,7 @@ class Bench:
         stream = StreamEntry(self.stream.name, self.stream.name, tasks, kind=self.kind.name)
         return Record(
             schema=SCHEMA, key="0" * 12, method="checked", stream=stream, seed=CONFIG.seed, order=CONFIG.order,
+            permutation=list(range(len(tasks))), provenance=Provenance(fingerprint="0" * 16),
             **unmeasured(len(self.stream), self.kind.name),
         )  # fmt: skip
 

@@ -28,7 +28,7 @@ SCOPES = [("shared", 1), ("layer", LAYERS)]  # and how many sets of weights
 
 def test_all_experts_with_unit_weights_are_mslora_cr_to_the_last_bit(tmp_path: Path) -> None:
     theirs, ours = (Bench(cls, tmp_path / cls.__name__).run() for cls in (MSLoRACR, MSLoRAMoECR))
-    assert ours.record["scores"] == theirs.record["scores"]
+    assert ours.record.scores == theirs.record.scores
     assert_same(state(ours.method), state(theirs.method), "MSLoRA-MoECR and MSLoRA-CR")
 
 
