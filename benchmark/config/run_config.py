@@ -26,6 +26,7 @@ CHOICES = {
     "inputs": ("both", "image", "text"),
     "gallery": ("seen", "task", "all"),
     "precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true"),
+    "device": ("auto", "cpu", "cuda"),
     "strategy": ("auto", "ddp", "ddp_find_unused_parameters_true"),
     "logger": (None, "csv", "tensorboard", "wandb", "mlflow"),
 }
