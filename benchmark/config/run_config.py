@@ -54,7 +54,7 @@ class RunConfig(Budget):
         method: a file of methods/ or package.module:Class.
         stream: a file of datasets/streams/ or the path of a YAML file.
         backbone: phantom-clip, ViT-B-16/openai, hf-hub:..., local-dir:..., or an open_clip architecture.
-        pretrained: tag or weights file for an architecture.
+        pretrained: tag or weights file for an architecture; refused where the backbone names its weights itself.
         seed: of everything random.
         order: which order of the tasks.
         limit: first n images per split, stratified; such a run is marked and never ranked.
@@ -103,6 +103,11 @@ class RunConfig(Budget):
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise unknown(f"--{name}", getattr(self, name), choices)
+        if self.pretrained is not None and (self.backbone == "phantom-clip" or set(":/") & set(self.backbone)):
+            raise UserError(
+                f"--pretrained {self.pretrained}: backbone {self.backbone!r} says itself which weights; "
+                "--pretrained goes with an architecture alone, such as --backbone ViT-B-16"
+            )
         for name, low in {"epochs": 1, "batch_size": 1, "seed": 0, "order": 0, "devices": 1}.items():
             if getattr(self, name) < low:
                 raise UserError(f"--{name}: expected a whole number of at least {low}, got {getattr(self, name)}")
