@@ -25,7 +25,7 @@ CHOICES = {
     "split": ("test", "val"),
     "inputs": ("both", "image", "text"),
     "gallery": ("seen", "task", "all"),
-    "precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true"),
+    "precision": ("auto", "32-true", "bf16-mixed", "16-mixed"),
     "device": ("auto", "cpu", "cuda"),
     "strategy": ("auto", "ddp", "ddp_find_unused_parameters_true"),
     "logger": (None, "csv", "tensorboard", "wandb", "mlflow"),
@@ -62,7 +62,7 @@ class RunConfig(Budget):
         sampling: of joint training: proportional or balanced.
         inputs: of fusion: both, or image or text alone in training and test (a unimodal baseline).
         gallery: of retrieval with the identity hidden: test items of the tasks seen, of the task alone, or of all.
-        precision: auto is bf16-mixed on CUDA and 32-true on a CPU.
+        precision: auto is bf16-mixed on CUDA and 32-true on a CPU; 16-mixed needs CUDA.
         data: folder in which relative paths of cards are looked up.
         results: folder of runs/ and leaderboards/.
         device: auto, cpu or cuda.
