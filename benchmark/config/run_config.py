@@ -34,7 +34,7 @@ AUTO = {True: "bf16-mixed", False: "32-true"}  # the precision that ``auto`` pic
 ADDED = ("inputs", "gallery")  # later than the first records: at their defaults they leave a run's key as it was
 WHERE_AND_HOW = (
     "seed", "order", "data", "results", "device", "devices", "strategy", "logger", "force", "force_before",
-    "full_evaluation", "quiet",
+    "full_evaluation", "keep_images", "quiet",
 )  # fmt: skip
 
 
@@ -72,6 +72,7 @@ class RunConfig(Budget):
         force: start anew even if the run is complete.
         force_before: start anew what was begun before this time; a sweep's cell that is tried again then continues.
         full_evaluation: compute every cell of the matrix, also those whose answers cannot have changed.
+        keep_images: leave the samples that a replay method has kept in the finished run's method.safetensors.
         quiet: print one line, no progress and no tables.
     """
 
@@ -96,6 +97,7 @@ class RunConfig(Budget):
     force: bool = False
     force_before: str | None = None
     full_evaluation: bool = False
+    keep_images: bool = False
     quiet: bool = False
     method_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
