@@ -147,8 +147,9 @@ def training_batches(
 ) -> Batches:  # fmt: skip
     """The training sets of some tasks shuffled together; ``seed`` gives the epoch's seed when an epoch begins.
 
-    ``balanced``: every task is drawn equally often, to within a sample, in an epoch that is no longer for it: of a small
-    task every sample comes several times, of a large one a part that differs from epoch to epoch.
+    ``balanced``: every task is drawn equally often, to within a sample, in an epoch that is no longer for it: of a
+    small task every sample comes several times, of a large one a part that differs from epoch to epoch.
+
     Processes that learn together shuffle alike and take their ``part`` (rank, world) of every batch.
     """
     parts = [(data.splits["train"], data.task.index) for data in tasks]

@@ -96,13 +96,27 @@ def test_a_finished_run_keeps_no_images_unless_asked(
     kept = load_file(runs[method] / "method.safetensors")
     assert kept and not [name for name in kept if name.startswith("memory.")]
     assert len(trained.load(runs[method]).method.memory) == 0
-    assert cli.main(["export", "--run", str(runs[method]), "--task", task_of(method), "--to", str(tmp_path / "to")]) == 0
+    assert (
+        cli.main(["export", "--run", str(runs[method]), "--task", task_of(method), "--to", str(tmp_path / "to")]) == 0
+    )
     seen: list[set[str]] = []
     saved = running_state.save_phase
     monkeypatch.setattr(
         running_state, "save_phase", lambda folder, phase: (seen.append(set(phase.method)), saved(folder, phase))
     )
-    argv = ["run", "--method", method, "--stream", "smoke", "--epochs", "1", "--limit", "24", "--keep_images", "--quiet"]
+    argv = [
+        "run",
+        "--method",
+        method,
+        "--stream",
+        "smoke",
+        "--epochs",
+        "1",
+        "--limit",
+        "24",
+        "--keep_images",
+        "--quiet",
+    ]
     assert cli.main([*argv, "--results", str(tmp_path)]) == 0
     (run,) = tmp_path.glob(f"runs/smoke/{method}/*/*")
     assert len(load_file(run / "method.safetensors")["memory.buffer_image"]) == 48 and "memory.buffer_image" in seen[-1]
