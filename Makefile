@@ -45,8 +45,7 @@ plan: setup
 check: setup
 	@$(PY) -m benchmark check --method $(or $(METHOD),all)
 smoke: setup
-	@$(PY) -m benchmark list methods --names | OMP_NUM_THREADS=1 xargs -P 2 -I METHOD \
-		$(PY) -m benchmark run --method METHOD --stream smoke --epochs 1 --results build/smoke --force --quiet
+	@$(PY) -m benchmark sweep --methods all --streams smoke --epochs 1 --redo all --results build/smoke
 speed: METHODS := $(or $(METHODS),all)
 speed: LIMIT := $(or $(LIMIT),64)
 speed: setup

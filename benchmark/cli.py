@@ -23,6 +23,7 @@ USAGE = """usage: python -m benchmark VERB [options]        (python -m benchmark
   merge --from DIR          copy the records of another results folder that are missing here
   predict --run DIR --images DIR          task, class and probability of new images as a CSV
   export --run DIR --task T --to DIR      a task's LoRA for PEFT, or folded into open_clip weights
+  worker                    what a sweep keeps running to start its cells from; told on standard input
   pretrain [--to DIR]       train the default backbone, phantom-clip, anew
 """
 
@@ -128,6 +129,14 @@ def sweep_(argv: Sequence[str]) -> int:
     from benchmark.sweep import sweep
 
     return sweep.run(sweep.planned(argv), _console())
+
+
+def worker_(argv: Sequence[str]) -> int:
+    """Run the cells of a sweep, as ``run`` would, in copies of this process."""
+    from benchmark.sweep.engines import warm
+
+    _parse(_parser("worker"), argv)
+    return warm.serve(main)
 
 
 def list_(argv: Sequence[str]) -> int:
@@ -309,6 +318,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": run,
     "plan": plan,
     "sweep": sweep_,
+    "worker": worker_,
     "list": list_,
     "show": show,
     "check": check,

@@ -110,6 +110,13 @@ class IncrementalMethod(L.LightningModule):
     def end_task(self, task: Task, loader: Iterable[Batch]) -> None:
         """Consolidate: freeze, Fisher, subspaces, prototypes, exemplars (gradients are allowed)."""
 
+    def kept_samples(self) -> list[str]:
+        """Names in ``memory`` of samples as they are, and what belongs to them: a finished run does not keep these.
+
+        With ``keeps_images`` all of memory; a method that needs some of it to answer names the rest.
+        """
+        return list(self.memory) if self.keeps_images else []
+
     def trainable_parameters(self) -> list[nn.Parameter]:
         """What training may change; all else stays bit-equal. Empty for a method that never trains."""
         return []

@@ -8,7 +8,8 @@ L = mean cross-entropy over the task's batch and as many samples of the buffer, 
 
 Images are kept as they are and augmented anew each time. The buffer takes in a task when it ends, sample by sample, so
 a task's own images are not replayed while it is learned (mammoth fills it at every step); draws are with replacement.
-It holds images of patients: where that is not allowed this is no option, whatever its accuracy.
+It holds images of patients while it learns: where that is not allowed this is no option, whatever its accuracy. The
+finished run does not keep them (``--keep_images`` does).
 
     make bench METHOD=er                                # last accuracy 56.2 given, 20.4 hidden
 """

@@ -161,7 +161,7 @@ def test_a_precision_that_auto_picks_is_the_same_run_typed(capsys: pytest.Captur
 
     assert plan("--precision", "32-true") == plan()
     assert "settings: the defaults" in plan("--precision", "bf16-mixed")
-    assert "settings: precision=64-true" in plan("--precision", "64-true")
+    assert "settings: precision=16-mixed" in plan("--precision", "16-mixed", "--device", "cuda")
 
 
 def test_usage_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -217,6 +217,16 @@ WRONG: list[tuple[str, tuple[str, ...]]] = [
     ("run --method ncm --limit few", ("limit", "int", "few")),
     ("run --method ncm --augment flp", ("unknown --augment 'flp'", "did you mean 'flip'?")),
     ("run --method ncm --split tset", ("unknown --split 'tset'", "did you mean 'test'?")),
+    ("run --method ncm --device cdua", ("unknown --device 'cdua'", "did you mean 'cuda'?")),
+    ("plan --method ncm --device cuda:1", ("unknown --device 'cuda:1'", "did you mean 'cuda'?")),
+    ("plan --method ncm --pretrained openai", ("--pretrained openai", "'phantom-clip'", "--backbone ViT-B-16")),
+    ("plan --method ncm --backbone hf-hub:a/b --pretrained x", ("--pretrained x", "'hf-hub:a/b'")),
+    ("plan --method ncm --backbone local-dir:a --pretrained x", ("--pretrained x", "'local-dir:a'")),
+    ("plan --method ncm --backbone ViT-B-16/openai --pretrained x", ("--pretrained x", "'ViT-B-16/openai'")),
+    ("plan --method ncm --precision 64-true", ("unknown --precision '64-true'", "did you mean '32-true'?")),
+    ("plan --method ncm --precision 16-mixed --device cpu", ("--precision 16-mixed", "CUDA", "bf16-mixed")),
+    ("run --method zero_shot --stream smoke --precision 16-mixed --device cpu", ("--precision 16-mixed", "CUDA")),
+    ("sweep --methods ncm --device cup", ("unknown --device 'cup'", "did you mean 'cpu'?")),
     ("run --method mslora_cr --method.rang 4", ("unknown argument '--method.rang'", "did you mean '--method.rank'?")),
     ("run --method mslora_cr --method.rank four", ("method.rank", "int", "four")),
     ("run --method mslora_cr --preset oficial", ("unknown --preset 'oficial'", "did you mean 'official'?")),

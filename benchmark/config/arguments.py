@@ -17,7 +17,7 @@ from benchmark.config.run_config import RunConfig
 from benchmark.errors import UserError, unknown
 
 SKIP = {"method", "method_args"}
-FLAGS = ("--force", "--quiet", "--full_evaluation")
+FLAGS = ("--force", "--quiet", "--full_evaluation", "--keep_images")
 
 
 def parse(verb: str, argv: Sequence[str], with_class: bool) -> tuple[RunConfig, MethodCard, type[Any] | None]:

@@ -86,6 +86,8 @@ def resolve(config: RunConfig, card: MethodCard, cuda: bool) -> Plan:
     Raises:
         UserError: the stream file or one of its sources is wrong, or the method does not learn it.
     """
+    if config.precision == "16-mixed" and not cuda:  # Lightning would train in bfloat16 instead
+        raise UserError("--precision 16-mixed: needs a CUDA device; a CPU has 32-true and bf16-mixed")
     recipe = checked(config, card)
     identities = identity.identities(recipe)
     hashed = identity.stream_hash(recipe.stream, identities)

@@ -25,7 +25,8 @@ CHOICES = {
     "split": ("test", "val"),
     "inputs": ("both", "image", "text"),
     "gallery": ("seen", "task", "all"),
-    "precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true"),
+    "precision": ("auto", "32-true", "bf16-mixed", "16-mixed"),
+    "device": ("auto", "cpu", "cuda"),
     "strategy": ("auto", "ddp", "ddp_find_unused_parameters_true"),
     "logger": (None, "csv", "tensorboard", "wandb", "mlflow"),
 }
@@ -33,7 +34,7 @@ AUTO = {True: "bf16-mixed", False: "32-true"}  # the precision that ``auto`` pic
 ADDED = ("inputs", "gallery")  # later than the first records: at their defaults they leave a run's key as it was
 WHERE_AND_HOW = (
     "seed", "order", "data", "results", "device", "devices", "strategy", "logger", "force", "force_before",
-    "full_evaluation", "quiet",
+    "full_evaluation", "keep_images", "quiet",
 )  # fmt: skip
 
 
@@ -53,7 +54,7 @@ class RunConfig(Budget):
         method: a file of methods/ or package.module:Class.
         stream: a file of datasets/streams/ or the path of a YAML file.
         backbone: phantom-clip, ViT-B-16/openai, hf-hub:..., local-dir:..., or an open_clip architecture.
-        pretrained: tag or weights file for an architecture.
+        pretrained: tag or weights file for an architecture; refused where the backbone names its weights itself.
         seed: of everything random.
         order: which order of the tasks.
         limit: first n images per split, stratified; such a run is marked and never ranked.
@@ -61,7 +62,7 @@ class RunConfig(Budget):
         sampling: of joint training: proportional or balanced.
         inputs: of fusion: both, or image or text alone in training and test (a unimodal baseline).
         gallery: of retrieval with the identity hidden: test items of the tasks seen, of the task alone, or of all.
-        precision: auto is bf16-mixed on CUDA and 32-true on a CPU.
+        precision: auto is bf16-mixed on CUDA and 32-true on a CPU; 16-mixed needs CUDA.
         data: folder in which relative paths of cards are looked up.
         results: folder of runs/ and leaderboards/.
         device: auto, cpu or cuda.
@@ -71,6 +72,7 @@ class RunConfig(Budget):
         force: start anew even if the run is complete.
         force_before: start anew what was begun before this time; a sweep's cell that is tried again then continues.
         full_evaluation: compute every cell of the matrix, also those whose answers cannot have changed.
+        keep_images: leave the samples that a replay method has kept in the finished run's method.safetensors.
         quiet: print one line, no progress and no tables.
     """
 
@@ -95,6 +97,7 @@ class RunConfig(Budget):
     force: bool = False
     force_before: str | None = None
     full_evaluation: bool = False
+    keep_images: bool = False
     quiet: bool = False
     method_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
@@ -102,6 +105,11 @@ class RunConfig(Budget):
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise unknown(f"--{name}", getattr(self, name), choices)
+        if self.pretrained is not None and (self.backbone == "phantom-clip" or set(":/") & set(self.backbone)):
+            raise UserError(
+                f"--pretrained {self.pretrained}: backbone {self.backbone!r} says itself which weights; "
+                "--pretrained goes with an architecture alone, such as --backbone ViT-B-16"
+            )
         for name, low in {"epochs": 1, "batch_size": 1, "seed": 0, "order": 0, "devices": 1}.items():
             if getattr(self, name) < low:
                 raise UserError(f"--{name}: expected a whole number of at least {low}, got {getattr(self, name)}")

@@ -84,8 +84,7 @@ class Batches:
 
     Args:
         parts: the samples of every task in it and the task's index; one but for joint training.
-        order: None for the stored order, else a function that gives this epoch's sample indices.
-        length: of the order, where it is not every sample once.
+        order: None for the stored order, else a function that gives this epoch's sample indices, as many as samples.
         part: (rank, world): which part of each batch is this process's; all of it by default.
     """
 
@@ -95,14 +94,13 @@ class Batches:
         batch_size: int,
         device: torch.device,
         order: Callable[[], Tensor] | None = None,
-        length: int | None = None,
         part: tuple[int, int] = (0, 1),
     ) -> None:
         self.data = joined([samples for samples, _ in parts])
         self.labels = self.data.labels.to(device)
         self.tasks = torch.cat([torch.full((len(samples),), task) for samples, task in parts]).to(device)
         self.batch_size, self.device, self.order, self.part = batch_size, device, order, part
-        self.samples = len(self.data) if length is None else length
+        self.samples = len(self.data)
 
     def __len__(self) -> int:
         return -(-self.samples // self.batch_size)
@@ -149,25 +147,29 @@ def training_batches(
 ) -> Batches:  # fmt: skip
     """The training sets of some tasks shuffled together; ``seed`` gives the epoch's seed when an epoch begins.
 
+    ``balanced``: every task is drawn equally often, to within a sample, in an epoch that is no longer for it: of a
+    small task every sample comes several times, of a large one a part that differs from epoch to epoch.
+
     Processes that learn together shuffle alike and take their ``part`` (rank, world) of every batch.
     """
     parts = [(data.splits["train"], data.task.index) for data in tasks]
     counts = [len(samples) for samples, _ in parts]
+    length = sum(counts)
 
     def order() -> Tensor:
         generator = torch.Generator().manual_seed(seed())
         if not balanced:
-            return torch.randperm(sum(counts), generator=generator)
-        largest, drawn, first = max(counts), [], 0
-        for count in counts:
-            rounds = [torch.randperm(count, generator=generator) for _ in range(-(-largest // count))]
-            drawn.append(first + torch.cat(rounds)[:largest])
+            return torch.randperm(length, generator=generator)
+        drawn, first = [], 0
+        for place, count in enumerate(counts):
+            share = (length + place) // len(counts)
+            rounds = [torch.randperm(count, generator=generator) for _ in range(-(-share // count))]
+            drawn.append(first + torch.cat(rounds)[:share])
             first += count
         mixed = torch.cat(drawn)
         return mixed[torch.randperm(len(mixed), generator=generator)]
 
-    length = max(counts) * len(counts) if balanced else sum(counts)
-    return Batches(parts, batch_size, device, order, length, part)
+    return Batches(parts, batch_size, device, order, part)
 
 
 def task_data(

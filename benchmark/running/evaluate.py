@@ -30,8 +30,9 @@ Cells = dict[str, list[Cell | None]]  # protocol -> a cell for each task; None w
 class Evaluator:
     """Evaluates a method on every task's held-out split.
 
-    A cell is computed again only if what its answers depend on has changed (``answers_from``, the candidates and, when
-    the identity is hidden, the router); with ``full`` all of them are.
+    A cell is computed again only if what its answers depend on has changed (``answers_from`` of every task whose items
+    are shown, the candidates and, when the identity is hidden, the router of a method that has one); with ``full`` all
+    of them are.
 
     Attributes:
         computed: how many cells were computed, not reused.
@@ -113,11 +114,14 @@ class Evaluator:
 
     def _signature(self, stage: int, question: Question) -> tuple[object, ...] | None:
         """What the answers of a cell depend on; None: may change any time."""
-        joint, hidden = self.method.joint, question.hidden
-        protocol = "hidden" if hidden else "given"
-        depends = ("joint",) if joint and stage > 0 else self.method.answers_from(question.task, protocol)
-        if depends is None:
-            return None
-        router = stage if hidden and not joint else None
+        joint, protocol = self.method.joint, "hidden" if question.hidden else "given"
+        depends: tuple[object, ...] = ("joint",)
+        if not joint or stage == 0:
+            shown = dict.fromkeys((question.task, *question.gallery))
+            depends = tuple(self.method.answers_from(task, protocol) for task in shown)
+            if any(each is None for each in depends):
+                return None
+        routed = type(self.method).route is not IncrementalMethod.route
+        router = stage if question.hidden and routed and not joint else None
         candidates = tuple(label.id for label in question.candidates)
         return depends, candidates, router, tuple(other.index for other in question.gallery)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from benchmark.record import provenance
 from benchmark.record.files import now
 from benchmark.record.folder import Found, RunFolder, State
 from benchmark.record.schema import SCHEMA, Configuration, Record, StreamEntry, TaskEntry, unmeasured
-from benchmark.running.processes import PARENT
+from benchmark.running.processes import on_its_own
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,8 +58,8 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
                 console.print(f"{plan.path}: begun by other code than this tree's, and starts anew", highlight=False)
         if record is not found.record:
             folder.begin(record)
-        _alone_with_its_processes(config)
-        _learn(plan, method, data, record, folder, here, console)
+        with on_its_own(config.devices):
+            _learn(plan, method, data, record, folder, here, console)
     return plan.path
 
 
@@ -96,13 +95,6 @@ def new_record(plan: Plan, device: str) -> Record:
         provenance=provenance.collect(provenance.ROOT, card.file, device, data, now()),
         **unmeasured(len(stream), stream.kind),
     )
-
-
-def _alone_with_its_processes(config: RunConfig) -> None:
-    for name in [name for name in os.environ if name.startswith("SLURM_")]:
-        del os.environ[name]  # Lightning would take the run for one of a job's tasks, and queue the job again by itself
-    if config.devices > 1:
-        os.environ[PARENT] = str(os.getpid())  # the processes that Lightning starts end with this one
 
 
 def _learn(

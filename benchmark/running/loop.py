@@ -171,7 +171,7 @@ class Loop:
         summary = summarise(kind, self.record.scores, self.record.missing)
         made = replace(self.record.provenance, finished=now())
         self.record = replace(self.record, cost=cost, summary=summary, provenance=made, status="complete")
-        state.keep(self.folder, self.method, len(self.stream) + 1)
+        state.keep(self.folder, self.method, len(self.stream) + 1, self.config.keep_images)
         self.folder.finish(self.record)
 
     def _without(self, missing: str) -> dict[str, list[float | None]]:

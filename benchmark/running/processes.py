@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 PARENT = "MBIL_PARENT"  # in the environment of a process that must end with this one
 
@@ -28,3 +30,30 @@ def _watch(parent: int) -> None:
 def rank_here() -> int:
     """Which of the processes that learn together this is; Lightning starts those above 0 with the same command."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@contextmanager
+def on_its_own(devices: int) -> Iterator[None]:
+    """Inside, Lightning does not take the run for one of a Slurm job's tasks, and would not queue the job again.
+
+    With several ``devices`` the processes that Lightning starts inside end with this one. Outside, the environment is
+    as it was: it is also that of whoever calls a run from a program of their own.
+    """
+    before = {name: value for name, value in os.environ.items() if _told_by_others(name)}
+    _forget()
+    if devices > 1:
+        os.environ[PARENT] = str(os.getpid())
+    try:
+        yield
+    finally:
+        _forget()
+        os.environ.update(before)
+
+
+def _told_by_others(name: str) -> bool:
+    return name == PARENT or name.startswith("SLURM_")
+
+
+def _forget() -> None:
+    for name in [name for name in os.environ if _told_by_others(name)]:
+        del os.environ[name]

@@ -79,14 +79,19 @@ def write_predictions(state: Path, stage: int, cells: Cells, stream: Stream, dat
     _save(state / f"predictions-{stage}.npz", arrays)
 
 
-def keep(folder: RunFolder, method: IncrementalMethod, stages: int) -> None:
-    """Put beside the record what stays: predictions in one file, the method, its experts in PEFT's format."""
+def keep(folder: RunFolder, method: IncrementalMethod, stages: int, images: bool) -> None:
+    """Put beside the record what stays: predictions in one file, the method, its experts in PEFT's format.
+
+    Samples that the method has kept, images of patients perhaps, stay only with ``images``; it answers without them.
+    """
     arrays: dict[str, Any] = {}
     for stage in range(stages):
         with np.load(folder.state / f"predictions-{stage}.npz", allow_pickle=False) as part:
             arrays.update(part)
     _save(folder.making / PREDICTIONS, arrays)
-    own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in method.state_dict().items()}
+    private = () if images else [f"memory.{name}" for name in method.kept_samples()]
+    state = {name: tensor for name, tensor in method.state_dict().items() if name not in private}
+    own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
     temporary = folder.making / "method.tmp"
     save_file(own, temporary)
     temporary.replace(folder.making / "method.safetensors")

@@ -120,13 +120,22 @@ def test_the_epochs_seed_makes_the_order() -> None:
     assert epoch(training_batches(parts(30), 7, CPU, lambda: 1))["index"].tolist() == first
 
 
-def test_balanced_draws_every_task_as_often_as_the_largest() -> None:
-    batches = training_batches(parts(5, 20, 8), 6, CPU, lambda: 3, balanced=True)
+def test_balanced_draws_every_task_equally_often_in_as_many_steps() -> None:
+    seeds = iter([3, 4])
+    batches = training_batches(parts(5, 20, 8), 6, CPU, lambda: next(seeds), balanced=True)
     seen = epoch(batches)
-    assert torch.bincount(seen["task"]).tolist() == [20, 20, 20] and len(batches) == 10
+    assert torch.bincount(seen["task"]).tolist() == [11, 11, 11] and len(batches) == -(-(5 + 20 + 8) // 6)
     times = torch.bincount(seen["index"], minlength=33)
-    assert times[:5].tolist() == [4] * 5 and times[5:25].tolist() == [1] * 20
-    assert sorted(times[25:].tolist()) == [2] * 4 + [3] * 4  # 8 samples, 20 draws
+    assert sorted(times[:5].tolist()) == [2, 2, 2, 2, 3]  # 5 samples, 11 draws
+    assert sorted(times[5:25].tolist()) == [0] * 9 + [1] * 11 and sorted(times[25:].tolist()) == [1] * 5 + [2] * 3
+    assert set(epoch(batches)["index"].tolist()) != set(seen["index"].tolist())  # the large task in turn
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=4), st.integers(1, 9), st.integers(0, 5))
+def test_a_balanced_epoch_is_as_long_as_another(counts: list[int], size: int, seed: int) -> None:
+    seen = epoch(training_batches(parts(*counts), size, CPU, lambda: seed, balanced=True))
+    drawn = torch.bincount(seen["task"], minlength=len(counts))
+    assert drawn.sum() == sum(counts) and drawn.max() - drawn.min() <= 1
 
 
 def with_texts(index: int) -> TaskData:

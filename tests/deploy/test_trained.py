@@ -12,6 +12,7 @@ import pytest
 import torch
 from peft import PeftModel
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmark import cli
@@ -19,6 +20,7 @@ from benchmark.data import catalog, identity
 from benchmark.data.batches import task_data
 from benchmark.deploy import trained
 from benchmark.errors import UserError
+from benchmark.running import state as running_state
 from methods.parts import backbones
 
 CPU = torch.device("cpu")
@@ -29,7 +31,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Short runs by name."""
     results = tmp_path_factory.mktemp("results")
     wanted = {"mslora_cr": "smoke", "independent_lora": "smoke_fusion", "ncm": "smoke", "l2p": "smoke"}
-    wanted |= {"sequential_lora": "smoke_retrieval", "ranpac": "smoke"}
+    wanted |= {"sequential_lora": "smoke_retrieval", "ranpac": "smoke", "der": "smoke", "er": "smoke_fusion"}
     for method, stream in wanted.items():
         argv = ["run", "--method", method, "--stream", stream, "--epochs", "1", "--lr", "0.01", "--quiet"]
         assert cli.main([*argv, "--limit", "24", "--results", str(results)]) == 0
@@ -64,7 +66,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("method", ["mslora_cr", "ncm", "l2p"])
+@pytest.mark.parametrize("method", ["mslora_cr", "ncm", "l2p", "der"])
 def test_predictions_on_the_test_images_are_those_of_the_run(
     method: str, runs: dict[str, Path], folder: Path, tmp_path: Path
 ) -> None:
@@ -84,6 +86,45 @@ def test_predictions_on_the_test_images_are_those_of_the_run(
             assert {row["task"] for row in rows(to)} == {name} and len(written) == 2 * len(answers)
             best = told.topk(2, dim=1).values.flatten()
             torch.testing.assert_close(torch.tensor(written), best, atol=5e-3, rtol=0)  # logits are kept as float16
+
+
+@pytest.mark.parametrize("method", ["der", "er"])
+def test_a_finished_run_keeps_no_images_unless_asked(
+    method: str, runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replayed images are images of patients; a run that goes on has them in its state, and answers need none."""
+    kept = load_file(runs[method] / "method.safetensors")
+    assert kept and not [name for name in kept if name.startswith("memory.")]
+    assert len(trained.load(runs[method]).method.memory) == 0
+    assert (
+        cli.main(["export", "--run", str(runs[method]), "--task", task_of(method), "--to", str(tmp_path / "to")]) == 0
+    )
+    seen: list[set[str]] = []
+    saved = running_state.save_phase
+    monkeypatch.setattr(
+        running_state, "save_phase", lambda folder, phase: (seen.append(set(phase.method)), saved(folder, phase))
+    )
+    argv = [
+        "run",
+        "--method",
+        method,
+        "--stream",
+        "smoke",
+        "--epochs",
+        "1",
+        "--limit",
+        "24",
+        "--keep_images",
+        "--quiet",
+    ]
+    assert cli.main([*argv, "--results", str(tmp_path)]) == 0
+    (run,) = tmp_path.glob(f"runs/smoke/{method}/*/*")
+    assert len(load_file(run / "method.safetensors")["memory.buffer_image"]) == 48 and "memory.buffer_image" in seen[-1]
+    assert len(trained.load(run).method.memory["buffer_image"]) == 48
+
+
+def task_of(method: str) -> str:
+    return catalog.load({"er": "smoke_fusion"}.get(method, "smoke"), Path()).stream.tasks[0].name
 
 
 def test_a_routed_task_is_where_the_router_sends_the_image(runs: dict[str, Path], folder: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from benchmark.record.stored import write_record
 from benchmark.record.summary import missing_rows, summarise
 from benchmark.running.evaluate import Evaluator
 from benchmark.stream import Label, Stream, Task
-from methods.base import belongs, contrastive_loss
+from methods.base import IncrementalMethod, belongs, contrastive_loss
 
 CPU = torch.device("cpu")
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -145,6 +145,37 @@ def test_items_are_embedded_once_a_row() -> None:
     method = Known()
     evaluator(method, stream, data, "all").row(3)
     assert len(method.seen) == 2 * 3 * 2  # protocols, tasks, images and texts
+
+
+class Frozen(Known):
+    """Never changes, and has no router."""
+
+    route = IncrementalMethod.route
+
+    def answers_from(self, task: Task, protocol: str) -> tuple[object, ...]:
+        return ("frozen",)
+
+    def represent(self, batch: dict[str, Tensor], task: Task | None) -> Tensor:
+        return super().represent(batch, task, torch.zeros(0) if task is None else None)
+
+
+def computed(method: Any, gallery: str) -> int:
+    """Cells of the rows after each stage that are not taken from an earlier row."""
+    stream, data = retrieval()
+    asked = evaluator(method, stream, data, gallery)
+    for stage in range(4):
+        asked.row(stage)
+    return asked.computed
+
+
+@pytest.mark.parametrize(("gallery", "hidden"), [("task", 3), ("all", 3), ("seen", 6)])
+def test_a_hidden_cell_is_computed_again_only_where_something_changed(gallery: str, hidden: int) -> None:
+    """Without a router nothing does but the gallery; with one it may."""
+    assert computed(Frozen(), gallery) == 3 + hidden
+    routing = type("Routing", (Frozen,), {"route": Known.route, "represent": Known.represent})()
+    assert computed(routing, gallery) == 3 + 6
+    vague = type("Vague", (Frozen,), {"answers_from": Known.answers_from})()
+    assert computed(vague, gallery) == 4 * 3 + 6
 
 
 def test_golden_retrieval_metrics() -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -20,6 +21,7 @@ from benchmark.errors import UserError
 from benchmark.record.folder import RunFolder
 from benchmark.record.schema import SCHEMA, Record, StreamEntry, TaskEntry, unmeasured
 from benchmark.record.stored import read_record
+from benchmark.running import fit, processes
 from benchmark.running.progress import Display
 
 RUN = ["run", "--method", "sequential_lora", "--stream", "smoke", "--epochs", "1", "--limit", "24", "--quiet"]
@@ -93,11 +95,22 @@ def test_csv_logger_has_losses_by_step_and_scores_by_stage(tmp_path: Path) -> No
 
 
 def test_inside_a_slurm_job_a_run_is_none_of_its_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lightning would wait for the job's other tasks, or refuse their number."""
-    for name, value in {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_PROCID": "3", "SLURM_LOCALID": "3"}.items():
+    """Lightning would wait for the job's other tasks, or refuse their number. Who calls a run keeps what the job says."""
+    job = {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_PROCID": "3", "SLURM_LOCALID": "3", "MBIL_PARENT": "1"}
+    for name, value in job.items():
         monkeypatch.setenv(name, value)
+    seen: list[list[str]] = []
+    fitted = fit.L.Trainer.fit
+
+    def fitting(self: fit.L.Trainer, *arguments: Any, **options: Any) -> Any:
+        seen.append([name for name in os.environ if name.startswith("SLURM_")])
+        return fitted(self, *arguments, **options)
+
+    monkeypatch.setattr(fit.L.Trainer, "fit", fitting)
+    monkeypatch.setattr(processes, "follow_parent", lambda: None)  # 1 is not
+    before = dict(os.environ)
     assert cli.main([*RUN, "--results", str(tmp_path)]) == 0
-    assert not [name for name in os.environ if name.startswith("SLURM_")]
+    assert seen == [[], []] and dict(os.environ) == before
 
 
 def test_tensorboard_logger(tmp_path: Path) -> None:

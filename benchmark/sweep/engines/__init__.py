@@ -1,6 +1,7 @@
 """Where the runs of a grid are computed: on this machine, on a Slurm cluster, on a Ray cluster. One thin adapter each.
 
-A run is a process of its own, ``python -m benchmark run ... --quiet``: it has its own peak memory, and nothing leaks
+A run is a process of its own, ``python -m benchmark run ... --quiet`` (here a copy of one that has imported all that
+takes: ``warm``): it has its own peak memory, and nothing leaks
 from one to the next. It dies with the process that started it (``MBIL_PARENT``), so that no two on a machine ever write
 one run folder; jobs that a killed sweep left in Slurm's queue are to be cancelled before it is started again.
 An engine is a generator: it yields an ``Outcome`` whenever a run ends, and closing it stops those that are on their
@@ -69,10 +70,15 @@ def run_cell(
         if process.poll() is None:
             process.kill()
             process.wait()
-    if process.returncode < 0:
-        return process.returncode, f"killed by {signal.Signals(-process.returncode).name}"
+    return process.returncode, last_word(process.returncode, output)
+
+
+def last_word(code: int, output: str) -> str:
+    """The last line of a process's output; of one killed by a signal which one."""
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
     lines = [line for line in output.splitlines() if line.strip()]
-    return process.returncode, lines[-1].strip() if lines else f"exit code {process.returncode}"
+    return lines[-1].strip() if lines else f"exit code {code}"
 
 
 def threads(count: int) -> dict[str, str]:

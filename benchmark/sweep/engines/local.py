@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from benchmark.errors import UserError
-from benchmark.sweep.engines import Arguments, Outcome, last_line, run_cell, threads
+from benchmark.sweep.engines import Arguments, Outcome, last_line, run_cell, threads, warm
 
 
 def gpus() -> list[str]:
@@ -76,7 +76,11 @@ def slots(jobs: int | None, devices: Sequence[str], each: int = 1) -> list[Slot]
 
 
 def run(cells: Sequence[Arguments], places: Sequence[Slot]) -> Generator[Outcome]:
-    """Run the cells in the given order, one at a time in each slot."""
+    """Run the cells in the given order, one at a time in each slot.
+
+    They are runs from the start where they cannot be copies of a process (:mod:`warm`), and where each starts processes
+    of its own, which Lightning does from the command line.
+    """
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     ended: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
     stop = threading.Event()
@@ -84,17 +88,23 @@ def run(cells: Sequence[Arguments], places: Sequence[Slot]) -> Generator[Outcome
         waiting.put(place)
 
     def work(slot: Slot) -> None:
-        while not stop.is_set():
-            try:
-                place = waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                if hasattr(os, "sched_setaffinity"):
-                    os.sched_setaffinity(0, slot.cores)  # of this thread, and of the processes it starts
-                ended.put(Outcome(place, *run_cell(cells[place], slot.env, stop=stop)))
-            except Exception as error:  # no process to be had: the other cells go on
-                ended.put(Outcome(place, 1, last_line(error)))
+        worker = warm.Worker(slot.env) if slot.each == 1 and warm.possible() else None
+        try:
+            while not stop.is_set():
+                try:
+                    place = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                try:
+                    if hasattr(os, "sched_setaffinity"):
+                        os.sched_setaffinity(0, slot.cores)  # of this thread, and of the processes it starts
+                    run = worker.run(cells[place], stop) if worker else run_cell(cells[place], slot.env, stop=stop)
+                    ended.put(Outcome(place, *run))
+                except Exception as error:  # no process to be had: the other cells go on
+                    ended.put(Outcome(place, 1, last_line(error)))
+        finally:
+            if worker is not None:
+                worker.close()
 
     workers = [threading.Thread(target=work, args=(slot,), daemon=True) for slot in places[: len(cells)]]
     for worker in workers:
