@@ -219,7 +219,7 @@ def leaderboard_(argv: Sequence[str]) -> int:
         changed = made_by_other_code(read_all(results, stream))
         if changed:
             names = ", ".join(changed)
-            console.print(f"made by other code than this tree's (FORCE=1 makes them anew): {names}", highlight=False)
+            console.print(f"neither made nor verified by this tree's code (make verify): {names}", highlight=False)
     return 0
 
 

@@ -14,6 +14,7 @@ from benchmark.data import catalog, identity
 from benchmark.data.catalog import Recipe, Source
 from benchmark.errors import UserError
 from benchmark.kinds import Kind
+from benchmark.record import provenance
 from benchmark.record.stored import run_path, stream_folder
 from benchmark.stream import Budget, Stream
 
@@ -53,6 +54,11 @@ class Plan:
     @property
     def samples(self) -> tuple[str, ...]:
         return tuple(self.identities[listed] for listed in self.permutation)
+
+    @property
+    def code(self) -> str:
+        """The fingerprint of the working tree's code for this run."""
+        return provenance.fingerprint(provenance.ROOT, self.card.file, self.recipe.source_kinds)
 
     @property
     def kind(self) -> Kind:

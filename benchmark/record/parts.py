@@ -69,6 +69,24 @@ class Costs:
 
 
 @dataclass(frozen=True)
+class Verified:
+    """That the run was made again and gave the same bytes: by which code, when, where.
+
+    ``beside``: the record's own commit, where this machine gives other bytes than the record with either code, and the
+    same with both.
+    """
+
+    code: str
+    finished: str
+    device: str | None = None
+    processor: str | None = None
+    python: str | None = None
+    packages: dict[str, str | None] = field(default_factory=dict)
+    git_sha: str | None = None
+    beside: str | None = None
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Where a run came from (``benchmark.record.provenance``); times are ISO 8601 with their zone."""
 
@@ -81,6 +99,8 @@ class Provenance:
     data: dict[str, str] = field(default_factory=dict)
     started: str | None = None
     finished: str | None = None
+    processor: str | None = None  # later than the first records
+    verified: Verified | None = None
 
 
 @dataclass(frozen=True)

@@ -50,14 +50,13 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
             return plan.path
         if found.state is State.DAMAGED and not anew:
             raise UserError(f"{found.reason}; --force starts anew")
+        begun = found.record if found.state is State.UNFINISHED and not anew else None
+        if begun is not None and begun.provenance.fingerprint != plan.code:
+            raise UserError(f"{plan.path}: begun by other code than this tree's; --force starts anew, and of a sweep "
+                            "--redo stale")  # fmt: skip
         method, data = load.loaded(plan, cls, here.device)
-        record = new_record(plan, here.name)
-        if found.record is not None and found.state is State.UNFINISHED and not anew:
-            if found.record.provenance.fingerprint == record.provenance.fingerprint:
-                record = found.record
-            else:
-                console.print(f"{plan.path}: begun by other code than this tree's, and starts anew", highlight=False)
-        if record is not found.record:
+        record = begun or new_record(plan, here.name)
+        if begun is None:
             folder.begin(record)
         _alone_with_its_processes(config)
         _learn(plan, method, data, record, folder, here, console)
@@ -93,7 +92,7 @@ def new_record(plan: Plan, device: str) -> Record:
         permutation=list(plan.permutation),
         limit=config.limit,
         split=config.split,
-        provenance=provenance.collect(provenance.ROOT, card.file, device, data, now()),
+        provenance=provenance.collect(provenance.ROOT, card.file, plan.recipe.source_kinds, device, data, now()),
         **unmeasured(len(stream), stream.kind),
     )
 
