@@ -19,9 +19,11 @@ FileName = Annotated[str, Meta(pattern=r"^(?!\.{1,2}$)[^/\\\x00-\x1f]+$")]  # a 
 
 @dataclass(frozen=True)
 class Configuration:
-    """All that can change a result but the seed and the order, as ``RunConfig.resolved`` gives it.
+    """All that can change a result but the seed and the order, as ``config.key.configuration`` gives it.
 
-    ``inputs`` and ``gallery`` are later than the first records, which do not have them.
+    ``inputs``, ``gallery``, ``weights`` and ``versions`` are later than the first records, which do not have them.
+    ``weights`` are what tells the backbone's from others; ``versions`` of the method, the budget and the method's
+    parts, those above 1.
     """
 
     epochs: Count = 0
@@ -42,6 +44,8 @@ class Configuration:
     inputs: str = "both"
     gallery: str = "seen"
     precision: str = ""
+    weights: str = ""
+    versions: dict[str, int] = field(default_factory=dict)
     method_args: dict[str, Any] = field(default_factory=dict)
 
     def value(self, name: str) -> Any:

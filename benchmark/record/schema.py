@@ -230,7 +230,7 @@ ORDER = (
 )  # fmt: skip
 
 LATER: dict[str, dict[str, Any]] = {  # than the first records: left out where they say nothing
-    "config": {"inputs": "both", "gallery": "seen"},
+    "config": {"inputs": "both", "gallery": "seen", "weights": "", "versions": {}},
     "provenance": {"processor": None, "verified": None},
 }
 

@@ -16,7 +16,12 @@ RECORD = "run.json"
 
 def run_path(results: Path, stream_folder: str, method: str, key: str, seed: int, order: int) -> Path:
     """``results/runs/<stream>/<method>/<key>/seed<k>-order<o>``."""
-    return Path(results) / "runs" / stream_folder / method / key / f"seed{seed}-order{order}"
+    return runs_of(results, stream_folder, method) / key / f"seed{seed}-order{order}"
+
+
+def runs_of(results: Path, stream_folder: str, method: str) -> Path:
+    """Where the runs of a method on a stream are, with a folder for every key."""
+    return Path(results) / "runs" / stream_folder / method
 
 
 def path_of(results: Path, record: Record) -> Path:

@@ -14,10 +14,13 @@ LEFT_OUT = ("ctx", "kind", "type_params", "type_comment", "type_ignores")  # tol
 
 @dataclass(frozen=True)
 class Code:
-    """A file: ``digest`` of its syntax tree, and what it imports anywhere in it, each name split at the dots."""
+    """A file: ``digest`` of its syntax tree, what it imports anywhere in it, each name split at the dots, and its
+    constant ``VERSION`` if it has one.
+    """
 
     digest: str
     imports: tuple[tuple[str, ...], ...]
+    version: int | None
 
 
 @lru_cache(maxsize=1024)
@@ -29,7 +32,7 @@ def read_code(source: bytes, package: tuple[str, ...]) -> Code:
     """
     tree = ast.parse(source)
     imports = [name for node in ast.walk(tree) if isinstance(node, IMPORTS) for name in _named(node, package)]
-    return Code(hashlib.sha256(dump(tree).encode("ascii")).hexdigest(), tuple(imports))
+    return Code(hashlib.sha256(dump(tree).encode("ascii")).hexdigest(), tuple(imports), _version(tree))
 
 
 def dump(tree: ast.AST) -> str:
@@ -72,6 +75,13 @@ def _kept(parent: ast.AST, items: list[object]) -> list[object]:
 
 def _is_text(value: ast.expr) -> bool:
     return isinstance(value, ast.Constant) and isinstance(value.value, str)
+
+
+def _version(tree: ast.Module) -> int | None:
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "VERSION":
+            return int(ast.literal_eval(node.value))
+    return None
 
 
 def _named(node: ast.Import | ast.ImportFrom, package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

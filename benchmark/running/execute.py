@@ -14,7 +14,7 @@ from benchmark.errors import UserError
 from benchmark.record import provenance
 from benchmark.record.files import now
 from benchmark.record.folder import Found, RunFolder, State
-from benchmark.record.schema import SCHEMA, Configuration, Record, StreamEntry, TaskEntry, unmeasured
+from benchmark.record.schema import SCHEMA, Record, StreamEntry, TaskEntry, unmeasured
 from benchmark.running.processes import PARENT
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def new_record(plan: Plan, device: str) -> Record:
         stream=StreamEntry(
             stream.name, plan.stream_folder, tasks, stream.version, plan.stream_hash, stream.kind, stream.label_space
         ),
-        config=Configuration(**config.resolved(plan.precision)),
+        config=plan.made_with,
         settings=config.settings(card),
         backbone=config.backbone,
         seed=config.seed,
