@@ -18,7 +18,7 @@ OPTIONS = --backbone $(BACKBONE) --results $(RESULTS) \
 CELL = $(if $(METHOD),--method $(METHOD)) --stream $(STREAM) --seed $(SEED) --order $(ORDER) $(OPTIONS)
 GRID = --methods "$(METHODS)" --streams "$(STREAMS)" --seeds $(SEEDS) --orders $(ORDERS) $(OPTIONS)
 
-.PHONY: help setup bench sweep plan check smoke methods streams leaderboard report merge predict export pretrain speed \
+.PHONY: help setup bench sweep plan check smoke methods streams leaderboard verify report merge predict export pretrain speed \
 	test test-all lint
 .DEFAULT_GOAL := help
 
@@ -26,6 +26,7 @@ help:
 	@echo "make bench METHOD=mslora_cr [STREAM= BACKBONE= SEED= ORDER= LIMIT= EPOCHS= DATA= RESULTS= PRESET= FORCE=1 ARGS=]"
 	@echo 'make sweep METHODS="mslora_cr stacked_lora" [STREAMS=phantom8 SEEDS=0,1,2 ORDERS=0,1 BACKEND=local|slurm|ray JOBS= REDO=stale ...]'
 	@echo "make plan METHOD=... or METHODS=... | check METHOD=... | smoke | methods | streams | leaderboard | report"
+	@echo 'make verify [METHODS="ncm ranpac" STREAM= RUN=dir]      does this machine reproduce the table?'
 	@echo 'make speed [METHODS="sequential_lora mslora_cr" STREAMS=phantom20]'
 	@echo "make merge FROM=dir | predict RUN=dir IMAGES=dir | export RUN=dir TASK=name TO=dir | pretrain | test | test-all | lint"
 
@@ -54,6 +55,10 @@ methods: setup
 	@$(PY) -m benchmark list methods
 streams: setup
 	@$(PY) -m benchmark list streams
+verify: setup
+	@$(PY) -m benchmark verify --results $(RESULTS) $(if $(METHODS),--methods "$(METHODS)") \
+		$(if $(filter-out file,$(origin STREAM)),--stream $(STREAM)) $(if $(RUN),--run $(RUN)) \
+		$(if $(DATA),--data $(DATA)) $(ARGS)
 leaderboard: setup
 	@$(PY) -m benchmark leaderboard --results $(RESULTS)
 report: setup

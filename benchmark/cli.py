@@ -18,6 +18,7 @@ USAGE = """usage: python -m benchmark VERB [options]        (python -m benchmark
   show NAME                 a method, a stream or a card in full
   check --method M          does a method keep the contract?
   speed --methods "A B"     images a second, learned and answered, at the first and the last task
+  verify [--methods "A B"]  run one cell of each row again: the same bytes, or what differs; --stream S, --run DIR
   leaderboard [--stream S]  rebuild the CSVs from the records and print them
   report [--stream S ...]   one HTML file of all results, figures and LaTeX tables
   merge --from DIR          copy the records of another results folder that are missing here
@@ -203,6 +204,32 @@ def speed_(argv: Sequence[str]) -> int:
     return 0
 
 
+def verify_(argv: Sequence[str]) -> int:
+    """Make one run of each row again and compare; exit status 1 if one is not reproduced."""
+    parser = _parser("verify")
+    parser.add_argument("--methods", default="", help="of these methods, with blanks between; default: of all")
+    parser.add_argument("--stream", default=None, help="of one stream; default: of all that have records")
+    parser.add_argument("--run", default=None, help="this run's folder, instead of one run of each row")
+    parser.add_argument("--results", default="results", help="folder of runs/ and leaderboards/")
+    parser.add_argument("--data", default="data", help="folder in which relative paths of cards are looked up")
+    parser.add_argument("--no_beside", action="store_true", help="where bytes differ, do not run the record's commit")
+    given = _parse(parser, argv)
+    from benchmark.compare import leaderboard
+    from benchmark.sweep import verify
+
+    results, run, console = Path(given.results), Path(given.run) if given.run else None, _console()
+    folders = verify.asked(results, given.methods.replace(",", " ").split(), given.stream, run)
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    data = str(Path(given.data).absolute())  # the record's own commit runs in another folder
+    code = verify.Verification(data, not given.no_beside, say).of(folders)
+    if run is None:
+        leaderboard.build(results, given.stream)
+    return code
+
+
 def leaderboard_(argv: Sequence[str]) -> int:
     from benchmark.compare import leaderboard, markdown, tables
     from benchmark.compare.entries import made_by_other_code
@@ -228,7 +255,7 @@ def leaderboard_(argv: Sequence[str]) -> int:
         changed = made_by_other_code(read_all(results, stream))
         if changed:
             names = ", ".join(changed)
-            console.print(f"made by other code than this tree's (FORCE=1 makes them anew): {names}", highlight=False)
+            console.print(f"neither made nor verified by this tree's code (make verify): {names}", highlight=False)
     return 0
 
 
@@ -323,6 +350,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "show": show,
     "check": check,
     "speed": speed_,
+    "verify": verify_,
     "leaderboard": leaderboard_,
     "report": report_,
     "merge": merge_,

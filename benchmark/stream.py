@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 LABEL_SPACES = ("own", "shared")
 
@@ -87,6 +88,7 @@ class Share:
 class Budget:
     """What every method is given alike: how long, how fast and on which views it learns a task."""
 
+    version: ClassVar[int] = 1  # raised when the same values come to mean another training: part of every run's key
     epochs: int = 8
     batch_size: int = 32
     optimizer: str = "adamw"

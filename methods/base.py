@@ -63,6 +63,7 @@ class IncrementalMethod(L.LightningModule):
     keeps_images = False  # stores raw training images (replay)
     needs_length = False  # reads task.of
     joint = False  # sees all tasks at once
+    version = 1  # raised when what the method computes changes at the same arguments: part of its runs' key
     ddp = True  # the loss is a mean over the batch plus a term of the parameters: processes may share a batch
     kinds: tuple[str, ...] = ("classification",)  # of tasks it learns; also "fusion" and "retrieval"
 

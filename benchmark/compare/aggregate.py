@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from benchmark import metrics
-from benchmark.compare.entries import age
+from benchmark.compare.entries import age, stale
 from benchmark.compare.rows import LeaderboardRow
 from benchmark.compare.stats import deviation, interval, mean, whole
 from benchmark.record.schema import Record
 
 
-def aggregated(runs: Sequence[Record], protocol: str, current: str) -> LeaderboardRow:
-    """The row of the runs of one key, not ranked; it is stale where a run's code is not ``current``, a fingerprint."""
+def aggregated(runs: Sequence[Record], protocol: str, code: str | None) -> LeaderboardRow:
+    """The row of the runs of one key, not ranked; ``code`` is the fingerprint of the working tree's."""
     head = max(runs, key=age)
 
     def values(name: str) -> list[float | None]:
@@ -58,7 +58,9 @@ def aggregated(runs: Sequence[Record], protocol: str, current: str) -> Leaderboa
         train_seconds_mean=over_runs(lambda run: sum(run.cost.train_seconds) if run.cost.train_seconds else None),
         eval_seconds_mean=over_runs(lambda run: sum(run.cost.eval_seconds) if run.cost.eval_seconds else None),
         peak_memory_mib=max(whole(peaks), default=None),
-        stale=any(run.provenance.fingerprint != current for run in runs),
+        code=" ".join(sorted({run.provenance.fingerprint for run in runs})),
+        verified=" ".join(sorted({made.code for run in runs if (made := run.provenance.verified)})),
+        stale=bool(stale(runs, code)),
         more=_more(runs, protocol),
     )
 

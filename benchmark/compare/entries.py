@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 
 from benchmark.config import registry
+from benchmark.data import catalog
 from benchmark.errors import UserError
 from benchmark.record import provenance
 from benchmark.record.schema import Record
@@ -24,14 +23,6 @@ def counts(record: Record) -> bool:
 def age(record: Record) -> tuple[datetime, str, int, int]:
     """The later, the larger; no two records of a stream and method are of one age."""
     return record.finished, record.key, record.order, record.seed
-
-
-def newest(records: Iterable[Record]) -> dict[str, Record]:
-    """The newest record of every method that may enter a leaderboard."""
-    found: dict[str, Record] = {}
-    for record in filter(counts, records):
-        found[record.method] = max(found.get(record.method, record), record, key=age)
-    return found
 
 
 def by_key(records: Iterable[Record]) -> list[list[Record]]:
@@ -62,11 +53,34 @@ def group_place(group: str) -> tuple[int, str]:
     return GROUPS.index(group) if group in GROUPS else len(GROUPS), group
 
 
+# The code behind a row
+
+
+def tree_code(method: str, stream: str) -> str | None:
+    """The fingerprint of the working tree's code for a method on a stream; None where it has one of them no more."""
+    try:
+        sources = catalog.load(stream, None).source_kinds
+        return provenance.fingerprint(provenance.ROOT, registry.card(method).file, sources)
+    except UserError:
+        return None
+
+
+def code_of(record: Record) -> str | None:
+    """The fingerprint of the working tree's code for what a record was made of."""
+    return tree_code(record.config.method or record.method, record.config.stream or record.stream.name)
+
+
+def stale(runs: Sequence[Record], code: str | None) -> list[Record]:
+    """The runs of one row neither made nor verified by this code, that of the working tree.
+
+    Where a run was verified, it stands for those of the row that the same code made.
+    """
+    about = [run.provenance for run in runs]
+    standing = {made.fingerprint for made in about if made.verified is not None and made.verified.code == code}
+    return [run for run in runs if run.provenance.fingerprint not in {code, *standing}]
+
+
 def made_by_other_code(records: Iterable[Record]) -> list[str]:
-    """The methods whose newest complete record of a stream was made by other code than that of the working tree."""
-    root, changed = Path(__file__).resolve().parents[2], []
-    for method, record in sorted(newest(records).items()):
-        with suppress(UserError):  # a method that is no longer there
-            if record.provenance.fingerprint != provenance.fingerprint(root, registry.card(method).file):
-                changed.append(method)
-    return changed
+    """The methods of one stream with a row that is stale."""
+    rows = by_key(filter(counts, records))
+    return sorted({runs[0].method for runs in rows if stale(runs, code_of(runs[0]))})

@@ -1,7 +1,8 @@
 """Tables made from the records alone: CSV files per stream, and two over all streams.
 
 Only complete records of the test split without a ``limit`` enter. The same records give the same bytes, in whatever
-order and on whatever machine they are read: sums are exact (``fsum``), draws are seeded from the key.
+order and on whatever machine they are read: sums are exact (``fsum``), draws are seeded from the key. What the working
+tree's code has to do with it is whether a row is ``stale``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from benchmark.compare import comparisons, per_task
 from benchmark.compare.aggregate import aggregated
-from benchmark.compare.entries import by_key, counts, group_place, newest
+from benchmark.compare.entries import by_key, code_of, counts, group_place
 from benchmark.compare.rows import LEADERBOARD, OVERALL, OVERALL_PAIRS, PAIRS, LeaderboardRow
 from benchmark.compare.stats import average_ranks
 from benchmark.errors import UserError, unknown
@@ -31,15 +32,15 @@ def rows(records: Iterable[Record]) -> list[LeaderboardRow]:
     """The leaderboard of one stream, a row per (method, key, protocol), in the order of the file.
 
     ``rank`` is given only to defaults (``settings`` empty) and counts among the same group, protocol and backbone:
-    ``cell_ranks`` of the last accuracies as printed. ``stale`` compares with the newest of ``records``.
+    ``cell_ranks`` of the last accuracies as printed. ``stale`` compares with the code of the working tree.
     """
     entering = [record for record in records if counts(record)]
-    latest = newest(entering)
     found: list[LeaderboardRow] = []
     rivals: dict[tuple[str, str, str], dict[int, dict[tuple[int, int], float]]] = {}
     for runs in by_key(entering):
+        code = code_of(runs[0])
         for protocol in PROTOCOLS:
-            row = aggregated(runs, protocol, latest[runs[0].method].provenance.fingerprint)
+            row = aggregated(runs, protocol, code)
             if row.default and row.last_acc_mean is not None:
                 scores = {(run.order, run.seed): decimals(run.number(protocol, "last_acc")) for run in runs}
                 cells = {cell: float(score) for cell, score in scores.items()}

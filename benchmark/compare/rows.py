@@ -18,7 +18,8 @@ class LeaderboardRow:
         settings: what differs from the defaults.
         primary: the metric of ``last_acc`` and all others that no other metric is named for.
         seeds, orders: of its runs, with blanks between.
-        stale: a run was made by other code than the method's newest one.
+        code, verified: fingerprints with blanks between: of what made its runs, and of what one was verified with.
+        stale: a run was neither made nor verified by the code that the working tree had when the table was built.
         more: the columns behind these, those that the kind of task has: ``i2t_r1_mean``, ``image_drop_mean`` ...
     """
 
@@ -54,6 +55,8 @@ class LeaderboardRow:
     train_seconds_mean: float | None
     eval_seconds_mean: float | None
     peak_memory_mib: float | None
+    code: str
+    verified: str
     stale: bool
     more: Mapping[str, float | None] = field(default_factory=dict)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError, unknown
+from benchmark.record import provenance
 
 FLAGS = {"requires_task_id": False, "keeps_images": False, "needs_length": False, "joint": False, "ddp": True}
 KINDS = ("classification",)  # of tasks that a method learns, unless it names others
@@ -34,6 +35,7 @@ class MethodCard:
     defaults: dict[str, Any] = field(hash=False)
     flags: dict[str, bool] = field(hash=False)
     kinds: tuple[str, ...]
+    version: int
     presets: dict[str, dict[str, Any]] = field(hash=False)
 
     @property
@@ -118,7 +120,7 @@ def _defaults(lineage: list[tuple[ast.Module, ast.ClassDef]]) -> dict[str, Any]:
 
 def _card(name: str, module: str, file: Path, cls: str, lineage: list[tuple[ast.Module, ast.ClassDef]]) -> MethodCard:
     tree = lineage[0][0]
-    flags, kinds = dict(FLAGS), KINDS
+    flags, kinds, version = dict(FLAGS), KINDS, 1
     for _, node in reversed(lineage):
         for item in node.body:
             if not isinstance(item, (ast.Assign, ast.AnnAssign)) or item.value is None:
@@ -128,12 +130,14 @@ def _card(name: str, module: str, file: Path, cls: str, lineage: list[tuple[ast.
                 flags[target.id] = bool(_literal(item.value, f"{node.name}.{target.id}"))
             elif isinstance(target, ast.Name) and target.id == "kinds":
                 kinds = tuple(_literal(item.value, f"{node.name}.kinds"))
+            elif isinstance(target, ast.Name) and target.id == "version":
+                version = int(_literal(item.value, f"{node.name}.version"))
     presets: dict[str, dict[str, Any]] = {}
     for item in tree.body:
         if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name) and item.targets[0].id == "PRESETS":
             presets = _literal(item.value, f"{file}: PRESETS")
     doc = ast.get_docstring(tree) or ""
-    return MethodCard(name, module, cls, file, doc, _defaults(lineage), flags, kinds, presets)
+    return MethodCard(name, module, cls, file, doc, _defaults(lineage), flags, kinds, version, presets)
 
 
 def _method_in(file: Path) -> tuple[str, list[tuple[ast.Module, ast.ClassDef]]] | None:
@@ -173,6 +177,16 @@ def card(name: str) -> MethodCard:
     if not name.isidentifier() or not file.is_file() or not (found := _method_in(file)):
         raise unknown("method", name, names())
     return _card(name, f"methods.{name}", file, found[0], found[1])
+
+
+def part_versions(card: MethodCard) -> dict[str, int]:
+    """``VERSION`` of every file of ``methods/parts`` that has one and that the method imports, by name."""
+    files = provenance.imported(provenance.ROOT, card.file)
+    return {
+        file.stem: code.version
+        for file, code in files.items()
+        if file.parent.name == "parts" and code.version is not None
+    }
 
 
 def load(name: str) -> type[Any]:

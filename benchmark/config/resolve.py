@@ -8,13 +8,16 @@ from pathlib import Path
 
 from benchmark import kinds
 from benchmark.config import registry
+from benchmark.config.key import configuration, kept_key
 from benchmark.config.registry import MethodCard
-from benchmark.config.run_config import AUTO, RunConfig, run_key, weights_identity
+from benchmark.config.run_config import AUTO, RunConfig
 from benchmark.data import catalog, identity
 from benchmark.data.catalog import Recipe, Source
 from benchmark.errors import UserError
 from benchmark.kinds import Kind
-from benchmark.record.stored import run_path, stream_folder
+from benchmark.record import provenance
+from benchmark.record.schema import Configuration
+from benchmark.record.stored import run_path, runs_of, stream_folder
 from benchmark.stream import Budget, Stream
 
 
@@ -27,6 +30,8 @@ class Plan:
         stream, sources, samples: the tasks in the order of the run, where their samples come from, what they are.
         stream_folder: name of the stream's folder below ``runs``.
         precision: Lightning's, with ``auto`` resolved.
+        made_with: the settings as the run's record keeps them.
+        key: of the run, or under which records of an earlier edition hold the very same run.
     """
 
     config: RunConfig
@@ -36,6 +41,7 @@ class Plan:
     stream_hash: str
     stream_folder: str
     precision: str
+    made_with: Configuration = field(repr=False)
     key: str
 
     @property
@@ -53,6 +59,11 @@ class Plan:
     @property
     def samples(self) -> tuple[str, ...]:
         return tuple(self.identities[listed] for listed in self.permutation)
+
+    @property
+    def code(self) -> str:
+        """The fingerprint of the working tree's code for this run."""
+        return provenance.fingerprint(provenance.ROOT, self.card.file, self.recipe.source_kinds)
 
     @property
     def kind(self) -> Kind:
@@ -92,9 +103,10 @@ def resolve(config: RunConfig, card: MethodCard, cuda: bool) -> Plan:
     identities = identity.identities(recipe)
     hashed = identity.stream_hash(recipe.stream, identities)
     precision = AUTO[cuda] if config.precision == "auto" else config.precision
-    key = run_key(config, precision, hashed, weights_identity(config.backbone, config.pretrained))
+    made_with = configuration(config, card, precision)
     folder = stream_folder(Path(config.results), recipe.stream.name, hashed)
-    return Plan(config, card, recipe, identities, hashed, folder, precision, key)
+    key = kept_key(runs_of(Path(config.results), folder, card.name), made_with, card.defaults, hashed)
+    return Plan(config, card, recipe, identities, hashed, folder, precision, made_with, key)
 
 
 def checked(config: RunConfig, card: MethodCard) -> Recipe:

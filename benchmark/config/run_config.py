@@ -1,16 +1,13 @@
-"""What a run is: one frozen value, resolved from defaults, a preset and the command line; and its key.
+"""What a run is: one frozen value, resolved from defaults, a preset and the command line.
 
-No torch here: ``plan`` must know a run's key without importing it.
+No torch here: ``plan`` must know a run without importing it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from benchmark.config.registry import MethodCard
@@ -31,7 +28,6 @@ CHOICES = {
     "logger": (None, "csv", "tensorboard", "wandb", "mlflow"),
 }
 AUTO = {True: "bf16-mixed", False: "32-true"}  # the precision that ``auto`` picks where there is CUDA, and where not
-ADDED = ("inputs", "gallery")  # later than the first records: at their defaults they leave a run's key as it was
 WHERE_AND_HOW = (
     "seed", "order", "data", "results", "device", "devices", "strategy", "logger", "force", "force_before",
     "full_evaluation", "keep_images", "quiet",
@@ -132,8 +128,6 @@ class RunConfig(Budget):
     def resolved(self, precision: str) -> dict[str, Any]:
         """All that can change a result but the seed and the order; with the precision that ``auto`` stands for."""
         kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*WHERE_AND_HOW, "method_args")}
-        defaults = {f.name: f.default for f in fields(self)}
-        kept = {name: value for name, value in kept.items() if name not in ADDED or value != defaults[name]}
         return kept | {"precision": precision, "method_args": dict(sorted(self.method_args.items()))}
 
     def settings(self, card: MethodCard) -> str:
@@ -148,53 +142,20 @@ class RunConfig(Budget):
                 continue
             if f.name in (*WHERE_AND_HOW, "method", "stream", "backbone", "limit", "split", "method_args"):
                 continue
-            if _canonical(getattr(self, f.name)) != _canonical(f.default):
+            if canonical(getattr(self, f.name)) != canonical(f.default):
                 typed.append(f"{f.name}={getattr(self, f.name)}")
         for name, value in sorted(self.method_args.items()):
-            if _canonical(value) != _canonical(card.defaults.get(name)):
+            if canonical(value) != canonical(card.defaults.get(name)):
                 typed.append(f"method.{name}={value}")
         return " ".join(typed)
 
 
-def run_key(config: RunConfig, precision: str, stream_hash: str, weights: str) -> str:
-    """12 hex digits: sha256 of the resolved config, the stream's hash and the backbone's weights.
-
-    Seed, order, paths and device are left out: runs of one key are replicates.
-    """
-    resolved = config.resolved(precision)
-    resolved.pop("stream")
-    described = json.dumps([_canonical(resolved), stream_hash, weights], sort_keys=True)
-    return hashlib.sha256(described.encode()).hexdigest()[:12]
-
-
-def weights_identity(backbone: str, pretrained: str | None) -> str:
-    """What tells two sets of weights apart: the content of a local file, else the name they are published under."""
-    from importlib.util import find_spec
-
-    local: Path | None = None
-    if backbone == "phantom-clip":
-        spec = find_spec("methods")
-        assert spec is not None and spec.submodule_search_locations
-        local = Path(next(iter(spec.submodule_search_locations))) / "weights" / "phantom-clip"
-    elif backbone.startswith("local-dir:"):
-        local = Path(backbone.removeprefix("local-dir:"))
-    elif pretrained and Path(pretrained).is_file():
-        local = Path(pretrained)
-    if local is None:
-        return f"{backbone}|{pretrained}"
-    digest = hashlib.sha256()
-    for file in sorted(local.iterdir()) if local.is_dir() else [local]:
-        if file.suffix != ".md":
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def _canonical(value: Any) -> Any:
+def canonical(value: Any) -> Any:
     """One form for equal values: 1 and 1.0 are the same setting."""
     if isinstance(value, Mapping):
-        return {key: _canonical(item) for key, item in value.items()}
+        return {key: canonical(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_canonical(item) for item in value]
+        return [canonical(item) for item in value]
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     return value

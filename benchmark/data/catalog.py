@@ -79,6 +79,11 @@ class Recipe:
     sources: tuple[Source, ...]
     orders: tuple[tuple[int, ...], ...]
 
+    @property
+    def source_kinds(self) -> tuple[str, ...]:
+        """Each kind of source that a task has, once."""
+        return tuple(sorted({source.kind for source in self.sources}))
+
     def permutation(self, order: int) -> tuple[int, ...]:
         """A listed order; beyond the listed ones a permutation that depends on its number alone."""
         if order < len(self.orders):

@@ -19,9 +19,11 @@ FileName = Annotated[str, Meta(pattern=r"^(?!\.{1,2}$)[^/\\\x00-\x1f]+$")]  # a 
 
 @dataclass(frozen=True)
 class Configuration:
-    """All that can change a result but the seed and the order, as ``RunConfig.resolved`` gives it.
+    """All that can change a result but the seed and the order, as ``config.key.configuration`` gives it.
 
-    ``inputs`` and ``gallery`` are later than the first records, which do not have them.
+    ``inputs``, ``gallery``, ``weights`` and ``versions`` are later than the first records, which do not have them.
+    ``weights`` are what tells the backbone's from others; ``versions`` of the method, the budget and the method's
+    parts, those above 1.
     """
 
     epochs: Count = 0
@@ -42,6 +44,8 @@ class Configuration:
     inputs: str = "both"
     gallery: str = "seen"
     precision: str = ""
+    weights: str = ""
+    versions: dict[str, int] = field(default_factory=dict)
     method_args: dict[str, Any] = field(default_factory=dict)
 
     def value(self, name: str) -> Any:
@@ -69,6 +73,24 @@ class Costs:
 
 
 @dataclass(frozen=True)
+class Verified:
+    """That the run was made again and gave the same bytes: by which code, when, where.
+
+    ``beside``: the record's own commit, where this machine gives other bytes than the record with either code, and the
+    same with both.
+    """
+
+    code: str
+    finished: str
+    device: str | None = None
+    processor: str | None = None
+    python: str | None = None
+    packages: dict[str, str | None] = field(default_factory=dict)
+    git_sha: str | None = None
+    beside: str | None = None
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Where a run came from (``benchmark.record.provenance``); times are ISO 8601 with their zone."""
 
@@ -81,6 +103,8 @@ class Provenance:
     data: dict[str, str] = field(default_factory=dict)
     started: str | None = None
     finished: str | None = None
+    processor: str | None = None  # later than the first records
+    verified: Verified | None = None
 
 
 @dataclass(frozen=True)

@@ -118,9 +118,10 @@ class Record:
         value = asdict(self)
         last = [name for name in ("router_confusion", "hits", "missing") if value[name] is not None]
         ordered = {name: value[name] for name in (*ORDER, *last)}
-        for name, default in (("inputs", "both"), ("gallery", "seen")):
-            if ordered["config"][name] == default:
-                del ordered["config"][name]
+        for part, names in LATER.items():
+            for name, default in names.items():
+                if ordered[part][name] == default:
+                    del ordered[part][name]
         ordered["stream"]["tasks"] = ordered["stream"].pop("tasks")
         return ordered
 
@@ -227,6 +228,11 @@ ORDER = (
     "schema", "key", "method", "group", "stream", "config", "settings", "backbone", "seed", "order", "permutation",
     "limit", "split", "status", "stages", "primary", "scores", "router_accuracy", "summary", "cost", "provenance",
 )  # fmt: skip
+
+LATER: dict[str, dict[str, Any]] = {  # than the first records: left out where they say nothing
+    "config": {"inputs": "both", "gallery": "seen", "weights": "", "versions": {}},
+    "provenance": {"processor": None, "verified": None},
+}
 
 
 def blank(tasks: int) -> Matrix:

@@ -16,7 +16,12 @@ RECORD = "run.json"
 
 def run_path(results: Path, stream_folder: str, method: str, key: str, seed: int, order: int) -> Path:
     """``results/runs/<stream>/<method>/<key>/seed<k>-order<o>``."""
-    return Path(results) / "runs" / stream_folder / method / key / f"seed{seed}-order{order}"
+    return runs_of(results, stream_folder, method) / key / f"seed{seed}-order{order}"
+
+
+def runs_of(results: Path, stream_folder: str, method: str) -> Path:
+    """Where the runs of a method on a stream are, with a folder for every key."""
+    return Path(results) / "runs" / stream_folder / method
 
 
 def path_of(results: Path, record: Record) -> Path:
@@ -88,6 +93,13 @@ def write_record(folder: Path, record: Record) -> None:
 
     A method that routes has ``router_accuracy_hidden.csv`` as well, a fusion stream ``missing_modality.csv``.
     """
+    for name, text in csv_texts(record).items():
+        write_text(Path(folder) / name, text)
+    write_json(Path(folder) / RECORD, record.to_json())
+
+
+def csv_texts(record: Record) -> dict[str, str]:
+    """The CSV files beside a record, by name."""
     tasks = record.stream.task_names
     matrices: dict[str, Matrix] = {
         f"{metric}_{protocol}": matrix
@@ -97,13 +109,14 @@ def write_record(folder: Path, record: Record) -> None:
     routed = record.router_accuracy or []
     if any(value is not None for row in routed for value in row):
         matrices["router_accuracy_hidden"] = routed
+    texts = {}
     if record.missing is not None:
-        text = csv_text(["protocol", "missing", "rate", *tasks, "mean"], missing_rows(record))
-        write_text(Path(folder) / "missing_modality.csv", text)
+        header = ["protocol", "missing", "rate", *tasks, "mean"]
+        texts["missing_modality.csv"] = csv_text(header, missing_rows(record))
     for name, matrix in matrices.items():
         rows = [[stage, *map(decimals, row)] for stage, row in zip(["before", *tasks], matrix, strict=True)]
-        write_text(Path(folder) / f"{name}.csv", csv_text(["stage", *tasks], rows))
-    write_json(Path(folder) / RECORD, record.to_json())
+        texts[f"{name}.csv"] = csv_text(["stage", *tasks], rows)
+    return texts
 
 
 def adopt(folder: Path, source: Path, record: Record) -> None:

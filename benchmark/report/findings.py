@@ -150,7 +150,7 @@ def unranked(rows: Sequence[LeaderboardRow]) -> list[tuple[str, list[str]]]:
 
 
 def stale(rows: Sequence[LeaderboardRow]) -> list[str]:
-    """The methods whose rows mix code or were made by other code than the newest record, in the order of the table."""
+    """The methods whose rows were neither made nor verified by the tree's code, in the order of the table."""
     return list(dict.fromkeys(row.method for row in rows if row.stale))
 
 
@@ -161,8 +161,8 @@ def evidence(view: StreamView) -> list[str]:
     methods = {row.method for row in view.rows}
     said = [f"{len(runs)} runs of {len(methods)} methods; seeds {seeds}; orders {orders}."]
     old = stale(view.rows)
-    said.append(f"Stale, made by other code than the newest run of the method: {', '.join(old)}." if old else
-                "Nothing is stale: every method's runs were made by one version of the code.")  # fmt: skip
+    said.append(f"Stale, neither made nor verified by the code that built this page: {', '.join(old)}." if old else
+                "Nothing is stale: every row was made or verified by the code that built this page.")  # fmt: skip
     for reason, names in unranked(view.rows):
         every = "every method" if methods == set(names) else _names(names, 12)
         said.append(f"Not ranked, {reason}: {every}.")
@@ -209,7 +209,7 @@ def code(method: MethodView) -> str:
         said += f", {dirty} of them with uncommitted changes" if dirty else ", without uncommitted changes"
     prints = len({run.fingerprint for run in runs})
     return f"{said}; {'one code fingerprint' if prints == 1 else f'{prints} code fingerprints'}" + (
-        ", stale: a newer record was made by other code." if method.stale else ".")  # fmt: skip
+        ", stale: neither made nor verified by the code that built this page." if method.stale else ".")  # fmt: skip
 
 
 def overall(views: Sequence[StreamView], ranks: Sequence[OverallRow]) -> list[Lead]:

@@ -13,7 +13,7 @@ from benchmark.errors import UserError
 from benchmark.record import provenance
 from benchmark.record.files import now
 from benchmark.record.folder import Found, RunFolder, State
-from benchmark.record.schema import SCHEMA, Configuration, Record, StreamEntry, TaskEntry, unmeasured
+from benchmark.record.schema import SCHEMA, Record, StreamEntry, TaskEntry, unmeasured
 from benchmark.running.processes import on_its_own
 
 if TYPE_CHECKING:
@@ -49,14 +49,13 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
             return plan.path
         if found.state is State.DAMAGED and not anew:
             raise UserError(f"{found.reason}; --force starts anew")
+        begun = found.record if found.state is State.UNFINISHED and not anew else None
+        if begun is not None and begun.provenance.fingerprint != plan.code:
+            raise UserError(f"{plan.path}: begun by other code than this tree's; --force starts anew, and of a sweep "
+                            "--redo stale")  # fmt: skip
         method, data = load.loaded(plan, cls, here.device)
-        record = new_record(plan, here.name)
-        if found.record is not None and found.state is State.UNFINISHED and not anew:
-            if found.record.provenance.fingerprint == record.provenance.fingerprint:
-                record = found.record
-            else:
-                console.print(f"{plan.path}: begun by other code than this tree's, and starts anew", highlight=False)
-        if record is not found.record:
+        record = begun or new_record(plan, here.name)
+        if begun is None:
             folder.begin(record)
         with on_its_own(config.devices):
             _learn(plan, method, data, record, folder, here, console)
@@ -84,7 +83,7 @@ def new_record(plan: Plan, device: str) -> Record:
         stream=StreamEntry(
             stream.name, plan.stream_folder, tasks, stream.version, plan.stream_hash, stream.kind, stream.label_space
         ),
-        config=Configuration(**config.resolved(plan.precision)),
+        config=plan.made_with,
         settings=config.settings(card),
         backbone=config.backbone,
         seed=config.seed,
@@ -92,7 +91,7 @@ def new_record(plan: Plan, device: str) -> Record:
         permutation=list(plan.permutation),
         limit=config.limit,
         split=config.split,
-        provenance=provenance.collect(provenance.ROOT, card.file, device, data, now()),
+        provenance=provenance.collect(provenance.ROOT, card.file, plan.recipe.source_kinds, device, data, now()),
         **unmeasured(len(stream), stream.kind),
     )
 

@@ -133,7 +133,7 @@ def described(plan: Plan) -> Iterator[str]:
     yield f"{card.name} on {plan.stream_folder}: {size}, order {list(plan.permutation)}"
     yield f"settings: {config.settings(card) or 'the defaults'}; group: {card.group}; precision {plan.precision}"
     yield f"record: {plan.path}"
-    yield f"state: {_state(RunFolder(plan.path, plan.key).found(), len(stream))}"
+    yield f"state: {_state(RunFolder(plan.path, plan.key).found(), plan)}"
     expected = estimate(plan, earlier_runs(Path(config.results)), finds_cuda(config))
     if expected.seconds is None or expected.memory is None or expected.disk is None:
         yield "time and memory: no earlier record of this method or stream on this backbone and device; try --measure"
@@ -145,12 +145,15 @@ def described(plan: Plan) -> Iterator[str]:
     yield f"memory: up to {expected.memory:,.0f} MiB in those runs; disk: about {_mib(expected.disk)}"
 
 
-def _state(found: Found, tasks: int) -> str:
+def _state(found: Found, plan: Plan) -> str:
+    then = f"would continue after {found.learned} of {len(plan.stream)} tasks"
+    if found.record is not None and found.record.provenance.fingerprint != plan.code:
+        then = "begun by other code than this tree's, --force starts anew"
     said = {
         State.MISSING: "missing: would run from the start",
         State.WHOLE: "complete: nothing to do",
         State.ELSEWHERE: "a record made elsewhere: would run from the start",
-        State.UNFINISHED: f"unfinished: would continue after {found.learned} of {tasks} tasks",
+        State.UNFINISHED: f"unfinished: {then}",
         State.DAMAGED: f"damaged, --force starts anew: {found.reason}",
     }
     return said[found.state]
@@ -214,7 +217,7 @@ def overview(cells: Sequence[GridRun], redo: str, expected: Expected, slots: int
     count = {state: sum(cell.state == state for cell in cells) for state in ("done", "unfinished", "missing")}
     stale = sum(cell.stale for cell in cells)
     states = ", ".join(f"{number} {state}" for state, number in count.items())
-    other = f"; {stale} made by other code than this tree's" if stale else ""
+    other = f"; {stale} neither made nor verified by this tree's code" if stale else ""
     yield f"{len(cells)} cell{'s' if len(cells) > 1 else ''}: {states}{other}; {len(due)} to run"
     if not due:
         return

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmark.compare.entries import stale
 from benchmark.config import arguments, registry
 from benchmark.config.resolve import Plan, resolve
 from benchmark.config.run_config import RunConfig
 from benchmark.data import catalog
 from benchmark.errors import UserError
-from benchmark.record import provenance
 from benchmark.record.folder import Found, RunFolder, State
+from benchmark.record.stored import RECORD, read_record
 
 INSTEAD = {
     "--method": "--methods",
@@ -39,7 +40,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class GridRun:
-    """One run of a grid; ``stale``: what is in its folder was made by other code than the working tree's."""
+    """One run of a grid; ``stale``: what is in its folder was neither made nor verified by the working tree's code."""
 
     plan: Plan
     argv: tuple[str, ...]
@@ -57,7 +58,7 @@ class GridRun:
         return 0.0 if self.found.complete else 1 - self.found.learned / len(self.plan.stream)
 
     def anew(self, redo: str) -> bool:
-        """Whether what is there is thrown away. An unfinished run goes on, unless other code began it."""
+        """Whether what is there is thrown away. An unfinished run goes on, or is refused if other code began it."""
         return redo != "none" and (self.stale or (redo == "all" and self.found.complete))
 
     def runs(self, redo: str) -> bool:
@@ -140,12 +141,14 @@ def runs(grid: Grid, cuda: Callable[[RunConfig], bool]) -> tuple[list[GridRun], 
 
 def _replicates(grid: Grid, plan: Plan, argv: tuple[str, ...]) -> Iterator[GridRun]:
     """The seeds and orders of a run, whose key and stream are the same for all."""
-    code = provenance.fingerprint(provenance.ROOT, plan.card.file)
+    code, rows = plan.code, [read_record(file) for file in sorted(plan.path.parent.glob(f"*/{RECORD}"))]
+    other = {record.place for record in stale([record for record in rows if record.complete], code)}
     for order in grid.orders:
         for seed in grid.seeds:
             own = plan.replicate(seed, order)
             found = RunFolder(own.path, own.key).found()
             if found.state is State.DAMAGED:
                 raise UserError(found.reason)
-            stale = found.record is not None and found.record.provenance.fingerprint != code
-            yield GridRun(own, (*argv, "--seed", str(seed), "--order", str(order), "--quiet"), found, stale)
+            made = found.record
+            old = made is not None and (made.place in other if made.complete else made.provenance.fingerprint != code)
+            yield GridRun(own, (*argv, "--seed", str(seed), "--order", str(order), "--quiet"), found, old)

@@ -61,8 +61,8 @@ def parser(verb: str) -> argparse.ArgumentParser:
     """The options of ``sweep``; all others are those of ``run``."""
     about = "Run the missing cells of a grid; all other options are those of run: --epochs, --limit, --results, ..."
     result = grid.parser(verb, about)
-    result.add_argument("--redo", choices=grid.REDO, default="none", help="complete cells to run anew: those made by "
-                        "other code than this tree's (stale), or all (none)")  # fmt: skip
+    result.add_argument("--redo", choices=grid.REDO, default="none", help="complete cells to run anew: those neither "
+                        "made nor verified by this tree's code (stale), or all (none)")  # fmt: skip
     result.add_argument("--engine", choices=ENGINES, default="local", help="where cells run (local)")
     result.add_argument("--jobs", type=int, help="cells at a time (local: one per GPU, or one per core)")
     result.add_argument("--engine_args", default="{}", help="JSON: of slurm those of submitit's executor and cluster, "

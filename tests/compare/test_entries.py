@@ -10,6 +10,7 @@ import pytest
 from benchmark.compare import entries
 from benchmark.config import registry
 from benchmark.record import provenance
+from benchmark.record.parts import Verified
 from benchmark.record.schema import Provenance, Record
 from tests.made_records import CONFIG, made
 
@@ -24,15 +25,6 @@ def dated(day: int, method: str = "ncm", fingerprint: str = "aa", **changes: obj
 @pytest.mark.parametrize("changes", [{"limit": 10}, {"split": "val"}, {"status": "running"}])
 def test_what_does_not_count(changes: dict[str, object]) -> None:
     assert entries.counts(made()) and not entries.counts(made(**changes))
-    assert entries.newest([made(**changes)]) == {}
-
-
-def test_the_newest_of_a_method() -> None:
-    a, b, c = dated(1, key="0b"), dated(3, key="0a"), dated(2, "ewc")
-    later = dated(4, limit=3)
-    assert entries.newest([a, later, b, c]) == {"ncm": b, "ewc": c}
-    twin = replace(b, seed=1)
-    assert entries.newest([twin, b]) == entries.newest([b, twin]) == {"ncm": twin}
 
 
 def test_runs_of_a_key_stand_together_and_one_key_is_the_default() -> None:
@@ -44,12 +36,38 @@ def test_runs_of_a_key_stand_together_and_one_key_is_the_default() -> None:
     assert found[1] == [replace(gpu[0], settings="precision=bf16-mixed")] and gpu[0].settings == ""
 
 
-def test_a_method_whose_newest_record_is_of_other_code_is_named() -> None:
-    ours = provenance.fingerprint(ROOT, registry.card("ncm").file)
-    gone = dated(3, "no_longer_there", "other")
-    assert entries.made_by_other_code([dated(1, "ncm", "other"), dated(2, "ncm", ours), gone]) == []
-    assert entries.made_by_other_code([dated(1, "ncm", ours), dated(2, "ncm", "other")]) == ["ncm"]
-    assert entries.made_by_other_code([dated(1, "ncm", ours), dated(2, "ncm", "other", status="running")]) == []
+def test_the_code_of_the_tree_is_that_of_method_and_sources() -> None:
+    code = entries.code_of(made("ncm", config=replace(CONFIG, method="ncm", stream="phantom8")))
+    assert code == provenance.fingerprint(ROOT, registry.card("ncm").file, ["phantom"])
+    assert entries.tree_code("ncm", "medical10") not in (None, code)
+    assert entries.tree_code("ncm", "no_longer_there") is None and entries.tree_code("no_longer", "phantom8") is None
+
+
+def test_a_row_is_stale_unless_the_code_made_it_or_one_run_was_verified_with_it() -> None:
+    def verified(record: Record, code: str) -> Record:
+        stamp = Verified(code, "2026-02-01T00:00:00+00:00")
+        return replace(record, provenance=replace(record.provenance, verified=stamp))
+
+    a, b, other = (
+        dated(1, fingerprint="old"),
+        dated(2, fingerprint="old", seed=1),
+        dated(3, fingerprint="other", seed=2),
+    )
+    assert entries.stale([a, b], "old") == [] and entries.stale([a, b], "new") == [a, b]
+    assert entries.stale([verified(a, "new"), b], "new") == []  # it stands for what the same code made
+    assert entries.stale([verified(a, "new"), b, other], "new") == [other]
+    assert entries.stale([verified(a, "newer"), b], "new") == [verified(a, "newer"), b]
+    assert entries.stale([a], None) == [a]
+
+
+def test_methods_with_a_stale_row_are_named() -> None:
+    ours = entries.tree_code("ncm", "phantom8")
+    assert ours is not None
+    here = {"config": replace(CONFIG, method="ncm", stream="phantom8")}
+    mine, gone = dated(2, "ncm", ours, **here), dated(3, "no_longer_there", "other")
+    assert entries.made_by_other_code([mine, gone]) == ["no_longer_there"]
+    assert entries.made_by_other_code([mine, dated(1, "ncm", "other", seed=1, **here)]) == ["ncm"]
+    assert entries.made_by_other_code([mine, dated(1, "ncm", "other", seed=1, status="running")]) == []
 
 
 def test_known_groups_come_first() -> None:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from benchmark.compare import leaderboard
 from benchmark.compare.rows import LEADERBOARD
 from benchmark.errors import UserError
 from benchmark.record.files import write_json
+from benchmark.record.parts import Verified
 from benchmark.record.schema import Provenance, Record
 from tests.made_records import flat, lacking, made, on, save, unanswered, with_hits
 
@@ -66,7 +66,7 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
         "fwt_mean": "0.050000", "transfer_mean": "0.325000", "learning_acc_mean": "0.816667",
         "balanced_acc_mean": "0.766667", "macro_auroc_mean": "0.766667", "trainable_params": "30",
         "stored_bytes": "300", "train_seconds_mean": "7.00", "eval_seconds_mean": "1.00", "peak_memory_mib": "101.0",
-        "stale": "true",
+        "code": "aa bb", "verified": "", "stale": "true",
     }  # fmt: skip
     assert low == "0.633333" and high == "0.900000"  # a quarter of the draws takes one seed twice
     assert hidden["protocol"] == "hidden" and hidden["last_acc_mean"] == "0.766667" and hidden["rank"] == ""
@@ -81,7 +81,7 @@ def test_the_columns_are_the_contract() -> None:
         "last_acc_std, last_acc_ci_low, last_acc_ci_high, avg_acc_mean, avg_acc_std, aia_mean, forgetting_mean, "
         "forgetting_std, bwt_mean, bwt_std, fwt_mean, transfer_mean, learning_acc_mean, balanced_acc_mean, "
         "macro_auroc_mean, trainable_params, stored_bytes, train_seconds_mean, eval_seconds_mean, "
-        "peak_memory_mib, stale"
+        "peak_memory_mib, code, verified, stale"
     )
 
 
@@ -89,7 +89,7 @@ def test_one_run_has_no_spread(tmp_path: Path) -> None:
     leaderboard.build(save(tmp_path, made()))
     row = read(tmp_path)[0]
     assert row["last_acc_std"] == row["last_acc_ci_low"] == row["last_acc_ci_high"] == row["bwt_std"] == ""
-    assert row["stale"] == "false" and row["n_runs"] == "1"
+    assert row["stale"] == "true" and row["n_runs"] == "1"  # its stream is none of the tree's
 
 
 def test_rebuilding_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -165,19 +165,22 @@ def test_rank_is_averaged_over_the_cells_that_most_have() -> None:
     assert leaderboard.cell_ranks([]) == []
 
 
-def test_stale(tmp_path: Path) -> None:
-    def coded(seed: int, fingerprint: str, finished: str, **changes: Any) -> Record:
-        return made(seed=seed, provenance=Provenance(fingerprint=fingerprint, finished=finished), **changes)
-
-    save(
-        tmp_path,
-        coded(0, "old", "2026-01-01T10:00:00+00:00", key="01"),
-        coded(0, "new", "2026-01-01T09:30:00-02:00", key="02"),  # 11:30 in UTC
-        coded(0, "old", "2026-01-01T10:00:00+00:00", key="03", method="lwf"),
-        coded(1, "newest", "2026-03-01T10:00:00Z", key="03", method="lwf", limit=5),  # does not count
-    )
-    leaderboard.build(tmp_path)
-    assert {row["key"]: row["stale"] for row in read(tmp_path)} == {"01": "true", "02": "false", "03": "false"}
+def test_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaderboard, "code_of", lambda _: "new")
+    at = "2026-01-01T10:00:00+00:00"
+    runs = {
+        "01": [Provenance(fingerprint="new", finished=at)],
+        "02": [Provenance(fingerprint="old", finished=at), Provenance(fingerprint="new", finished=at)],
+        "03": [
+            Provenance(fingerprint="old", finished=at, verified=Verified("new", at)),
+            Provenance(fingerprint="old", finished=at),
+        ],
+    }
+    every = [(key, seed, about) for key, row in runs.items() for seed, about in enumerate(row)]
+    leaderboard.build(save(tmp_path, *(made(key=key, seed=seed, provenance=about) for key, seed, about in every)))
+    assert {row["key"]: (row["code"], row["verified"], row["stale"]) for row in read(tmp_path)} == {
+        "01": ("new", "", "false"), "02": ("new old", "", "true"), "03": ("old", "new", "false")
+    }  # fmt: skip
 
 
 def test_matrix_csv_is_of_the_lowest_order(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_the_source_says_what_the_class_says(name: str) -> None:
     assert f"make bench METHOD={name}" in card.doc and cls.__doc__
     assert card.defaults == defaults(cls)
     assert card.flags == {flag: getattr(cls, flag) for flag in registry.FLAGS}
-    assert card.presets == getattr(module, "PRESETS", {})
+    assert card.presets == getattr(module, "PRESETS", {}) and card.version == cls.version
 
 
 @pytest.mark.parametrize("name", registry.names())

@@ -379,11 +379,3 @@ def test_kinds_and_settings_that_do_not_fit_are_refused(arguments: tuple[str, ..
     with pytest.raises(UserError, match=says.replace("(", r"\(").replace(")", r"\)")):
         resolve(config, card, cuda=False)
     assert not list(tmp_path.iterdir())
-
-
-def test_later_settings_leave_earlier_keys_alone() -> None:
-    from benchmark.config.run_config import run_key
-
-    plain = RunConfig(method="ncm")
-    assert not {"inputs", "gallery"} & set(plain.resolved("32-true"))
-    assert run_key(RunConfig(method="ncm", inputs="image"), "32-true", "a", "b") != run_key(plain, "32-true", "a", "b")

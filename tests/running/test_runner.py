@@ -59,7 +59,9 @@ def test_killed_and_run_again_gives_the_same_bytes(straight: Path, tmp_path: Pat
         assert 0 < 32 * 6 / rate < seconds  # all epochs of a task, whoever made them; and a look before and after
 
 
-def test_what_other_code_has_begun_starts_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_other_code_has_begun_is_neither_continued_nor_thrown_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Half a run by one code and half by another would be nobody's."""
     line = ["run", "--method", "zero_shot", "--stream", "smoke", "--results", str(tmp_path), "--quiet"]
     assert main(line) == 0
@@ -67,9 +69,14 @@ def test_what_other_code_has_begun_starts_anew(tmp_path: Path, capsys: pytest.Ca
     record = json.loads(file.read_text())
     ours = record["provenance"]["fingerprint"]
     file.write_text(json.dumps(record | {"status": "running", "provenance": {"fingerprint": "other", "started": "x"}}))
+    begun = file.read_bytes()
     capsys.readouterr()
-    assert main(line) == 0
-    assert "begun by other code" in capsys.readouterr().out.replace("\n", " ")
+    assert main(line) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "begun by other code than this tree's; --force starts anew" in said and file.read_bytes() == begun
+    assert main(["plan", *line[1:]]) == 0
+    assert "unfinished: begun by other code" in capsys.readouterr().out.replace("\n", " ")
+    assert main([*line, "--force"]) == 0
     assert read_record(file).provenance.fingerprint == ours
 
 
