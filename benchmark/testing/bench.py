@@ -161,7 +161,8 @@ def asked(
     rows: Tensor | slice = slice(None),
 ) -> Tensor:  # fmt: skip
     """The answer on some rows of a batch, without what tells it; the router is asked before, as in a run."""
-    method.eval()
+    if method.training:  # to tell every module costs as much as the answer
+        method.eval()
     shown = {name: values[rows] for name, values in unlabelled(batch, told is None).items()}
     with torch.no_grad():
         route_B = method.route(shown) if told is None else None
