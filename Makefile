@@ -84,7 +84,7 @@ pretrain: setup
 test: .venv/.developed
 	$(PY) -m pytest
 test-all: .venv/.developed
-	$(PY) -m pytest -m ''
+	$(PY) -m pytest -m '' --hypothesis-profile all
 lint: .venv/.developed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
