@@ -1,6 +1,8 @@
-# Every target is one line of `python -m benchmark`; `make setup` is done by whichever target comes first.
+# Every target is one line of `python -m benchmark`; what it needs is installed by whichever target comes first:
+# what a run needs by `make setup`, the tools of development by `make test` and `make lint`.
 PYTHON ?= python3
 PY := .venv/bin/python
+UV ?= $(PY) -m uv
 METHOD ?=
 METHODS ?= $(METHOD)
 STREAM ?= phantom8
@@ -30,12 +32,24 @@ help:
 	@echo 'make speed [METHODS="sequential_lora mslora_cr" STREAMS=phantom20]'
 	@echo "make merge FROM=dir | predict RUN=dir IMAGES=dir | export RUN=dir TASK=name TO=dir | pretrain | test | test-all | lint"
 
+PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt
+# uv does not read pip's configuration: an index that was set there is handed to it.
+define install
+	@index="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(PY) -m pip config get global.index-url 2>/dev/null)}}"; \
+	if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$$index"; fi; \
+	{ $(PIP_INSTALL) uv && \
+		UV_SYSTEM_CERTS=1 $(UV) pip install --quiet --python $(PY) -c .ci/constraints.txt -e '$(1)'; } || \
+	{ echo "uv failed: pip installs the same, in several times the time"; $(PIP_INSTALL) -e '$(1)'; }
+	@touch $@
+endef
+
 setup: .venv/.installed
-.venv/.installed: pyproject.toml
+.venv/.installed: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else 0'
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e '.[dev]'
-	@touch $@
+	$(call install,.)
+.venv/.developed: .venv/.installed
+	$(call install,.[dev])
 
 bench: setup
 	@$(PY) -m benchmark run $(CELL)
@@ -71,11 +85,11 @@ export: setup
 	@$(PY) -m benchmark export --run $(RUN) --task $(TASK) --to $(TO) $(ARGS)
 pretrain: setup
 	$(PY) -m benchmark pretrain
-test: setup
+test: .venv/.developed
 	$(PY) -m pytest
-test-all: setup
-	$(PY) -m pytest -m ''
-lint: setup
+test-all: .venv/.developed
+	$(PY) -m pytest -m '' --hypothesis-profile all
+lint: .venv/.developed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy

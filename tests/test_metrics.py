@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -151,7 +151,6 @@ def test_other_shapes_are_refused(function, shape: tuple[int, ...]) -> None:
         function(np.zeros(shape))
 
 
-@settings(max_examples=60, deadline=None)
 @given(matrices())
 def test_against_the_oracle(matrix: np.ndarray) -> None:
     summary = metrics.summary(matrix)
@@ -161,7 +160,6 @@ def test_against_the_oracle(matrix: np.ndarray) -> None:
         assert summary[name] is None if np.isnan(value) else summary[name] == pytest.approx(value, abs=1e-12), name
 
 
-@settings(max_examples=60, deadline=None)
 @given(matrices(least=2))
 def test_hidden_identity(matrix: np.ndarray) -> None:
     given_, hidden = metrics.summary(matrix), metrics.summary(hide(matrix))
@@ -169,7 +167,6 @@ def test_hidden_identity(matrix: np.ndarray) -> None:
     assert all(value == given_[name] for name, value in hidden.items() if value is not None)
 
 
-@settings(max_examples=60, deadline=None)
 @given(matrices(least=2), st.data())
 def test_a_missing_cell_spoils_what_needs_it(matrix: np.ndarray, data: st.DataObject) -> None:
     row = data.draw(st.integers(0, len(matrix) - 1))
@@ -183,7 +180,6 @@ def test_a_missing_cell_spoils_what_needs_it(matrix: np.ndarray, data: st.DataOb
         assert np.isnan(function(broken)) if needs else function(broken) == function(matrix), function
 
 
-@settings(max_examples=60, deadline=None)
 @given(matrices(least=2), st.floats(0, 1))
 def test_ranges_and_invariances(matrix: np.ndarray, constant: float) -> None:
     for function in SCALAR:
@@ -218,7 +214,6 @@ def searches(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
     return similarity, draw(arrays(np.bool_, shape)), draw(st.integers(1, 9))
 
 
-@settings(max_examples=150, deadline=None)
 @given(searches())
 def test_recall_against_sorting(search: tuple[np.ndarray, np.ndarray, int]) -> None:
     similarity, positives, k = search

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
+from tempfile import mkdtemp
 
 import torch
 from rich.console import Console
@@ -49,15 +49,6 @@ def world() -> tuple[object, ...]:
     return torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_rng_state().sum().item()
 
 
-@dataclass(frozen=True)
-class Observed:
-    """A run, the (tasks, method.training, backbone.training) of its every step, and the world before and after it."""
-
-    loop: Loop
-    flags: list[tuple[int, bool, bool]]
-    worlds: tuple[tuple[object, ...], tuple[object, ...]]
-
-
 class Bench:
     """A tiny stream of one kind and fresh methods on fresh backbones to run over it."""
 
@@ -65,7 +56,10 @@ class Bench:
         self.cls, self.folder, self.kind = cls, folder, kind
         self.pretrained = backbones.load("phantom-clip")
         self.stream, self.data = _stream(kind.smoke, self.pretrained.image_size)
-        self.pairs: list[tuple[Cells, Cells]] = []  # straight's row after each stage, and with nothing reused
+        # of each whole run:
+        self.pairs: list[tuple[Cells, Cells]] = []  # the row after each stage, and the same with nothing reused
+        self.flags: list[tuple[int, bool, bool]] = []  # of each step (tasks, method.training, backbone.training)
+        self.worlds: list[tuple[object, ...]] = []  # before and after
 
     def method(self) -> IncrementalMethod:
         tokenizer = self.pretrained.tokenizer
@@ -98,7 +92,7 @@ class Bench:
         )  # fmt: skip
 
     def run(self) -> Loop:
-        """A whole run of a fresh method; every row of its matrix is evaluated in full as well."""
+        """A whole run of a fresh method, watched; every row of its matrix is evaluated in full as well."""
         loop = self.loop(self.method(), self.folder / "straight")
         reusing = loop.evaluator
         full = Evaluator(loop.method, self.stream, self.data, CONFIG, CONFIG.precision, CPU, full=True)
@@ -110,31 +104,42 @@ class Bench:
             self.pairs.append((answer(stage), complete))
             return self.pairs[-1][0]
 
+        def note(method: IncrementalMethod) -> None:
+            self.flags.append((len(method.tasks), method.training, method.backbone.image.training))
+
         reusing.row = row  # type: ignore[method-assign]
-        loop.run()
+        self.worlds.append(world())
+        with before_steps(loop.method, note):
+            loop.run()
+        self.worlds.append(world())
         return loop
 
-    @property
-    @lru_cache(maxsize=1)  # noqa: B019
+    @cached_property
     def straight(self) -> Loop:
         return self.run()
 
-    @property
-    @lru_cache(maxsize=1)  # noqa: B019
-    def again(self) -> Observed:
-        """A second run, watched."""
-        method, flags = self.method(), []
-        original = method.loss
-
-        def loss(batch: Batch) -> Tensor:
-            flags.append((len(method.tasks), method.training, method.backbone.image.training))
-            return original(batch)
-
-        method.loss = loss  # type: ignore[method-assign]
-        before = world()
-        loop = self.loop(method, self.folder / "again")
+    def again(self) -> Loop:
+        """A second run of the same seed: plain, in one go."""
+        loop = self.loop(self.method(), Path(mkdtemp(dir=self.folder)))
         loop.run()
-        return Observed(loop, flags, (before, world()))
+        return loop
+
+    @cached_property
+    def resumed(self) -> Loop:
+        """The same run, stopped in epoch 2 of task 1 and in epoch 2 of task 2, each time taken up by a fresh method."""
+        folder = Path(mkdtemp(dir=self.folder))
+        per_epoch = -(-len(self.data[0].splits["train"]) // CONFIG.batch_size)
+        loop = self.loop(self.method(), folder)
+        tasks = len(self.stream) if loop.method.joint else 1
+        for steps in (per_epoch * tasks + 1, per_epoch * tasks * 2 + per_epoch + 1):
+            try:
+                with stops_after(steps, loop.method):
+                    loop.run()
+                return loop  # it takes no step so late, or none at all
+            except Stopped:
+                loop = self.loop(self.method(), folder)
+        loop.run()
+        return loop
 
     def shown(self, task: int) -> list[Batch]:
         """A task's test samples; where there are no labels its images alone, then its texts alone."""
@@ -159,7 +164,8 @@ def asked(
     rows: Tensor | slice = slice(None),
 ) -> Tensor:  # fmt: skip
     """The answer on some rows of a batch, without what tells it; the router is asked before, as in a run."""
-    method.eval()
+    if method.training:  # to tell every module costs as much as the answer
+        method.eval()
     shown = {name: values[rows] for name, values in unlabelled(batch, told is None).items()}
     with torch.no_grad():
         route_B = method.route(shown) if told is None else None
@@ -181,14 +187,12 @@ def assert_same(left: dict[str, Tensor], right: dict[str, Tensor], what: str) ->
 
 
 @contextmanager
-def stops_after(steps: int, method: IncrementalMethod) -> Iterator[None]:
-    """Inside, the method's loss raises :class:`Stopped` after so many calls."""
-    original, left = method.loss, [steps]
+def before_steps(method: IncrementalMethod, act: Callable[[IncrementalMethod], None]) -> Iterator[None]:
+    """Inside, ``act`` is called with the method before each of its losses."""
+    original = method.loss
 
     def loss(batch: Batch) -> Tensor:
-        left[0] -= 1
-        if left[0] < 0:
-            raise Stopped
+        act(method)
         return original(batch)
 
     method.loss = loss  # type: ignore[method-assign]
@@ -196,3 +200,17 @@ def stops_after(steps: int, method: IncrementalMethod) -> Iterator[None]:
         yield
     finally:
         del method.loss
+
+
+@contextmanager
+def stops_after(steps: int, method: IncrementalMethod) -> Iterator[None]:
+    """Inside, the method's loss raises :class:`Stopped` after so many calls."""
+    left = [steps]
+
+    def count(_: IncrementalMethod) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Stopped
+
+    with before_steps(method, count):
+        yield

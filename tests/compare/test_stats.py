@@ -115,7 +115,7 @@ def test_runs_that_differ_have_the_interval_of_a_t_test() -> None:
     assert found.p == pytest.approx(expected.pvalue, rel=0.2)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seeds)
 def test_a_run_copied_is_no_new_evidence_and_sides_may_be_swapped(seed: int) -> None:
     a, b = cells(seed, 1, (50, 80), 0.7), cells(seed + 1, 1, (50, 80), 0.6)
@@ -180,7 +180,6 @@ def test_friedman_is_scipys(seed: int, blocks: int, methods: int, levels: int) -
         assert (statistic, p) == pytest.approx(tuple(oracle.friedmanchisquare(*table.T)))
 
 
-@settings(deadline=None, max_examples=30)
 @given(seeds, st.integers(3, 12), st.integers(2, 6))
 def test_wilcoxon_holm_is_scikit_posthocs(seed: int, blocks: int, methods: int) -> None:
     table = tables(seed, blocks, methods)
@@ -212,7 +211,6 @@ def test_holm_is_statsmodels(p_values: list[float]) -> None:
     assert stats.holm([]) == []
 
 
-@settings(deadline=None)
 @given(seeds, st.integers(5, 12), st.integers(2, 8), st.sampled_from([0, 3]), st.sampled_from([0.05, 0.1]))
 def test_critical_difference_is_nemenyi(seed: int, blocks: int, methods: int, levels: int, alpha: float) -> None:
     table = tables(seed, blocks, methods, levels)

@@ -68,7 +68,7 @@ def naive_loss(method: IncrementalMethod, image_BE: Tensor, batch: Batch, tasks:
 
 @pytest.mark.parametrize("tasks", [OWN, SHARED, SOME_SHARED, REORDERED], ids=["own", "shared", "partly", "reordered"])
 @given(count=st.integers(1, 8), seed=st.integers(0, 10**6))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_a_mixed_batch_is_scored_over_each_samples_own_labels(tasks: tuple[Task, ...], count: int, seed: int) -> None:
     method, batch = attached(), batch_of(tasks, count, seed)
     for task in tasks:
@@ -148,7 +148,6 @@ def augmented(images: Tensor, crop: bool, seed: int) -> Tensor:
 
 
 @given(st.integers(1, 6), st.integers(4, 20), st.integers(4, 20), st.booleans(), st.integers(0, 10**6))
-@settings(max_examples=40, deadline=None)
 def test_augmentation_keeps_shape_and_range(count: int, height: int, width: int, crop: bool, seed: int) -> None:
     images = torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
     views = augmented(images, crop, seed)
@@ -160,7 +159,7 @@ def test_augmentation_keeps_shape_and_range(count: int, height: int, width: int,
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_flip_is_a_mirror_image_and_its_own_inverse(seed: int) -> None:
     images = tiny.images(8, seed).float()
     once = augmented(images, False, seed)

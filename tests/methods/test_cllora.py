@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -32,7 +32,6 @@ def test_orthogonality_of_block_weights_is_the_official_one() -> None:
 
 
 @given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 4), st.floats(0.01, 100))
-@settings(max_examples=25, deadline=None)
 def test_orthogonality_is_of_directions(seed: int, tasks: int, blocks: int, length: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     previous = torch.randn(tasks, blocks, 2, generator=generator, dtype=torch.float64)

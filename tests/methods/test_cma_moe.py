@@ -133,7 +133,6 @@ def units(seed: int, modalities: int, count: int, width: int = 4) -> Tensor:
     return F.normalize(made, dim=-1)
 
 
-@settings(max_examples=25, deadline=None)
 @given(seeds, st.integers(1, 4), st.integers(1, 6), st.integers(1, 3))
 def test_losses_equal_sums_over_every_pair(seed: int, modalities: int, count: int, classes: int) -> None:
     old, new = units(seed, modalities, count), units(seed + 1, modalities, count)
@@ -168,7 +167,7 @@ def test_alignment_of_two_modalities_is_the_contrast_that_retrieval_learns_by() 
     close(align(z, labels, 0.05), contrastive_loss(z[0], z[1], labels[:, None] == labels, 20.0), 1e-5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seeds, st.integers(1, 3), st.integers(2, 6))
 def test_relations_do_not_see_a_common_rotation_and_preserving_them_is_a_divergence(
     seed: int, modalities: int, count: int
@@ -217,7 +216,7 @@ def made_block(seed: int, widths: tuple[int, ...], lengths: tuple[int, ...], cou
     return hidden, stacks, [draw(width, experts) for width in widths]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seeds, st.sampled_from([(6,), (6, 4), (5, 4, 3)]), st.integers(1, 4), st.booleans())
 def test_the_adapter_equals_a_loop_over_samples_and_experts(
     seed: int, widths: tuple[int, ...], k: int, attend: bool
@@ -265,7 +264,6 @@ def test_without_attention_an_expert_is_that_of_moe_adapters() -> None:
     assert not torch.allclose(cross_adapter(hidden, stacks, routers, 2)[0][0], deltas[0], atol=1e-3)
 
 
-@settings(max_examples=40, deadline=None)
 @given(seeds, st.integers(1, 6), st.integers(0, 7), st.integers(1, 6))
 def test_the_most_influential_are_frozen_while_enough_stay_free(seed: int, experts: int, top: int, keep: int) -> None:
     generator = torch.Generator().manual_seed(seed)

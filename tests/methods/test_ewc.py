@@ -56,7 +56,7 @@ def test_fisher_and_penalty_of_libcontinual() -> None:
 
 
 @given(seeds, st.integers(1, 4), st.integers(1, 6), st.floats(0, 1))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_online_ewc_of_mammoth_in_these_functions(seed: int, batches: int, size: int, gamma: float) -> None:
     """Each sample times p(y|x), divided by batches * size; F <- gamma F + F_t; e_lambda sum F (w - w*)^2, no 1/2."""
     generator = torch.Generator().manual_seed(seed)
@@ -82,7 +82,6 @@ def test_online_ewc_of_mammoth_in_these_functions(seed: int, batches: int, size:
 
 
 @given(seeds, st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=4), st.booleans())
-@settings(max_examples=30, deadline=None)
 def test_the_penalty_is_a_weighted_square(seed: int, shapes: list[tuple[int, int]], double: bool) -> None:
     generator, dtype = torch.Generator().manual_seed(seed), torch.float64 if double else torch.float32
     params, anchor, fisher = (

@@ -10,7 +10,7 @@ import peft
 import pytest
 import tiny
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -116,7 +116,6 @@ def test_the_base_comes_back_to_the_bit() -> None:
         st.tuples(st.dictionaries(st.sampled_from(["e0", "e1", "e2"]), st.floats(-2, 2)), st.booleans()), max_size=5
     )
 )
-@settings(max_examples=25, deadline=None)
 def test_nested_blends_restore(nest: list[tuple[dict[str, float], bool]]) -> None:
     experts = SHARED
     states = []

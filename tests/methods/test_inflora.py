@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -78,7 +78,6 @@ def covariances(count: int, d: int, seed: int) -> list[Tensor]:
 
 
 @given(st.integers(2, 9), st.integers(1, 4), st.floats(0.5, 0.999), st.booleans(), st.integers(0, 10**6))
-@settings(max_examples=40, deadline=None)
 def test_the_memory_is_a_projector_that_holds_the_share_asked_for(
     d: int, tasks: int, eps: float, flip: bool, seed: int
 ) -> None:

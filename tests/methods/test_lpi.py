@@ -14,7 +14,7 @@ import tiny
 import torch
 import torch.nn.functional as F
 from golden_files import close, files, golden, leaf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lessons import same
 from open_clip.model import CLIP
@@ -29,7 +29,6 @@ from methods.parts.low_rank_prompts import PromptFactors, PromptInteraction, com
 from methods.parts.prompting import norm_before, prompted, with_room
 
 seeds = st.integers(0, 2**31 - 1)
-EQUATIONS = settings(max_examples=30, deadline=None)
 
 
 def normal(seed: int, *shapes: tuple[int, ...]) -> Iterator[Tensor]:
@@ -54,7 +53,6 @@ def test_prompts_are_composed_as_released(file: Path) -> None:
 
 
 @given(seed=seeds, sizes=st.tuples(*[st.integers(1, 4)] * 4))
-@EQUATIONS
 def test_prompts_are_the_mean_of_outer_products(seed: int, sizes: tuple[int, int, int, int]) -> None:
     L, P, D, r = sizes
     A, B, C = normal(seed, (L, r), (P, r), (D, r))
@@ -96,7 +94,6 @@ def test_losses_and_gradients_are_the_released_ones(file: Path) -> None:
 
 
 @given(seed=seeds, layers=st.integers(1, 4), normalised=st.booleans())
-@EQUATIONS
 def test_alignment_is_a_classification_of_layers(seed: int, layers: int, normalised: bool) -> None:
     V, T = (0.05 * x for x in normal(seed, (layers, 3, 5), (layers, 3, 2)))
     v, t = V.mean(2), T.mean(2)
@@ -137,7 +134,6 @@ def test_a_task_without_unrelated_ones_has_no_nan_and_the_same_gradient() -> Non
 
 
 @given(seed=seeds, tasks=st.integers(1, 5), plain=st.booleans())
-@EQUATIONS
 def test_task_contrast_is_a_mean_of_binary_cross_entropies(seed: int, tasks: int, plain: bool) -> None:
     (X,) = normal(seed, (tasks, 2, 3))
     related = torch.rand(tasks, tasks, generator=torch.Generator().manual_seed(seed)) < 0.5
@@ -212,7 +208,6 @@ def test_the_nearest_task_is_the_released_one(file: Path) -> None:
 
 
 @given(seed=seeds, sizes=st.tuples(*[st.integers(1, 5)] * 4))
-@EQUATIONS
 def test_the_nearest_task_is_decided_item_by_item_in_l1(seed: int, sizes: tuple[int, int, int, int]) -> None:
     B, T, K, E = sizes
     features, centres, texts, around = normal(seed, (B, E), (T, K, E), (B, E + 1), (T, 2, E + 1))
@@ -240,7 +235,6 @@ def test_k_means_finds_separate_groups_and_is_deterministic() -> None:
 
 
 @given(seed=seeds, points=st.integers(1, 12), count=st.integers(1, 5))
-@EQUATIONS
 def test_every_centre_is_the_mean_of_its_own_points(seed: int, points: int, count: int) -> None:
     (x,) = normal(seed, (points, 3))
     centres = k_means(x, count)
@@ -348,7 +342,6 @@ def test_the_text_tower_with_prompts_is_the_released_one() -> None:
 
 
 @given(data=st.data(), pool=st.sampled_from(["argmax", "eos", "last"]), length=st.integers(1, 4))
-@EQUATIONS
 def test_room_in_a_text_moves_its_words_and_keeps_its_end(data: st.DataObject, pool: str, length: int) -> None:
     N, end, dummy = 9, 49, 7
     tower = SimpleNamespace(pool_type=pool, eos_id=end)

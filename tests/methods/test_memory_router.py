@@ -48,7 +48,6 @@ class Holder(nn.Module):
 
 
 @given(contents)
-@settings(deadline=None)
 def test_memory_is_a_dictionary(content: dict) -> None:
     values = tensors(content)
     memory = memory_of(values)
@@ -65,7 +64,6 @@ def test_memory_is_a_dictionary(content: dict) -> None:
 
 
 @given(contents, contents)
-@settings(deadline=None)
 def test_a_checkpoint_restores_whatever_it_holds(content: dict, before: dict) -> None:
     """Also into a module whose memory holds other names and sizes."""
     source, target = Holder(), Holder()
@@ -103,7 +101,6 @@ def test_memory_follows_the_dtype_of_its_module() -> None:
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=5))
-@settings(deadline=None)
 def test_append_puts_rows_below(counts: list[int]) -> None:
     memory = Memory()
     blocks = [torch.full((count, 2), float(i)) for i, count in enumerate(counts)]
@@ -146,7 +143,6 @@ def naive_means(features: Tensor, labels: Tensor) -> dict[int, list[float]]:
 
 
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 12), st.integers(0, 10**6))
-@settings(max_examples=40, deadline=None)
 def test_the_nearest_class_mean_by_a_plain_loop(tasks: int, classes: int, samples: int, seed: int) -> None:
     data, memory = draw(tasks, classes, samples, seed), Memory()
     known: list[tuple[int, list[float]]] = []
@@ -184,7 +180,7 @@ def test_it_finds_the_task_of_well_separated_samples_at_any_scale(kind: str) -> 
 
 @pytest.mark.parametrize("kind", router.KINDS)
 @given(st.integers(0, 10**6), st.permutations(range(8)), st.integers(1, 8))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_an_answer_does_not_depend_on_the_batch(kind: str, seed: int, order: list[int], cut: int) -> None:
     memory = Memory()
     for task, (features, labels) in enumerate(draw(3, 2, 8, seed)):
@@ -209,7 +205,7 @@ def unit(data: list[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(2, 12), st.integers(0, 10**6))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_ridge_learned_task_by_task_is_the_regression_on_all_samples(
     tasks: int, classes: int, samples: int, seed: int
 ) -> None:
@@ -224,7 +220,7 @@ def test_ridge_learned_task_by_task_is_the_regression_on_all_samples(
 
 
 @given(st.integers(1, 3), st.integers(2, 3), st.integers(12, 20), st.integers(0, 10**6))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_mahalanobis_is_linear_discriminant_analysis(tasks: int, classes: int, samples: int, seed: int) -> None:
     """scikit-learn's LDA with equal priors decides by the same distances, with the same shrunken covariance."""
     data, memory = draw(tasks, classes, samples, seed), Memory()

@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from open_clip.model import CLIP
 from torch import Tensor, nn
@@ -66,7 +66,6 @@ def test_gating_is_the_official_one(name: str) -> None:
 
 
 @given(seed=seeds, batch=st.integers(1, 6), experts=st.integers(1, 7), k=st.integers(1, 7))
-@settings(max_examples=60, deadline=None)
 def test_smooth_load_is_the_chance_of_being_chosen_on_another_draw(seed: int, batch: int, experts: int, k: int) -> None:
     k = min(k, experts)
     generator = torch.Generator().manual_seed(seed)
@@ -220,7 +219,6 @@ def test_bookkeeping_of_counts_and_frozen_experts_is_the_official_one() -> None:
     seed=seeds, tokens=st.integers(1, 4), batch=st.integers(1, 5), experts=st.integers(1, 6), k=st.integers(1, 6),
     train=st.booleans(), wide=st.booleans(), per_sample=st.booleans(),
 )  # fmt: skip
-@settings(max_examples=40, deadline=None)
 def test_gathered_experts_equal_all_experts_weighted(
     seed: int, tokens: int, batch: int, experts: int, k: int, train: bool, wide: bool, per_sample: bool
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -140,7 +140,6 @@ def test_who_acts_for_a_task(arguments: dict[str, str], begun: int, expected: li
 
 
 @given(st.data(), st.integers(1, 6))
-@settings(deadline=None)
 def test_masks_are_read_as_they_are_written(data: st.DataObject, tasks: int) -> None:
     masks = [tuple(data.draw(st.lists(st.integers(0, i - 1), unique=True)) if i else ()) for i in range(tasks)]
     space, none = st.sampled_from(["", " ", "  "]), st.sampled_from(["-", "", " - "])

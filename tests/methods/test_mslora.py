@@ -142,7 +142,6 @@ def draw_lora(layers: list[tuple[int, int, int]], seed: int, scale: float = 1.0)
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(layers=shapes, seed=seeds)
-@settings(max_examples=40, deadline=None)
 def test_similarity_is_symmetric_and_one_for_a_twin(kind: str, layers: list[tuple[int, int, int]], seed: int) -> None:
     one, two = draw_lora(layers, seed), draw_lora(layers, seed + 1)
     value = float(lora_similarity(one, two, kind))
@@ -155,7 +154,6 @@ def test_similarity_is_symmetric_and_one_for_a_twin(kind: str, layers: list[tupl
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(layers=shapes, seed=seeds)
-@settings(max_examples=40, deadline=None)
 def test_only_the_current_lora_takes_a_gradient(kind: str, layers: list[tuple[int, int, int]], seed: int) -> None:
     one, two = ([leaf(x) for x in draw_lora(layers, s)] for s in (seed, seed + 1))
     penalty = contrastive_penalty(one, [two, two], [True, False], kind) + lora_similarity(one, two, kind)
@@ -167,7 +165,6 @@ def test_only_the_current_lora_takes_a_gradient(kind: str, layers: list[tuple[in
 
 
 @given(layers=shapes, seed=seeds, scale=st.floats(1e-3, 1e3))
-@settings(max_examples=40, deadline=None)
 def test_invariances(layers: list[tuple[int, int, int]], seed: int, scale: float) -> None:
     one, two = draw_lora(layers, seed), draw_lora(layers, seed + 1)
     for kind in ("exp_rel", "margin", "cos_delta"):
@@ -184,7 +181,6 @@ def test_invariances(layers: list[tuple[int, int, int]], seed: int, scale: float
 
 
 @given(layers=shapes, seed=seeds)
-@settings(max_examples=40, deadline=None)
 def test_cos_delta_is_the_cosine_of_the_weight_changes(layers: list[tuple[int, int, int]], seed: int) -> None:
     one, two = draw_lora(layers, seed), draw_lora(layers, seed + 1)
     deltas = ([(B @ A).flatten() for A, B in zip(x[0::2], x[1::2], strict=True)] for x in (one, two))
@@ -204,7 +200,6 @@ def test_a_fresh_or_equal_lora_gives_finite_gradients(kind: str) -> None:
 
 
 @given(seed=seeds, margin=st.floats(0.1, 1.4))
-@settings(max_examples=40, deadline=None)
 def test_margin_pushes_only_within_the_margin_and_always_pulls(seed: int, margin: float) -> None:
     one, two = ([leaf(x) for x in draw_lora([(3, 7, 5)], s)] for s in (seed, seed + 1))
     distances = [float((x - y).norm() / (x.norm() ** 2 + y.norm() ** 2).sqrt()) for x, y in zip(one, two, strict=True)]
@@ -233,7 +228,7 @@ def test_contrastive_penalty_wants_a_flag_for_each_earlier_task() -> None:
 
 
 @given(seed=seeds, size=st.integers(1, 4))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_orthonormal_factors_have_no_orthogonality_penalty(seed: int, size: int) -> None:
     Q = torch.linalg.qr(torch.randn(7, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)).Q
     assert float(orthogonality_penalty([Q.T], [Q])) == pytest.approx(0, abs=1e-20)

@@ -9,7 +9,7 @@ import timm
 import tiny
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -85,7 +85,6 @@ def test_l2p_selects_as_the_released_code_does_sample_by_sample() -> None:
 
 
 @given(batch=sizes, pool=st.integers(1, 7), width=sizes, seed=seeds, data=st.data())
-@settings(max_examples=60, deadline=None)
 def test_selection_is_the_slow_one(batch: int, pool: int, width: int, seed: int, data: st.DataObject) -> None:
     k = data.draw(st.integers(1, pool))
     query, keys = draw(seed, (batch, width), (pool, width))
@@ -173,7 +172,6 @@ def test_dualprompt_is_the_released_one_of_the_coda_repository() -> None:
 
 
 @given(layers=sizes, batch=sizes, pool=sizes, k=sizes, length=sizes, heads=sizes, seed=seeds)
-@settings(max_examples=60, deadline=None)
 def test_prefix_is_what_a_loop_gathers(
     layers: int, batch: int, pool: int, k: int, length: int, heads: int, seed: int
 ) -> None:
@@ -298,7 +296,6 @@ def test_coda_is_the_released_one() -> None:
 
 
 @given(layers=sizes, batch=sizes, pool=sizes, width=sizes, seed=seeds)
-@settings(max_examples=40, deadline=None)
 def test_attend_is_the_slow_one_with_its_gradients(layers: int, batch: int, pool: int, width: int, seed: int) -> None:
     shapes = (batch, width), (layers, pool, width), (layers, pool, width), (layers, pool, 4, 3)
     leaves = [leaf(x) for x in draw(seed, *shapes)]
@@ -328,7 +325,6 @@ def test_attend_of_a_component_that_sees_nothing_is_zero_and_finite() -> None:
 
 
 @given(old=st.integers(0, 6), count=st.integers(1, 5), width=st.integers(1, 9), seed=seeds)
-@settings(max_examples=60, deadline=None)
 def test_new_components_are_orthonormal_and_away_from_the_old(old: int, count: int, width: int, seed: int) -> None:
     (known,) = draw(seed, (2, old, width))
     with tiny.seeded(seed):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 from torch import Tensor
@@ -34,7 +34,6 @@ def test_heads_of_a_stream() -> None:
 
 
 @given(st.integers(6, 30), st.integers(2, 12), st.integers(1, 4), st.integers(0, 10**6))
-@settings(max_examples=25, deadline=None)
 def test_the_chosen_ridge_is_that_of_an_exhaustive_search(samples: int, M: int, classes: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     H = torch.randn(samples, M, generator=generator, dtype=torch.float64)

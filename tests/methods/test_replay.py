@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -45,7 +45,6 @@ def test_the_indices_are_the_official_ones() -> None:
 
 
 @given(seeds, pieces, st.integers(1, 12), st.booleans())
-@settings(max_examples=40, deadline=None)
 def test_a_stream_in_pieces_is_one_stream(seed: int, lengths: list[int], size: int, legacy: bool) -> None:
     new: Callable[[int], Any] = np.random.RandomState if legacy else np.random.default_rng
     whole = reservoir_slots(sum(lengths), size, new(seed))
@@ -110,7 +109,6 @@ def numbers(samples: dict[str, Tensor]) -> list[int]:
 
 
 @given(seeds, pieces, st.integers(1, 12))
-@settings(max_examples=40, deadline=None)
 def test_the_buffer_holds_whole_samples_and_no_more_than_its_size(seed: int, lengths: list[int], size: int) -> None:
     memory, content, seen = Memory(), {}, 0
     memory["fisher"] = torch.ones(3)

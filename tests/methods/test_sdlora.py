@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -39,7 +39,6 @@ def test_the_layer_is_the_official_one() -> None:
 
 
 @given(seeds, st.integers(0, 4), st.floats(1e-3, 1e3))
-@settings(max_examples=25, deadline=None)
 def test_only_directions_of_earlier_tasks_count(seed: int, earlier: int, length: float) -> None:
     generator = torch.Generator().manual_seed(seed)
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -40,7 +40,6 @@ def test_step_drops_take_no_cell_before_learning() -> None:
     assert [math.isnan(drop) for drop in modality.step_drops(hidden, ["ct", "mri", "ct"])] == [False, True]
 
 
-@settings(max_examples=60, deadline=None)
 @given(matrices, st.lists(st.sampled_from("abc"), min_size=6, max_size=6))
 def test_steps_add_up_to_backward_transfer(matrix: np.ndarray, names: list[str]) -> None:
     """All steps of a task together are what lies between its own stage and the last one."""
@@ -53,7 +52,6 @@ def test_steps_add_up_to_backward_transfer(matrix: np.ndarray, names: list[str])
         assert total == pytest.approx(-metrics.backward_transfer(matrix) * (tasks - 1), abs=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
 @given(matrices)
 def test_means_are_the_metrics(matrix: np.ndarray) -> None:
     tasks = matrix.shape[1]

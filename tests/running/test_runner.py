@@ -18,11 +18,12 @@ from benchmark.running import evaluate, load
 from benchmark.running.seeds import derive_seed, seeded
 
 ROOT = Path(__file__).resolve().parents[2]
+EPOCHS = 4  # and four steps in each: long enough to be killed in
 
 
 def command(results: Path, *more: str) -> list[str]:
-    line = ["run", "--method", "mslora_cr", "--stream", "smoke", "--epochs", "6", "--results", str(results)]
-    return [*line, "--batch_size", "4", *more]
+    line = ["run", "--method", "mslora_cr", "--stream", "smoke", "--epochs", str(EPOCHS), "--results", str(results)]
+    return [*line, "--batch_size", "8", *more]
 
 
 def folder_of(results: Path) -> Path:
@@ -56,7 +57,7 @@ def test_killed_and_run_again_gives_the_same_bytes(straight: Path, tmp_path: Pat
     assert not (folder_of(tmp_path) / "state").exists()
     cost = read_record(folder_of(tmp_path)).cost
     for seconds, rate in zip(cost.train_seconds, cost.images_per_second, strict=True):
-        assert 0 < 32 * 6 / rate < seconds  # all epochs of a task, whoever made them; and a look before and after
+        assert 0 < 32 * EPOCHS / rate < seconds  # all epochs of a task, whoever made them; and a look before and after
 
 
 def test_what_other_code_has_begun_is_neither_continued_nor_thrown_away(
@@ -161,7 +162,7 @@ def test_what_a_method_refuses_leaves_no_trace(tmp_path: Path, capsys: pytest.Ca
 
 def test_record_holds_what_a_reader_needs(straight: Path) -> None:
     record = read_record(folder_of(straight))
-    assert record.complete and record.settings == "epochs=6 batch_size=4"
+    assert record.complete and record.settings == "epochs=4 batch_size=8"
     assert folder_of(straight).parts[-2] == record.key and len(record.key) == 12
     cost = record.cost
     assert [

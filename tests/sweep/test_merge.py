@@ -178,7 +178,7 @@ def leaderboard_or_none(results: Path) -> list[Record]:
     return read_all(results)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(data=st.data())
 def test_merging_in_any_order_gives_the_same_bytes(data: st.DataObject) -> None:
     """Three machines with some runs in common, of which each measured its own times; one stream's runs in all."""
