@@ -95,7 +95,7 @@ def test_csv_logger_has_losses_by_step_and_scores_by_stage(tmp_path: Path) -> No
 
 
 def test_inside_a_slurm_job_a_run_is_none_of_its_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lightning would wait for the job's other tasks, or refuse their number. Who calls a run keeps what the job says."""
+    """Lightning would wait for the job's other tasks, or refuse their number; the caller keeps what the job says."""
     job = {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_PROCID": "3", "SLURM_LOCALID": "3", "MBIL_PARENT": "1"}
     for name, value in job.items():
         monkeypatch.setenv(name, value)
