@@ -1,7 +1,7 @@
 """The samples of one task, ready for a backbone, served as batches.
 
-No worker process is started: what fits is put on the device once and a batch is an index selection there; what does not
-fit is read from the memory-mapped cache. Both give the same batch.
+No worker process is started: where all of a run fits it is put on the device once and a batch is an index selection
+there; what does not fit is read from the memory-mapped cache. Both give the same batch.
 
 Legend: P samples, N images, M texts, B batch, H, W pixels, L tokens of a text.
 """
@@ -9,7 +9,7 @@ Legend: P samples, N images, M texts, B batch, H, W pixels, L tokens of a text.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -60,23 +60,27 @@ class Samples:
         return replace(alone, labels=column, pairs=torch.stack([column, column], dim=1))
 
 
-def joined(parts: Sequence[Samples]) -> Samples:
-    """The samples of several tasks, of one kind and with the same inputs."""
-    if len(parts) == 1:  # not copied: it may be a memory map
-        return parts[0]
-    pairs, images, texts = [], 0, 0
-    for part in parts:
-        pairs.append(None if part.pairs is None else part.pairs + torch.tensor([images, texts]))
-        images += 0 if part.images is None else len(part.images)
-        texts += 0 if part.texts is None else len(part.texts)
-    labels = torch.cat([part.labels for part in parts])
-    return Samples(_all([p.images for p in parts]), labels, _all([p.texts for p in parts]), _all(pairs))
+class Rows:
+    """Some tensors one behind the other, of which rows are taken: nothing is copied but those.
 
+    What is on a device other than the CPU is put together there, so that taking rows is one step.
+    """
 
-def _all(tensors: Sequence[Tensor | None]) -> Tensor | None:
-    """Some tensors one after the other, None where there are none."""
-    there = [tensor for tensor in tensors if tensor is not None]
-    return torch.cat(there) if there else None
+    def __init__(self, parts: Sequence[Tensor]) -> None:
+        self.parts = parts if parts[0].device.type == "cpu" or len(parts) == 1 else [torch.cat(list(parts))]
+        self.ends = torch.tensor([len(part) for part in self.parts]).cumsum(0)
+
+    def take(self, rows: Tensor, device: torch.device) -> Tensor:
+        """These rows (B,), on the device."""
+        if len(self.parts) == 1:
+            (whole,) = self.parts
+            return whole[rows.to(whole.device)].to(device, non_blocking=True)
+        part_B = torch.searchsorted(self.ends, rows, right=True)
+        taken = self.parts[0].new_empty(len(rows), *self.parts[0].shape[1:])
+        for place in part_B.unique().tolist():
+            part, here_B = self.parts[place], part_B == place
+            taken[here_B] = part[rows[here_B] - (self.ends[place] - len(part))]
+        return taken.to(device, non_blocking=True)
 
 
 class Batches:
@@ -96,11 +100,22 @@ class Batches:
         order: Callable[[], Tensor] | None = None,
         part: tuple[int, int] = (0, 1),
     ) -> None:
-        self.data = joined([samples for samples, _ in parts])
-        self.labels = self.data.labels.to(device)
+        self.parts = [samples for samples, _ in parts]
+        self.labels = torch.cat([samples.labels for samples in self.parts]).to(device)
         self.tasks = torch.cat([torch.full((len(samples),), task) for samples, task in parts]).to(device)
         self.batch_size, self.device, self.order, self.part = batch_size, device, order, part
-        self.samples = len(self.data)
+        self.samples = len(self.labels)
+        self.inputs = [(name, *found) for name in ("image", "text") if (found := self._stored(name)) is not None]
+
+    def _stored(self, inputs: str) -> tuple[Rows, Tensor] | None:
+        """All images, or texts, and the row of every sample; None where there are none."""
+        stored = [part.images if inputs == "image" else part.texts for part in self.parts]
+        there = [values for values in stored if values is not None]
+        if not there:
+            return None
+        starts = np.cumsum([0, *(len(values) for values in there)]).tolist()
+        rows = [part.rows(inputs) + start for part, start in zip(self.parts, starts, strict=False)]
+        return Rows(there), torch.cat(rows)
 
     def __len__(self) -> int:
         return -(-self.samples // self.batch_size)
@@ -112,15 +127,10 @@ class Batches:
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         order = torch.arange(self.samples) if self.order is None else self.order()
-        stored = {"image": self.data.images, "text": self.data.texts}
-        inputs = [(name, values, self.data.rows(name)) for name, values in stored.items() if values is not None]
         for number, chosen in enumerate(order.split(self.batch_size)):
             share = self.share(number)
             chosen = chosen if share is None else chosen[share.start : share.stop]
-            batch = {
-                name: values[rows[chosen].to(values.device)].to(self.device, non_blocking=True)
-                for name, values, rows in inputs
-            }
+            batch = {name: values.take(rows[chosen], self.device) for name, values, rows in self.inputs}
             here = chosen.to(self.device)
             yield batch | {"label": self.labels[here], "task": self.tasks[here], "index": here}
 
@@ -178,7 +188,6 @@ def task_data(
     identity: str,
     size: int,
     limit: int | None,
-    device: torch.device,
     tokenize: Callable[[Sequence[str]], Tensor] | None = None,
     inputs: str = "both",
 ) -> TaskData:
@@ -194,9 +203,9 @@ def task_data(
             assert tokenize is not None, "a task with texts needs the backbone's tokenizer"
             rows, image_P = np.unique(found.pairs[chosen, 0], return_inverse=True)
             text_rows, text_P = np.unique(found.pairs[chosen, 1], return_inverse=True)
-            texts = tokenize([found.texts[row] for row in text_rows]).to(device)
+            texts = tokenize([found.texts[row] for row in text_rows])
             pairs = torch.from_numpy(np.stack([image_P, text_P], axis=1))
-        splits[split] = Samples(_pixels(found, rows, device), torch.from_numpy(labels), texts, pairs).only(inputs)
+        splits[split] = Samples(_pixels(found, rows), torch.from_numpy(labels), texts, pairs).only(inputs)
     return TaskData(task, splits)
 
 
@@ -211,17 +220,34 @@ def limited(labels: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
     return np.sort(np.lexsort((labels, turn))[:limit])
 
 
-def _pixels(found: Split, rows: NDArray[np.int64], device: torch.device) -> Tensor:
-    """These images of a cached split: on the device if they fit there, else in memory, or mapped if they are all."""
+def _pixels(found: Split, rows: NDArray[np.int64]) -> Tensor:
+    """These images of a cached split: in memory, or mapped if they are all."""
     images = found.images
     assert isinstance(images, np.ndarray), "images that come from the cache are arrays"
     if len(rows) < len(images):
-        pixels = torch.from_numpy(images[rows])
-    else:
-        with warnings.catch_warnings():  # torch warns that a memory map cannot be written to, and nothing here does
-            warnings.simplefilter("ignore", UserWarning)
-            pixels = torch.from_numpy(images)
-    return pixels.to(device) if fits(pixels.numel(), device) else pixels
+        return torch.from_numpy(images[rows])
+    with warnings.catch_warnings():  # torch warns that a memory map cannot be written to, and nothing here does
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(images)
+
+
+def placed(tasks: Sequence[TaskData], splits: Collection[str], device: torch.device) -> list[TaskData]:
+    """The tasks with these splits on the device: all their texts, and all their images or none.
+
+    One decision for a run, since joint training takes its batches from all tasks; a split that it does not use takes
+    no room.
+    """
+    used = [task.splits[split] for task in tasks for split in splits]
+    there = fits(sum(samples.images.numel() for samples in used if samples.images is not None), device)
+
+    def moved(samples: Samples) -> Samples:
+        images = samples.images.to(device) if samples.images is not None and there else samples.images
+        return replace(samples, images=images, texts=None if samples.texts is None else samples.texts.to(device))
+
+    return [
+        replace(task, splits={name: moved(own) if name in splits else own for name, own in task.splits.items()})
+        for task in tasks
+    ]
 
 
 def fits(images: int, device: torch.device) -> bool:

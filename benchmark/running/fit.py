@@ -9,12 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
 
 from benchmark.data.batches import TaskData, training_batches
 from benchmark.running.hardware import Hardware, full_precision
@@ -22,6 +24,8 @@ from benchmark.running.progress import Display
 from benchmark.running.seeds import derive_seed
 from benchmark.stream import Share
 from methods.base import IncrementalMethod
+
+WAIT = timedelta(days=30)  # of processes that learn together for one that evaluates
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def fit(
     trainer = L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=hardware.devices,
-        strategy=hardware.strategy,
+        strategy=strategy(hardware),
         use_distributed_sampler=False,
         precision=precision,  # type: ignore[arg-type]
         max_epochs=budget.epochs,
@@ -86,6 +90,13 @@ def fit(
     return watch.seconds, loader.samples * budget.epochs
 
 
+def strategy(hardware: Hardware) -> str | DDPStrategy:
+    """Lightning's. Of several processes the others wait in a collective as long as the first one evaluates."""
+    if hardware.devices == 1:
+        return hardware.strategy
+    return DDPStrategy(timeout=WAIT, find_unused_parameters=hardware.strategy.endswith("_true"))
+
+
 def look(method: IncrementalMethod, visit: Any, data: TaskData, device: torch.device) -> None:
     """Show a method a task's training set: un-augmented, in fixed order, in eval mode, in full precision."""
     method.eval()
@@ -101,6 +112,21 @@ class EpochEnd(L.Callback):
 
     def __init__(self, lesson: Lesson, display: Display, logger: Logger | None) -> None:
         self.lesson, self.display, self.logger, self.seconds = lesson, display, logger, 0.0
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """What a method has found in its look at the data may differ in the last bits: all go on with the first's.
+
+        Of parameters and buffers the strategy does the same.
+        """
+        if trainer.world_size == 1:
+            return
+        memory: Any = pl_module.memory
+        found = trainer.strategy.broadcast({name: tensor.cpu() for name, tensor in memory.items()})
+        if not trainer.is_global_zero:
+            for name in [name for name in memory if name not in found]:
+                del memory[name]
+            for name, tensor in found.items():
+                memory[name] = tensor.to(memory[name].device if name in memory else pl_module.device)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self.seconds = checkpoint["seconds"]

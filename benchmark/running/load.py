@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmark.config.resolve import Plan
-from benchmark.data.batches import TaskData, task_data
+from benchmark.data.batches import TaskData, placed, task_data
 from benchmark.errors import UserError
 from benchmark.kinds import Kind
 from benchmark.running.seeds import seeded
@@ -35,10 +35,10 @@ def loaded(plan: Plan, cls: Any, device: torch.device) -> tuple[IncrementalMetho
     method.to(device)
     size, tokenize = method.backbone.image_size, method.backbone.tokenizer
     data = [
-        task_data(task, source, samples, size, config.limit, device, tokenize, config.inputs)
+        task_data(task, source, samples, size, config.limit, tokenize, config.inputs)
         for task, source, samples in zip(plan.stream, plan.sources, plan.samples, strict=True)
     ]
-    return method, data
+    return method, placed(data, {"train", config.split}, device)
 
 
 def attached(

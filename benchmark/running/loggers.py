@@ -26,7 +26,10 @@ def made(name: str, folder: Path, title: str) -> Logger:
         title: of the run, where the service shows names. wandb and mlflow read their own environment variables.
     """
     from lightning.pytorch import loggers
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+    # Lightning has it from the environment that it was imported in, whoever's that is
+    rank_zero_only.rank = 0  # type: ignore[attr-defined]
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     if name == "csv":  # a run that continues writes another part: Lightning removes a file that is there

@@ -9,6 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 PARENT = "MBIL_PARENT"  # in the environment of a process that must end with this one
+LEADER = "MBIL_LEADER"  # and of one that learns along with the process that started it
+RANKS = (
+    "LOCAL_RANK", "RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+    "TORCHELASTIC_RUN_ID",
+)  # fmt: skip  # by which Lightning takes a process for one that others have started beside this one
 
 
 def follow_parent() -> None:
@@ -28,13 +33,18 @@ def _watch(parent: int) -> None:
 
 
 def rank_here() -> int:
-    """Which of the processes that learn together this is; Lightning starts those above 0 with the same command."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    """Which of the processes that learn together this is; Lightning starts those above 0 with the same command.
+
+    A rank that was left in the environment by anything but a run of this suite (torchrun, a scheduler) counts for
+    nothing: a run that took it for its own would do nothing, and say so to nobody.
+    """
+    follows = LEADER in os.environ and os.environ[LEADER] == os.environ.get(PARENT)
+    return int(os.environ.get("LOCAL_RANK", "0")) if follows else 0
 
 
 @contextmanager
 def on_its_own(devices: int) -> Iterator[None]:
-    """Inside, Lightning does not take the run for one of a Slurm job's tasks, and would not queue the job again.
+    """Inside, Lightning does not take the run for one of a job's tasks, and would not queue a Slurm job again.
 
     With several ``devices`` the processes that Lightning starts inside end with this one. Outside, the environment is
     as it was: it is also that of whoever calls a run from a program of their own.
@@ -42,7 +52,7 @@ def on_its_own(devices: int) -> Iterator[None]:
     before = {name: value for name, value in os.environ.items() if _told_by_others(name)}
     _forget()
     if devices > 1:
-        os.environ[PARENT] = str(os.getpid())
+        os.environ[PARENT] = os.environ[LEADER] = str(os.getpid())
     try:
         yield
     finally:
@@ -51,7 +61,7 @@ def on_its_own(devices: int) -> Iterator[None]:
 
 
 def _told_by_others(name: str) -> bool:
-    return name == PARENT or name.startswith("SLURM_")
+    return name in (PARENT, LEADER, *RANKS) or name.startswith("SLURM_")
 
 
 def _forget() -> None:

@@ -41,7 +41,7 @@ class Stopped(Exception):
 def _stream(name: str, size: int) -> tuple[Stream, tuple[TaskData, ...]]:
     recipe, tokens = catalog.load(name, Path()), backbones.load("phantom-clip").tokenizer
     parts = zip(recipe.stream, recipe.sources, identity.identities(recipe), strict=True)
-    return recipe.stream, tuple(task_data(task, source, sha, size, None, CPU, tokens) for task, source, sha in parts)
+    return recipe.stream, tuple(task_data(task, source, sha, size, None, tokens) for task, source, sha in parts)
 
 
 def world() -> tuple[object, ...]:

@@ -12,8 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmark.data import batches as module
 from benchmark.data import sources
-from benchmark.data.batches import Batches, Samples, TaskData, limited, task_data, training_batches
+from benchmark.data.batches import Batches, Rows, Samples, TaskData, limited, placed, task_data, training_batches
 from benchmark.data.cache import cached, resized
 from benchmark.data.sources.images import Images
 from benchmark.errors import UserError
@@ -58,7 +59,7 @@ def task(index: int, ids: list[int]) -> Task:
 def test_task_data_has_global_ids_and_obeys_the_limit(limit: int | None, tmp_path: Path) -> None:
     content = arrays()
     source = npz_source(saved(tmp_path, content))
-    data = task_data(task(4, [10, 11, 12]), source, sources.identity(source), 8, limit, CPU)
+    data = task_data(task(4, [10, 11, 12]), source, sources.identity(source), 8, limit)
     for split, n in COUNTS.items():
         images, labels = data.splits[split].images, data.splits[split].labels
         assert images is not None
@@ -74,7 +75,7 @@ def test_labels_are_checked_against_the_classes_also_when_cached(tmp_path: Path)
     told = sources.identity(npz_source(path))
     cached(npz_source(path), told, 8)
     with pytest.raises(UserError, match=r"train_labels: labels 0\.\.2 but .* lists 2 classes"):
-        task_data(task(0, [0, 1]), npz_source(path, ("a", "b")), told, 8, None, CPU)
+        task_data(task(0, [0, 1]), npz_source(path, ("a", "b")), told, 8, None)
 
 
 def parts(*counts: int) -> list[TaskData]:
@@ -138,6 +139,33 @@ def test_a_balanced_epoch_is_as_long_as_another(counts: list[int], size: int, se
     assert drawn.sum() == sum(counts) and drawn.max() - drawn.min() <= 1
 
 
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.data())
+def test_rows_of_several_tensors_are_those_of_one(counts: list[int], data: st.DataObject) -> None:
+    """Taken without putting the tensors together, which may be memory maps."""
+    parts = [torch.arange(6 * count, dtype=torch.uint8).view(count, 2, 3) + 40 * i for i, count in enumerate(counts)]
+    rows = torch.tensor(data.draw(st.lists(st.integers(0, sum(counts) - 1), min_size=1, max_size=12)))
+    taken = Rows(parts).take(rows, CPU)
+    assert torch.equal(taken, torch.cat(parts)[rows]) and taken.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_what_is_on_the_device_is_decided_once_for_all_tasks(room: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And for the splits that a run uses: else joint training would meet some tasks here and some there."""
+    asked, away = [], torch.device("meta")
+    monkeypatch.setattr(module, "fits", lambda size, device: (asked.append((size, device)), room)[1])
+    tasks = [TaskData(d.task, d.splits | {"val": d.splits["train"], "test": d.splits["train"]}) for d in parts(5, 20)]
+    found = placed(tasks, {"train", "test"}, away)
+    assert asked == [(2 * 25 * 3 * 2 * 2, away)]
+    devices = [{name: str(own.labels.device if own.images is None else own.images.device)
+                for name, own in data.splits.items()} for data in found]  # fmt: skip
+    where = "meta" if room else "cpu"
+    assert devices == [{"train": where, "val": "cpu", "test": where}] * 2
+    batches = training_batches(found, 7, away, lambda: 1)
+    assert [(len(batch["image"]), str(batch["image"].device)) for batch in batches] == [
+        (size, "meta") for size in (7, 7, 7, 4)
+    ]
+
+
 def with_texts(index: int) -> TaskData:
     """Two images and two texts in four samples; a text tells the task and its row."""
     pairs = torch.tensor([[0, 0], [0, 1], [1, 1], [1, 0]])
@@ -185,7 +213,7 @@ def test_task_data_keeps_the_images_and_texts_that_its_samples_name(limit: int |
     def tokenize(texts: Sequence[str]) -> torch.Tensor:
         return torch.tensor([[int(text.split()[1])] for text in texts])
 
-    train = task_data(task(0, [7, 8]), source, sources.identity(source), 8, limit, CPU, tokenize).splits["train"]
+    train = task_data(task(0, [7, 8]), source, sources.identity(source), 8, limit, tokenize).splits["train"]
     assert train.images is not None and train.texts is not None and train.pairs is not None
     kept = limited(np.array([YES_NO.index(row["answer"]) for row in rows]), limit)
     for (image, text), label, row in zip(train.pairs.tolist(), train.labels.tolist(), kept, strict=True):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from benchmark.data import sources
@@ -89,6 +88,6 @@ def test_images_of_all_sizes_are_decoded_and_cached_once(chest: Path, cache: Pat
     assert np.array_equal(first["train"].images, np.stack(expected))
     task = Task(0, "t", "x-ray", "classification", tuple(Label(i + 5, c, (c,)) for i, c in enumerate(CLASSES)), 1)
     shutil.rmtree(chest)  # from here on the cache answers
-    data = task_data(task, source, told, 8, None, torch.device("cpu"))
+    data = task_data(task, source, told, 8, None)
     test = data.splits["test"]
     assert test.images is not None and test.images.shape == (4, 3, 8, 8) and test.labels.tolist() == [5, 5, 6, 6]

@@ -43,7 +43,7 @@ def samples(task: int, stream: str = "smoke") -> Tensor:
     recipe = catalog.load(stream, Path())
     tokens = backbones.load("phantom-clip").tokenizer
     listed, source = recipe.stream.tasks[task], recipe.sources[task]
-    data = task_data(listed, source, identity.identities(recipe)[task], 64, 24, CPU, tokens)
+    data = task_data(listed, source, identity.identities(recipe)[task], 64, 24, tokens)
     images = data.splits["test"].images
     assert images is not None
     return images

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from safetensors.torch import load_file
 
 from benchmark import cli
 from benchmark.data.batches import Batches, Samples
 from benchmark.record.stored import read_record
+from benchmark.running import fit, processes
+from benchmark.running.hardware import Hardware
+from benchmark.running.progress import Display
 from benchmark.stream import Share
-from methods.base import augment
+from methods.base import IncrementalMethod, augment
 
 CPU = torch.device("cpu")
 RUN = ["run", "--method", "mslora_cr", "--stream", "smoke", "--epochs", "2", "--batch_size", "7"]
@@ -64,6 +71,48 @@ def test_processes_take_their_part_of_every_batch() -> None:
     for batch, *halves in zip(whole, *parts, strict=True):
         assert [index for half in halves for index in half["index"].tolist()] == batch
     assert [share.size for number in range(5) if (share := parts[0].share(number))] == [5, 5, 5, 5, 3]
+
+
+def test_only_a_process_that_a_run_has_started_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setenv(processes.PARENT, "7")  # a sweep's cell
+    assert processes.rank_here() == 0
+    monkeypatch.setenv(processes.LEADER, "6")
+    assert processes.rank_here() == 0
+    monkeypatch.setenv(processes.LEADER, "7")
+    assert processes.rank_here() == 2
+    with processes.on_its_own(2):
+        assert "LOCAL_RANK" not in os.environ and os.environ[processes.LEADER] == str(os.getpid())
+    assert processes.rank_here() == 2
+
+
+def test_those_who_wait_for_an_evaluation_wait_long() -> None:
+    """The group's time-out, half an hour by default, ends all of them."""
+    made = fit.strategy(Hardware(CPU, 2, "ddp"))
+    assert made._timeout >= timedelta(days=7) and made._ddp_kwargs == {"find_unused_parameters": False}
+    assert fit.strategy(Hardware(CPU, 2, "ddp_find_unused_parameters_true"))._ddp_kwargs["find_unused_parameters"]
+    assert fit.strategy(Hardware(CPU)) == "auto"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_processes_learn_with_the_memory_of_the_first(rank: int) -> None:
+    kept = {"same": torch.tensor([1.0]), "near": torch.tensor([2.0 + rank * 1e-6]), f"own{rank}": torch.tensor([3])}
+    first = {"same": torch.tensor([1.0]), "near": torch.tensor([2.0]), "own0": torch.tensor([3])}
+    method = IncrementalMethod()
+    method.memory.update(kept)
+    told: list[dict[str, torch.Tensor]] = []
+
+    def broadcast(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        told.append(found)
+        return first
+
+    trainer = SimpleNamespace(world_size=2, is_global_zero=rank == 0, strategy=SimpleNamespace(broadcast=broadcast))
+    watch = fit.EpochEnd(fit.Lesson([], (), Path(), ""), Display(Console(), 1, quiet=True), None)
+    watch.on_fit_start(trainer, method)  # type: ignore[arg-type]
+    assert dict(method.memory) == first and len(told) == 1
+    trainer.world_size = 1
+    watch.on_fit_start(trainer, method)  # type: ignore[arg-type]
+    assert len(told) == 1
 
 
 def test_two_processes_make_the_matrix_of_one(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmark import metrics
 from benchmark.compare import tables
 from benchmark.config.run_config import RunConfig
-from benchmark.data.batches import Batches, Samples, TaskData, joined
+from benchmark.data.batches import Batches, Samples, TaskData
 from benchmark.errors import UserError
 from benchmark.record.schema import SCHEMA, Record, StreamEntry, TaskEntry, unmeasured
 from benchmark.record.stored import write_record
@@ -277,7 +277,7 @@ def test_joined_tasks_keep_their_pairs(inputs: str) -> None:
     assert torch.cat([batch["task"] for batch in seen]).tolist() == [0] * 4 + [1] * 4
     if inputs != "image":
         assert torch.cat([batch["text"] for batch in seen])[:, 0].tolist() == [0, 1, 1, 0, 2, 3, 3, 2]
-    assert len(joined(parts)) == 8
+    assert batches.samples == 8
 
 
 # ---- the contrastive loss -----------------------------------------------------------------------------------------

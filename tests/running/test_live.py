@@ -94,16 +94,24 @@ def test_csv_logger_has_losses_by_step_and_scores_by_stage(tmp_path: Path) -> No
     assert logged == pytest.approx([row[0] for row in scores])
 
 
-def test_inside_a_slurm_job_a_run_is_none_of_its_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lightning would wait for the job's other tasks, or refuse their number; the caller keeps what the job says."""
-    job = {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_PROCID": "3", "SLURM_LOCALID": "3", "MBIL_PARENT": "1"}
+SLURM = {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_PROCID": "3", "SLURM_LOCALID": "3", "MBIL_PARENT": "1"}
+TORCHRUN = {"LOCAL_RANK": "3", "RANK": "3", "WORLD_SIZE": "8", "MASTER_ADDR": "nowhere", "TORCHELASTIC_RUN_ID": "x"}
+
+
+@pytest.mark.parametrize("job", [SLURM, TORCHRUN], ids=["slurm", "torchrun"])
+def test_inside_a_job_a_run_is_none_of_its_tasks(
+    job: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning would wait for the job's other tasks, or refuse their number; a rank that nobody of this suite gave
+    would have it learn for a leader that is not there. Who calls a run keeps its environment.
+    """
     for name, value in job.items():
         monkeypatch.setenv(name, value)
     seen: list[list[str]] = []
     fitted = fit.L.Trainer.fit
 
     def fitting(self: fit.L.Trainer, *arguments: Any, **options: Any) -> Any:
-        seen.append([name for name in os.environ if name.startswith("SLURM_")])
+        seen.append([name for name in job if name in os.environ])
         return fitted(self, *arguments, **options)
 
     monkeypatch.setattr(fit.L.Trainer, "fit", fitting)
@@ -111,6 +119,8 @@ def test_inside_a_slurm_job_a_run_is_none_of_its_tasks(tmp_path: Path, monkeypat
     before = dict(os.environ)
     assert cli.main([*RUN, "--results", str(tmp_path)]) == 0
     assert seen == [[], []] and dict(os.environ) == before
+    (file,) = tmp_path.glob("runs/smoke/*/*/*/run.json")
+    assert read_record(file).complete
 
 
 def test_tensorboard_logger(tmp_path: Path) -> None:
