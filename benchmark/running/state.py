@@ -53,7 +53,8 @@ def load_phase(state: Path, device: torch.device) -> Phase | None:
 def restore(method: IncrementalMethod, state: dict[str, Tensor]) -> None:
     """Load a state into the method that has grown again."""
     missing, unexpected = method.load_state_dict(state, strict=False)
-    lost = [name for name in missing if name in method.state_dict()] + list(unexpected)
+    own = method.state_dict()
+    lost = [name for name in missing if name in own] + list(unexpected)
     if lost:
         raise RuntimeError(f"the saved state does not fit the method: {', '.join(lost[:5])}")
 
