@@ -139,6 +139,14 @@ def test_what_cannot_be_run_beside_is_said(results: Path, capsys: pytest.Capture
         assert "the summary differs: last_acc given: 0.990000 and " in said and reason in said
 
 
+def test_a_row_whose_method_is_gone_does_not_stop_the_others(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = read_record(folder_of(results))
+    gone = replace(record, method="gone", config=replace(record.config, method="gone"))
+    write_record(results / "runs" / "smoke" / "gone" / gone.key / "seed0-order0", gone)
+    said = verified(results, capsys, code=1)
+    assert "cannot be made again: unknown method 'gone'" in said and "the same bytes: verified" in said
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
