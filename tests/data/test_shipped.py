@@ -22,21 +22,6 @@ SHIPPED = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """A data folder in which every file that a card names is there (empty: the catalog does not read them)."""
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for card in catalog.names("cards"):
-        content = yaml.safe_load((catalog.root() / "cards" / f"{card}.yaml").read_text())
-        if content["source"] == "folder":
-            (folder / content["path"]).mkdir()
-        elif "path" in content:
-            (folder / content["path"]).parent.mkdir(exist_ok=True)
-            (folder / content["path"]).touch()
-    return folder
-
-
 def test_every_shipped_stream_is_tested_here() -> None:
     assert catalog.names("streams") == sorted(SHIPPED)
 
