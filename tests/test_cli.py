@@ -77,17 +77,18 @@ def python(*argv: str) -> tuple[subprocess.CompletedProcess[str], float]:
     return done, time.perf_counter() - begun
 
 
-def without_heavy(*argv: str) -> str:
-    """What a verb prints, in an interpreter that must not have imported torch or the like by then."""
+def without_heavy(*lines: list[str]) -> str:
+    """What verbs print, in an interpreter that must not have imported torch or the like after any of them."""
     code = (
         "import sys, contextlib\n"
         "from benchmark.cli import main\n"
-        "with contextlib.suppress(SystemExit): main(sys.argv[1:])\n"
-        f"print('heavy:', [name for name in {HEAVY} if name in sys.modules])\n"
+        f"for argv in {lines!r}:\n"
+        "    with contextlib.suppress(SystemExit): main(argv)\n"
+        f"    print('heavy:', [name for name in {HEAVY} if name in sys.modules])\n"
     )
-    done, _ = python("-c", code, *argv)
+    done, _ = python("-c", code)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "heavy: []"
+    assert [line for line in done.stdout.splitlines() if line.startswith("heavy: ")] == ["heavy: []"] * len(lines)
     return done.stdout
 
 
@@ -96,9 +97,12 @@ def without_heavy(*argv: str) -> str:
 
 @pytest.mark.parametrize("argv", [["--help"], ["help"], ["list"], ["list", "methods"]], ids=" ".join)
 def test_help_and_list_take_less_than_two_seconds(argv: list[str]) -> None:
-    runs = [python("-m", "benchmark", *argv) for _ in range(3)]  # the best of three: other work shares the processor
-    assert all(done.returncode == 0 and done.stdout and not done.stderr for done, _ in runs)
-    assert min(seconds for _, seconds in runs) < 2
+    taken = []
+    while not taken or (len(taken) < 3 and min(taken) >= 2):  # the best of three: other work shares the processor
+        done, seconds = python("-m", "benchmark", *argv)
+        assert done.returncode == 0 and done.stdout and not done.stderr
+        taken.append(seconds)
+    assert min(taken) < 2
 
 
 QUICK = [
@@ -116,10 +120,9 @@ QUICK = [
 ]
 
 
-@pytest.mark.parametrize("argv", QUICK, ids=" ".join)
-def test_quick_verbs_import_nothing_heavy(argv: list[str]) -> None:
+def test_quick_verbs_import_nothing_heavy() -> None:
     stream_file()
-    without_heavy(*argv)
+    without_heavy(*QUICK)
 
 
 def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,8 +187,8 @@ def test_a_run_writes_its_record_and_running_again_says_so(capsys: pytest.Captur
     before = record.read_bytes()
     assert cli.main(argv) == 0
     assert "already complete" in capsys.readouterr().out and record.read_bytes() == before
-    assert "zero_shot" in without_heavy("leaderboard", "--results", "out")
-    assert "nothing to do" in without_heavy("plan", *argv[1:])
+    assert "zero_shot" in without_heavy(["leaderboard", "--results", "out"])
+    assert "nothing to do" in without_heavy(["plan", *argv[1:]])
     assert "unknown stream with records 'tini' (did you mean 'tiny'?)" in refused(
         capsys, "leaderboard", "--results", "out", "--stream", "tini"
     )

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -29,8 +30,10 @@ from benchmark.stream import Label, Stream, Task
 from methods.base import Batch, IncrementalMethod, takes_route
 from methods.parts import backbones
 
+Tensors = dict[str, Tensor]
+
 CPU = torch.device("cpu")
-CONFIG = RunConfig(epochs=2, batch_size=16, lr=1e-3, precision="32-true")
+CONFIG = RunConfig(epochs=2, batch_size=8, lr=1e-3, precision="32-true")
 
 
 class Stopped(Exception):
@@ -60,6 +63,8 @@ class Bench:
         self.pairs: list[tuple[Cells, Cells]] = []  # the row after each stage, and the same with nothing reused
         self.flags: list[tuple[int, bool, bool]] = []  # of each step (tasks, method.training, backbone.training)
         self.worlds: list[tuple[object, ...]] = []  # before and after
+        self.frozen: list[tuple[Tensors, Tensors]] = []  # of each fit what is not trainable, before it and after it
+        self.tuned: set[str] = set()  # names of all that was trainable
 
     def method(self) -> IncrementalMethod:
         tokenizer = self.pretrained.tokenizer
@@ -105,11 +110,23 @@ class Bench:
             return self.pairs[-1][0]
 
         def note(method: IncrementalMethod) -> None:
-            self.flags.append((len(method.tasks), method.training, method.backbone.image.training))
+            tasks = len(method.tasks)
+            if not self.flags or self.flags[-1][0] != tasks:  # the first step of a fit
+                trainable = set(map(id, method.trainable_parameters()))
+                named = dict(method.named_parameters())
+                self.tuned |= {name for name, value in named.items() if id(value) in trainable}
+                still = {name: value.detach().clone() for name, value in named.items() if id(value) not in trainable}
+                self.frozen.append((still, {}))
+            self.flags.append((tasks, method.training, method.backbone.image.training))
+
+        def after_fit(method: IncrementalMethod) -> None:
+            if self.frozen and not self.frozen[-1][1]:
+                named = dict(method.named_parameters())
+                self.frozen[-1][1].update({name: named[name].detach().clone() for name in self.frozen[-1][0]})
 
         reusing.row = row  # type: ignore[method-assign]
         self.worlds.append(world())
-        with before_steps(loop.method, note):
+        with before("loss", loop.method, note), before("end_task", loop.method, after_fit):
             loop.run()
         self.worlds.append(world())
         return loop
@@ -187,19 +204,19 @@ def assert_same(left: dict[str, Tensor], right: dict[str, Tensor], what: str) ->
 
 
 @contextmanager
-def before_steps(method: IncrementalMethod, act: Callable[[IncrementalMethod], None]) -> Iterator[None]:
-    """Inside, ``act`` is called with the method before each of its losses."""
-    original = method.loss
+def before(name: str, method: IncrementalMethod, act: Callable[[IncrementalMethod], None]) -> Iterator[None]:
+    """Inside, ``act`` is called with the method before each call of its function of this name."""
+    original = getattr(method, name)
 
-    def loss(batch: Batch) -> Tensor:
+    def acting(*arguments: Any) -> Any:
         act(method)
-        return original(batch)
+        return original(*arguments)
 
-    method.loss = loss  # type: ignore[method-assign]
+    setattr(method, name, acting)
     try:
         yield
     finally:
-        del method.loss
+        delattr(method, name)
 
 
 @contextmanager
@@ -212,5 +229,5 @@ def stops_after(steps: int, method: IncrementalMethod) -> Iterator[None]:
         if left[0] < 0:
             raise Stopped
 
-    with before_steps(method, count):
+    with before("loss", method, count):
         yield

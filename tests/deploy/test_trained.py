@@ -119,7 +119,7 @@ def test_a_finished_run_keeps_no_images_unless_asked(
     ]
     assert cli.main([*argv, "--results", str(tmp_path)]) == 0
     (run,) = tmp_path.glob(f"runs/smoke/{method}/*/*")
-    assert len(load_file(run / "method.safetensors")["memory.buffer_image"]) == 48 and "memory.buffer_image" in seen[-1]
+    assert len(load_file(run / "method.safetensors")["memory.buffer_image"]) == 32 and "memory.buffer_image" in seen[-1]
     assert len(trained.load(run).method.memory["buffer_image"]) == 48
 
 
@@ -219,7 +219,7 @@ def test_retrieval_and_unfinished_runs_are_refused(runs: dict[str, Path], folder
     with pytest.raises(UserError, match="learned from image and text"):
         predict(runs["independent_lora"], folder, None, tmp_path / "out.csv")
     assert not any(tmp_path.iterdir())
-    assert predict(runs["independent_lora"], folder, None, tmp_path / "out.csv", inputs="image") == 32
+    assert predict(runs["independent_lora"], folder, None, tmp_path / "out.csv", inputs="image") == 16
     record = json.loads((runs["ncm"] / "run.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps(record | {"status": "running"}))
     with pytest.raises(UserError, match="unfinished"):

@@ -79,7 +79,7 @@ def test_every_item_is_kept_with_equal_probability(new: Callable[[int], Any]) ->
 
 
 def test_what_is_remembered_in_pieces_is_uniform_too() -> None:
-    n, size, streams = 24, 5, 1500
+    n, size, streams = 24, 5, 600
     kept = np.zeros(n)
     with tiny.seeded(0):
         for _ in range(streams):
