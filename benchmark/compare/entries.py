@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
 
 from benchmark.config import registry
 from benchmark.data import catalog
@@ -59,10 +61,15 @@ def group_place(group: str) -> tuple[int, str]:
 def tree_code(method: str, stream: str) -> str | None:
     """The fingerprint of the working tree's code for a method on a stream; None where it has one of them no more."""
     try:
-        sources = catalog.load(stream, None).source_kinds
+        sources = _source_kinds(str(Path(stream).absolute()) if stream.endswith((".yaml", ".yml")) else stream)
         return provenance.fingerprint(provenance.ROOT, registry.card(method).file, sources)
     except UserError:
         return None
+
+
+@lru_cache(maxsize=256)
+def _source_kinds(stream: str) -> tuple[str, ...]:
+    return catalog.load(stream, None).source_kinds
 
 
 def code_of(record: Record) -> str | None:
