@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from benchmark import kinds
+from benchmark.record.parts import SampleScores
 from benchmark.record.schema import (
     PROTOCOLS,
     Configuration,
     Costs,
-    Hits,
     Matrix,
     Provenance,
     Record,
@@ -103,13 +102,15 @@ def save(results: Path, *many: Record) -> Path:
     return results
 
 
-def packed(bits: Sequence[int]) -> Hits:
+def packed(bits: Sequence[int]) -> SampleScores:
     """A task's hits as a record keeps them."""
-    return Hits(len(bits), b64encode(np.packbits(np.array(bits, bool)).tobytes()).decode())
+    return SampleScores.packed(np.array(bits, bool))
 
 
 def with_hits(record: Record, hits: Mapping[str, Sequence[int]]) -> Record:
-    """The record with the same hits by name of the task for both protocols."""
-    return replace(
-        record, hits={protocol: {task: packed(bits) for task, bits in hits.items()} for protocol in PROTOCOLS}
-    )
+    """The record with the same hits by name of the task for both protocols, and their means as its last scores."""
+    kept = {protocol: {task: packed(bits) for task, bits in hits.items()} for protocol in PROTOCOLS}
+    last = [float(np.mean(hits[task])) for task in record.stream.task_names]
+    primary = {protocol: [*record.matrix(protocol)[:-1], last] for protocol in PROTOCOLS}
+    scores = record.scores | {record.primary: primary}
+    return replace(record, hits=kept, scores=scores, summary=summarise(record.kind, scores, record.missing))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from benchmark import metrics
+from benchmark.compare import samples
 from benchmark.compare.entries import age, stale
 from benchmark.compare.rows import LeaderboardRow
 from benchmark.compare.stats import deviation, interval, mean, whole
@@ -21,7 +23,7 @@ def aggregated(runs: Sequence[Record], protocol: str, code: str | None) -> Leade
     def over_runs(reduce: Callable[[Record], float | None]) -> float | None:
         return mean([reduce(run) for run in runs])
 
-    low, high = interval(runs, values("last_acc"))
+    low, high = _interval(runs, protocol)
     trained = over_runs(lambda run: max(run.cost.trainable_params, default=None))
     stored = over_runs(lambda run: run.cost.stored_bytes[-1] if run.cost.stored_bytes else None)
     peaks = [max(run.cost.peak_memory_mib, default=None) for run in runs]
@@ -63,6 +65,17 @@ def aggregated(runs: Sequence[Record], protocol: str, code: str | None) -> Leade
         stale=bool(stale(runs, code)),
         more=_more(runs, protocol),
     )
+
+
+def _interval(runs: Sequence[Record], protocol: str) -> tuple[float | None, float | None]:
+    """The ends of ``last_acc``'s interval; None where a run did not keep its score of every test sample."""
+    scores = {(run.order, run.seed): samples.kept(run, protocol) for run in runs}
+    known = {cell: own for cell, own in scores.items() if own is not None}
+    if len(known) < len(runs):
+        return None, None
+    _, *ends = interval(samples.nested(known), samples.groups(runs))
+    low, high = (None if math.isnan(end) else end for end in ends)
+    return low, high
 
 
 def _more(runs: Sequence[Record], protocol: str) -> dict[str, float | None]:

@@ -5,13 +5,13 @@ Only rows with default settings are compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmark.compare import stats
+from benchmark.compare import samples, stats
 from benchmark.compare.entries import by_key, counts, group_place
 from benchmark.compare.rows import OverallPairRow, OverallRow, PairRow
 from benchmark.record.files import decimals
@@ -19,6 +19,7 @@ from benchmark.record.schema import PROTOCOLS, Record
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
 
 FEWEST_STREAMS = 3
 
@@ -39,72 +40,38 @@ class Sitting(NamedTuple):
 def pairs(records: Iterable[Record]) -> list[PairRow]:
     """Every two methods of one stream and backbone with default settings and cells in common.
 
-    ``difference`` is the mean of a - b over shared cells, tasks and samples. ``p_mcnemar`` is of the lowest shared cell
-    (order, then seed) alone. ``p_holm`` is ``p_bootstrap`` after Holm over all pairs of the protocol.
+    ``difference`` is the mean of a - b over shared cells, tasks and samples, in the primary metric. ``p_holm`` is ``p``
+    after Holm over all pairs of the protocol. Interval and p are NaN where they are undefined.
     """
     defaults = [runs for runs in by_key(filter(counts, records)) if runs[0].settings == ""]
     return [row for protocol in PROTOCOLS for row in _pairs_of(defaults, protocol)]
 
 
 def _pairs_of(defaults: list[list[Record]], protocol: str) -> list[PairRow]:
-    hits = [dict(filter(None, (_hits(run, protocol) for run in runs))) for runs in defaults]
-    shares: list[dict[Sitting, np.ndarray]] | None = None
+    kept = [dict(filter(None, (_kept(run, protocol) for run in runs))) for runs in defaults]
     rows: list[PairRow] = []
     for a, b in combinations(range(len(defaults)), 2):
         one, other = defaults[a][0], defaults[b][0]
-        shared = sorted(hits[a].keys() & hits[b].keys())
+        shared = sorted(kept[a].keys() & kept[b].keys())
         if not shared or one.backbone != other.backbone:
             continue
-        shares = _shares(hits) if shares is None else shares
-        between = stats.paired(_columns(shares[a], shared), _columns(shares[b], shared))
-        mine, its = _all_tasks(hits[a][shared[0]]), _all_tasks(hits[b][shared[0]])
+        mine, its = (samples.nested({(c.order, c.seed): kept[side][c] for c in shared}) for side in (a, b))
+        gap, low, high, p = stats.difference(mine, its, samples.groups([*defaults[a], *defaults[b]]))
         rows.append(
             PairRow(
-                protocol, one.backbone, one.method, other.method, len(shared), len(mine), between.difference,
-                between.low, between.high, p_bootstrap=between.p, p_mcnemar=stats.mcnemar(mine, its),
-                p_holm=between.p, key_a=one.key, key_b=other.key,
+                protocol, one.backbone, one.method, other.method, len(shared), sum(shared[0].sizes), gap, low, high,
+                p, p_holm=p, key_a=one.key, key_b=other.key,
             )
         )  # fmt: skip
-    corrected = stats.holm([row.p_bootstrap for row in rows])
+    corrected = stats.holm([row.p for row in rows])
     return [replace(row, p_holm=p) for row, p in zip(rows, corrected, strict=True)]
 
 
-def _hits(run: Record, protocol: str) -> tuple[Sitting, list[np.ndarray]] | None:
-    """The tasks' hits by name of the task; None where the run did not keep them or had no answer."""
-    kept = (run.hits or {}).get(protocol, {})
-    known = [kept.get(task) for task in sorted(run.stream.task_names)]
-    found = [hits.unpacked() for hits in known if hits is not None]
-    if len(found) < len(known):
+def _kept(run: Record, protocol: str) -> tuple[Sitting, list[NDArray[np.float64]]] | None:
+    found = samples.kept(run, protocol)
+    if found is None:
         return None
-    sizes = tuple(map(len, found))
-    return Sitting(run.order, run.seed, run.stream.hash, tuple(run.permutation), sizes), found
-
-
-def _shares(hits: Sequence[dict[Sitting, list[np.ndarray]]]) -> list[dict[Sitting, np.ndarray]]:
-    """Per row of the leaderboard and cell a column of ``stats.resampled``: all cells of the same samples at once."""
-    import numpy as np
-
-    result: list[dict[Sitting, np.ndarray]] = [{} for _ in hits]
-    cells = [(place, cell) for place, each in enumerate(hits) for cell in sorted(each)]
-    for samples in sorted({(cell.stream_hash, cell.sizes) for _, cell in cells}):
-        alike = [(place, cell) for place, cell in cells if (cell.stream_hash, cell.sizes) == samples]
-        tasks = zip(*(hits[place][cell] for place, cell in alike), strict=True)
-        share_ER = stats.resampled([np.array(rows) for rows in tasks])
-        for (place, cell), share_E in zip(alike, share_ER.T, strict=True):
-            result[place][cell] = share_E
-    return result
-
-
-def _columns(shares: dict[Sitting, np.ndarray], cells: Sequence[Sitting]) -> np.ndarray:
-    import numpy as np
-
-    return np.stack([shares[cell] for cell in cells], axis=1)
-
-
-def _all_tasks(hits: Sequence[np.ndarray]) -> np.ndarray:
-    import numpy as np
-
-    return np.concatenate(list(hits))
+    return Sitting(run.order, run.seed, run.stream.hash, tuple(run.permutation), tuple(map(len, found))), found
 
 
 # Across streams

@@ -1,7 +1,7 @@
 """Tables made from the records alone: CSV files per stream, and two over all streams.
 
 Only complete records of the test split without a ``limit`` enter. The same records give the same bytes, in whatever
-order and on whatever machine they are read: sums are exact (``fsum``), draws are seeded from the key. What the working
+order and on whatever machine they are read: sums are exact (``fsum``), and nothing is drawn. What the working
 tree's code has to do with it is whether a row is ``stale``.
 """
 

@@ -82,7 +82,7 @@ class LeaderboardRow:
 
 @dataclass(frozen=True)
 class PairRow:
-    """Two methods of one stream, for ``<stream>.pairs.csv``."""
+    """Two methods of one stream, for ``<stream>.pairs.csv``; NaN where interval and p are undefined."""
 
     protocol: str
     backbone: str
@@ -93,8 +93,7 @@ class PairRow:
     difference: float
     ci_low: float
     ci_high: float
-    p_bootstrap: float
-    p_mcnemar: float
+    p: float
     p_holm: float
     key_a: str
     key_b: str

@@ -1,8 +1,6 @@
 """Numbers from replicates: means and intervals, paired tests on the same samples, ranks over many streams.
 
-Letters of shapes: M methods, B blocks (streams or cells), C cells (a seed and an order), N samples of a task, R rows
-of samples (a method in a cell), D draws. numpy and scipy are imported where they are needed. Draws come from fixed
-seeds and counts are added as whole numbers, so that the same runs give the same digits everywhere.
+Letters of shapes: M methods, B blocks (streams or cells). numpy and scipy are imported where they are needed.
 """
 
 from __future__ import annotations
@@ -11,27 +9,20 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import combinations
-from statistics import fmean, stdev, variance
-from typing import TYPE_CHECKING, NamedTuple
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
 
-from benchmark.record.schema import Record
+from benchmark.compare import variance
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
-DRAWS = 2000
+    Task = NDArray[Any] | Sequence[ArrayLike]  # (orders, seeds, samples), or (seeds, samples) of each order
+    Scores = Sequence[Task]
+    Groups = Sequence[ArrayLike | None]  # per task: (samples,)
+
 FEWEST_BLOCKS = 5  # of a critical difference: its distribution is that of many blocks
-AT_ONCE = 2**20  # random numbers held in memory
-
-
-class Paired(NamedTuple):
-    """A mean difference with its 95 % interval and two-sided p, in the unit of what was compared."""
-
-    difference: float
-    low: float
-    high: float
-    p: float
 
 
 # One set of runs
@@ -55,124 +46,94 @@ def deviation(values: Sequence[float | None]) -> float | None:
     return stdev(known) if len(known) > 1 else None
 
 
-def interval(runs: Sequence[Record], values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """A 95 % percentile interval of the mean from a nested bootstrap: orders are drawn, then seeds within each.
-
-    The runs of one key differ in seed and order, and runs of one order are alike, so both levels are drawn again.
-    None for a single run or with a null. Additions are elementwise, in one order, so that no machine rounds otherwise.
-    """
-    known = whole(values)
-    if len(known) < 2:
-        return None, None
-    import numpy as np
-
-    orders: dict[int, list[float]] = {}
-    for run, value in zip(runs, known, strict=True):
-        orders.setdefault(run.order, []).append(value)
-    sizes, widest = np.array([len(each) for each in orders.values()]), max(map(len, orders.values()))
-    table_OS = np.array([each + [0.0] * (widest - len(each)) for each in orders.values()])
-    generator = np.random.Generator(np.random.PCG64(int(runs[0].key, 16)))
-    total, count = np.zeros(DRAWS), np.zeros(DRAWS)
-    for _ in range(len(orders)):
-        order_D = (generator.random(DRAWS) * len(orders)).astype(int)
-        for place in range(widest):
-            seed_D = (generator.random(DRAWS) * sizes[order_D]).astype(int)
-            total += np.where(place < sizes[order_D], table_OS[order_D, seed_D], 0.0)
-            count += place < sizes[order_D]
-    low, high = np.percentile(total / count, [2.5, 97.5])
-    return float(low), float(high)
+# Runs and test samples
 
 
-# Two methods on the same samples
-
-
-def mcnemar(hits_a: ArrayLike, hits_b: ArrayLike) -> float:
-    """McNemar's exact two-sided p: of the samples (N,) that one of two models alone answers rightly, each does half.
-
-    Only for samples drawn independently of each other: those of one cell, for a sample that returns with every seed
-    is no new sample. 1 when the models never differ.
-    """
-    import numpy as np
-    from scipy.stats import binom
-
-    a_N, b_N = np.asarray(hits_a, bool), np.asarray(hits_b, bool)
-    if a_N.shape != b_N.shape:
-        raise ValueError(f"hits of other samples: {a_N.shape} and {b_N.shape}")
-    only_a, only_b = int((a_N & ~b_N).sum()), int((b_N & ~a_N).sum())
-    return min(1.0, 2 * float(binom.cdf(min(only_a, only_b), only_a + only_b, 0.5)))
-
-
-def resampled(tasks: Sequence[np.ndarray]) -> np.ndarray:
-    """The mean over tasks of the share of hits, per row: as observed, then under DRAWS draws of each task's samples.
+def interval(scores: Scores, groups: Groups | None = None, level: float = 0.95) -> tuple[float, float, float]:
+    """The mean over tasks, runs and samples, and its interval for other runs and other test samples.
 
     Args:
-        tasks: per task hits (R, N) as booleans; the rows were tested on the same samples, and share every draw.
+        scores: per task, each counting the same, an array (orders, seeds, samples) of scores in [0, 1]; where orders
+            have unequally many seeds, a list with an array (seeds, samples) for each order. Every run counts the same.
+        groups: per task (samples,) numbers of what belongs together (a patient, an image with its captions); None, or
+            None for a task: every sample stands for itself.
+        level: the share of such intervals that hold the truth.
 
     Returns:
-        (1 + DRAWS, R) fractions. The draws depend on the sizes of the tasks alone, not on who else is a row.
+        (mean, low, high), within [0, 1]. With one order they are about that order, with several about a random one;
+        with a single run about that trained model on other samples. With one group a task, nothing is known of samples
+        and they are about other runs on the same ones. Where nothing varies the interval is a point. NaN where
+        undefined: low and high of a single run without samples, or where only some tasks have several groups; all three
+        where a score is NaN or a task empty.
+
+    Raises:
+        ValueError: no tasks, or tasks of other runs.
+
+    The variance is that of two crossed ways of drawing (``variance.spread``): runs, by orders if there are several (the
+    seeds' part is in their means), else by seeds, and samples by groups, which all runs share; what chance of a run on
+    a sample adds is counted once. The critical value lies between Student's for the runs' few degrees of freedom and
+    that for the samples' many, as Cochran and Cox have it (Experimental Designs, 1957, 4.14), but for an exponent on
+    the runs' share of the variance: coverage stays within .93 to .97 whatever the share. Satterthwaite's degrees of
+    freedom cover .87 with two runs or two orders and .92 with three at worst, and at the small levels that Holm's
+    correction asks for they are exceeded many times too often: runs that happen to agree look like many.
     """
-    import numpy as np
-
-    generator = np.random.Generator(np.random.PCG64(0))
-    total = np.zeros((1 + DRAWS, len(tasks[0])))
-    for hits_RN in tasks:
-        samples = hits_RN.shape[1]
-        hits_NR = hits_RN.T.astype(np.float32)  # exact: sums of whole numbers below 2 ** 24
-        total[0] += hits_RN.sum(axis=1) / samples
-        step = max(1, AT_ONCE // samples)
-        for start in range(1, 1 + DRAWS, step):
-            draws = min(step, 1 + DRAWS - start)
-            drawn_DN = (generator.random((draws, samples)) * samples).astype(int)
-            drawn_DN += samples * np.arange(draws)[:, None]
-            times_DN = np.bincount(drawn_DN.ravel(), minlength=draws * samples).reshape(draws, samples)
-            total[start : start + draws] += (times_DN.astype(np.float32) @ hits_NR).astype(float) / samples
-    return total / len(tasks)
+    found = _spread([list(map(_floats, task)) for task in scores], groups)
+    return float(found.mean), *_ends(found, level, lowest=0.0)
 
 
-def paired(a_EC: np.ndarray, b_EC: np.ndarray) -> Paired:
-    """Whether ``a`` and ``b`` differ beyond what other runs and other samples would change.
+def difference(
+    a: Scores, b: Scores, groups: Groups | None = None, level: float = 0.95
+) -> tuple[float, float, float, float]:
+    """The mean of a - b with its interval, and the two-sided p of none: as ``interval``, of each sample's difference.
 
     Args:
-        a_EC, b_EC: of the cells that both share, columns of ``resampled``: row 0 observed, then the draws (1 + D, C).
+        a, b: as there, with the same orders, seeds and samples in the same places. groups, level: as there.
 
-    The cells are drawn again over the draws of the samples, C - 1 of C so that the variance between cells comes out
-    unbiased (Rao and Wu, JASA 1988). Interval and p are Student's with that bootstrap's standard error: percentiles of
-    a bootstrap of two or three seeds are too narrow, and a share of 2000 draws is too coarse to be corrected for
-    hundreds of pairs. Degrees of freedom by Satterthwaite: the variance between cells, s^2 / C, has C - 1, the samples'
-    any number. Of one cell the answer is about those two trained models, not about the methods.
+    Returns:
+        (mean, low, high, p), within [-1, 1]; p is below 1 - level just where the interval leaves zero out, and NaN
+        where it is. Where nothing varies p is 1 without a difference, else 0.
+
+    Raises:
+        ValueError: no tasks, or the two were not tested in the same runs on the same samples.
     """
-    import numpy as np
-    from scipy.stats import t
-
-    gap_EC = a_EC - b_EC
-    cells = gap_EC.shape[1]
-    difference = fmean(gap_EC[0].tolist())
-    generator = np.random.Generator(np.random.PCG64(1))
-    drawn, rows = np.zeros(DRAWS), np.arange(1, 1 + DRAWS)
-    for _ in range(max(1, cells - 1)):
-        drawn += gap_EC[rows, (generator.random(DRAWS) * cells).astype(int)]
-    error = float(drawn.std()) / max(1, cells - 1)
-    if error < 1e-12:  # no sample and no cell says anything else
-        return Paired(difference, difference, difference, 1.0 if abs(difference) < 1e-12 else 0.0)
-    between = variance(gap_EC[0].tolist()) / cells if cells > 1 else 0.0
-    freedom = (cells - 1) * max(1.0, (error**2 / between) ** 2) if between > 1e-24 else math.inf
-    half = error * float(t.ppf(0.975, freedom))
-    low, high = max(-1.0, difference - half), min(1.0, difference + half)
-    return Paired(difference, low, high, 2 * float(t.sf(abs(difference) / error, freedom)))
+    mine, other = ([list(map(_floats, task)) for task in each] for each in (a, b))
+    if [[order.shape for order in task] for task in mine] != [[order.shape for order in task] for task in other]:
+        raise ValueError("the two were not tested in the same runs on the same samples")
+    gaps = [[one - two for one, two in zip(*tasks, strict=True)] for tasks in zip(mine, other, strict=True)]
+    found = _spread(gaps, groups)
+    mean, error = float(found.mean), float(found.error)
+    if math.isnan(error):
+        p = math.nan
+    elif error < 1e-12:
+        p = 1.0 if abs(mean) < 1e-12 else 0.0
+    else:
+        p = found.p(abs(mean) / error)
+    return mean, *_ends(found, level, lowest=-1.0), p
 
 
-def paired_bootstrap(a: Sequence[Sequence[np.ndarray]], b: Sequence[Sequence[np.ndarray]]) -> Paired:
-    """``paired`` of two methods from their hits: per cell, per task booleans (N,), of both the same cells and samples.
-
-    The statistic is the mean over cells and tasks of the difference in the share of hits; every task counts the same.
-    A draw takes the same samples in every cell, because it is the same test set that every run was tested on.
-    """
+def _floats(values: ArrayLike) -> NDArray[np.float64]:
     import numpy as np
 
-    if [[len(task) for task in cell] for cell in a] != [[len(task) for task in cell] for cell in b] or not a:
-        raise ValueError("the two methods were not tested in the same cells on the same samples")
-    share_ER = resampled([np.array(rows, bool) for rows in zip(*a, *b, strict=True)])
-    return paired(share_ER[:, : len(a)], share_ER[:, len(a) :])
+    return np.asarray(values, dtype=np.float64)
+
+
+def _spread(tasks: Sequence[Sequence[NDArray[np.float64]]], groups: Groups | None) -> variance.Spread:
+    import numpy as np
+
+    runs = [[len(seeds) for seeds in task] for task in tasks]
+    if not runs or not runs[0] or min(runs[0]) < 1 or any(each != runs[0] for each in runs):
+        raise ValueError("no tasks, or tasks that were not learned in the same runs")
+    units = runs[0] if len(runs[0]) > 1 else [1] * runs[0][0]
+    given = [None] * len(tasks) if groups is None else groups
+    numbers = [None if own is None else np.asarray(own) for own in given]
+    return variance.spread([np.concatenate(task) for task in tasks], units, numbers)
+
+
+def _ends(found: variance.Spread, level: float, lowest: float) -> tuple[float, float]:
+    if math.isnan(found.error):
+        return math.nan, math.nan
+    mean, half = float(found.mean), float(found.error * found.critical(1 - level))
+    return max(lowest, mean - half), min(1.0, mean + half)
 
 
 # Many methods
@@ -210,10 +171,11 @@ def friedman(table_BM: ArrayLike) -> tuple[float, float, list[float]]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p values, in the order given."""
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for step, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - step) * p_values[place]))
+    """Holm's step-down adjusted p values, in the order given; NaN, of what cannot be tested, stays uncounted."""
+    tested = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
+    adjusted, largest = [math.nan] * len(p_values), 0.0
+    for step, (p, place) in enumerate(tested):
+        largest = max(largest, min(1.0, (len(tested) - step) * p))
         adjusted[place] = largest
     return adjusted
 

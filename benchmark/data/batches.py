@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark import kinds
+from benchmark.data import sources
 from benchmark.data.cache import cached
 from benchmark.data.catalog import Source
 from benchmark.data.sources.split import Split
@@ -31,13 +32,15 @@ class Samples:
     """One split as tensors: ``labels`` (P,) global ids of the samples.
 
     ``images`` uint8 (N, 3, H, W) and ``texts`` int64 tokens (M, L) are None where a task has none or they are withheld;
-    ``pairs`` (P, 2) are the image and the text of every sample, None where sample i is image i.
+    ``pairs`` (P, 2) are the image and the text of every sample, None where sample i is image i. ``groups`` (P,) number
+    what belongs together (a patient), None where each sample stands for itself.
     """
 
     images: Tensor | None
     labels: Tensor
     texts: Tensor | None = None
     pairs: Tensor | None = None
+    groups: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -192,7 +195,7 @@ def task_data(
     inputs: str = "both",
 ) -> TaskData:
     """Read a task's samples (through the cache), ready for a backbone of this image size and tokenizer."""
-    splits = {}
+    splits, groups = {}, sources.groups(source)
     for split, found in cached(source, identity, size).items():
         chosen = limited(found.labels, limit)
         labels = found.labels[chosen]
@@ -205,7 +208,8 @@ def task_data(
             text_rows, text_P = np.unique(found.pairs[chosen, 1], return_inverse=True)
             texts = tokenize([found.texts[row] for row in text_rows])
             pairs = torch.from_numpy(np.stack([image_P, text_P], axis=1))
-        splits[split] = Samples(_pixels(found, rows), torch.from_numpy(labels), texts, pairs).only(inputs)
+        own = groups[split][chosen] if split in groups else None
+        splits[split] = Samples(_pixels(found, rows), torch.from_numpy(labels), texts, pairs, own).only(inputs)
     return TaskData(task, splits)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from base64 import b64decode
+import zlib
+from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,22 +110,92 @@ class Provenance:
 
 
 @dataclass(frozen=True)
-class Hits:
-    """Whether each of ``n`` test samples was answered rightly: base64 of ``numpy.packbits``."""
+class SampleScores:
+    """The primary metric of each of ``n`` test samples or queries: ``bits`` where all are 0 or 1, else ``levels``.
+
+    Attributes:
+        bits: base64 of ``numpy.packbits``.
+        levels: base64 of zlib of uint8, 255 = 1.
+        parts: of how many samples each of several means consists whose mean is the task's score, such as the queries by
+            image and those by text; empty: one mean over all.
+    """
 
     n: Annotated[int, Meta(ge=1)]
-    bits: str
+    bits: str = ""
+    levels: str = ""
+    parts: list[Count] = field(default_factory=list)
+
+    @classmethod
+    def packed(cls, scores: NDArray[Any], parts: Sequence[int] = ()) -> SampleScores:
+        """Of booleans (N,), or of fractions, to 1/255."""
+        import numpy as np
+
+        if scores.dtype == bool:
+            return cls(len(scores), bits=b64encode(np.packbits(scores).tobytes()).decode(), parts=list(parts))
+        levels = np.round(255 * scores).astype(np.uint8)
+        return cls(len(scores), levels=_deflated(levels.tobytes()), parts=list(parts))
 
     @property
     def whole(self) -> bool:
-        """Whether these are the bits of ``n`` samples."""
+        """Whether these are the scores of ``n`` samples."""
         try:
-            return len(b64decode(self.bits, validate=True)) == -(-self.n // 8)
+            packed = len(b64decode(self.bits, validate=True)) == -(-self.n // 8) and not self.levels
+            levels = not self.bits and len(_inflated(self.levels)) == self.n
+        except ValueError:
+            return False
+        return (packed or levels) and (not self.parts or (sum(self.parts) == self.n and min(self.parts) > 0))
+
+    def unpacked(self) -> NDArray[np.float64]:
+        """The scores (N,), in [0, 1]."""
+        import numpy as np
+
+        if self.bits:
+            return np.unpackbits(np.frombuffer(b64decode(self.bits), np.uint8), count=self.n).astype(np.float64)
+        return np.frombuffer(_inflated(self.levels), np.uint8) / 255.0
+
+    def weighed(self) -> NDArray[np.float64]:
+        """The scores (N,), each times what it counts, so that their mean is the task's score."""
+        import numpy as np
+
+        if not self.parts:
+            return self.unpacked()
+        return self.unpacked() * np.repeat([self.n / (len(self.parts) * size) for size in self.parts], self.parts)
+
+
+@dataclass(frozen=True)
+class SampleGroups:
+    """Which of ``n`` test samples belong together (a patient, an image and its captions): base64 of zlib of uint32."""
+
+    n: Annotated[int, Meta(ge=1)]
+    numbers: str
+
+    @classmethod
+    def packed(cls, numbers: NDArray[Any]) -> SampleGroups:
+        """Of whole numbers (N,)."""
+        return cls(len(numbers), _deflated(numbers.astype("<u4").tobytes()))
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are the groups of ``n`` samples."""
+        try:
+            return len(_inflated(self.numbers)) == 4 * self.n
         except ValueError:
             return False
 
-    def unpacked(self) -> NDArray[np.bool_]:
-        """A boolean for each sample (N,)."""
+    def unpacked(self) -> NDArray[np.int64]:
+        """The number of each sample's group (N,)."""
         import numpy as np
 
-        return np.unpackbits(np.frombuffer(b64decode(self.bits), np.uint8), count=self.n).astype(bool)
+        return np.frombuffer(_inflated(self.numbers), "<u4").astype(np.int64)
+
+
+def _deflated(data: bytes) -> str:
+    return b64encode(zlib.compress(data, 9)).decode()
+
+
+def _inflated(text: str) -> bytes:
+    """The bytes behind ``_deflated``; ValueError where there are none."""
+    try:
+        return zlib.decompress(b64decode(text, validate=True))
+    except zlib.error as error:
+        raise ValueError(str(error)) from None

@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from benchmark import kinds
 from benchmark.kinds import Kind
-from benchmark.record.parts import Configuration, Costs, Count, FileName, Hits, Provenance
+from benchmark.record.parts import Configuration, Costs, Count, FileName, Provenance, SampleGroups, SampleScores
 
 SCHEMA = 1
 PROTOCOLS = ("given", "hidden")
@@ -61,7 +61,9 @@ class Record:
         router_accuracy: the share of samples that the router sent to their own task, a matrix; None in old records.
         router_confusion: (T, T) how many test samples of each task the final router sent to each task.
         summary: protocol -> name -> number, None where it is undefined; None until the run is complete.
-        hits: protocol -> task -> the final model's right answers; None in records made before they were kept.
+        hits: protocol -> task -> the final model's score of each sample, None without an answer; None in records made
+            before they were kept. Old retrieval records have R@1 there.
+        groups: task -> which of these samples belong together; without the tasks where each stands for itself.
         missing: withheld input -> protocol -> the final model's row without it; of fusion.
         stages: rows of the matrices that are filled.
     """
@@ -88,7 +90,8 @@ class Record:
     cost: Costs = field(default_factory=Costs)
     provenance: Provenance = field(default_factory=Provenance)
     router_confusion: list[list[Count]] | None = None
-    hits: dict[str, dict[str, Hits | None]] | None = None
+    hits: dict[str, dict[str, SampleScores | None]] | None = None
+    groups: dict[str, SampleGroups] | None = None
     missing: dict[str, dict[str, Row]] | None = None
 
     @classmethod
@@ -116,13 +119,16 @@ class Record:
     def to_json(self) -> dict[str, Any]:
         """The keys in the order of ``run.json``; parts that a run does not have are left out."""
         value = asdict(self)
-        last = [name for name in ("router_confusion", "hits", "missing") if value[name] is not None]
+        last = [name for name in ("router_confusion", "hits", "groups", "missing") if value[name] is not None]
         ordered = {name: value[name] for name in (*ORDER, *last)}
         for part, names in LATER.items():
             for name, default in names.items():
                 if ordered[part][name] == default:
                     del ordered[part][name]
         ordered["stream"]["tasks"] = ordered["stream"].pop("tasks")
+        for kept in (ordered.get("hits") or {}).values():
+            for task, scores in kept.items():
+                kept[task] = {name: part for name, part in scores.items() if part} if scores is not None else None
         return ordered
 
     @property
@@ -204,10 +210,16 @@ class Record:
             rows = self.missing.get(name, {}) if self.missing is not None else None
             if rows is not None and [len(rows.get(protocol, ())) for protocol in PROTOCOLS] != [tasks] * 2:
                 yield f"missing lacks {name!r} with {tasks} tasks, identity given and hidden"
+        groups = self.groups or {}
         for protocol, kept in (self.hits or {}).items():
             for task, hits in kept.items():
                 if hits is not None and not hits.whole:
-                    yield f"hits.{protocol}.{task} is not n and the bits of n samples"
+                    yield f"hits.{protocol}.{task} is not n and the bits or levels of n samples"
+                elif hits is not None and task in groups and groups[task].n != hits.n:
+                    yield f"groups.{task} is not of the samples of hits.{protocol}.{task}"
+        for task, numbers in groups.items():
+            if not numbers.whole:
+                yield f"groups.{task} is not n and the numbers of n samples"
         if not self.provenance.fingerprint:
             yield "provenance lacks 'fingerprint'"
         try:

@@ -35,7 +35,7 @@ COLUMNS = (
     BoardColumn("protocol", "identity", "is the model told which task a sample belongs to?"),
     BoardColumn("n_runs", "runs", "replicates: seeds times orders", DOWN),
     BoardColumn("last_acc_mean", "last", "mean over tasks after the last one ± deviation over runs", DOWN, spread=True),
-    BoardColumn("last_acc_ci_low", "95 % interval", "nested bootstrap over orders and seeds", DOWN),
+    BoardColumn("last_acc_ci_low", "95 % interval", "of the last score, for other runs and other test samples", DOWN),
     BoardColumn("forgetting_mean", "forgetting", "best earlier score minus the final one", UP, spread=True),
     BoardColumn("bwt_mean", "BWT", "backward transfer", DOWN, spread=True),
     BoardColumn("fwt_mean", "FWT", "forward transfer", DOWN),

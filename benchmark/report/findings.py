@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from statistics import fmean
 
 from benchmark.compare.entries import GROUPS
-from benchmark.compare.rows import LeaderboardRow, OverallRow
+from benchmark.compare.rows import LeaderboardRow, OverallRow, PairRow
 from benchmark.compare.tables import percent
 from benchmark.record.schema import PROTOCOLS
 from benchmark.report.details import MethodView
 from benchmark.report.views import StreamView
-from benchmark.report.wording import per_cent
+from benchmark.report.wording import p_value, per_cent
 
 NOTHING = 0.0005  # less than this is 0.0 per cent as printed
 Best = list[tuple[str, dict[str, LeaderboardRow | None]]]  # a group, and by protocol its best row
@@ -61,8 +62,11 @@ def _score(row: LeaderboardRow) -> float:
     return row.last_acc_mean
 
 
-def lead(rows: Sequence[LeaderboardRow], measure: str) -> list[Lead]:
-    """Who is ahead under each protocol, and whether the runner-up of the same group can be told from it."""
+def lead(rows: Sequence[LeaderboardRow], pairs: Sequence[PairRow], measure: str) -> list[Lead]:
+    """Who is ahead under each protocol, and whether the runner-up of the same group can be told from it.
+
+    That is said by p after Holm's correction, of ``pairs``: intervals that overlap do not say that two are alike.
+    """
     said = []
     for protocol, told in zip(PROTOCOLS, TOLD, strict=True):
         mine = sorted(_answered(rows, protocol), key=lambda row: (-_score(row), row.method))
@@ -73,19 +77,23 @@ def lead(rows: Sequence[LeaderboardRow], measure: str) -> list[Lead]:
         names = " and ".join([best.method, *equal])
         score = percent(best.last_acc_mean, best.last_acc_std)
         rivals = [r for r in mine if r.rank_class == best.rank_class and r.method not in (best.method, *equal)]
-        said.append(Lead(told, names, f"{score} % {measure}", _runner_up(best, rivals[:1])))
+        said.append(Lead(told, names, f"{score} % {measure}", _runner_up(best, rivals[:1], pairs)))
     return said
 
 
-def _runner_up(best: LeaderboardRow, rivals: Sequence[LeaderboardRow]) -> str:
+def _runner_up(best: LeaderboardRow, rivals: Sequence[LeaderboardRow], pairs: Sequence[PairRow]) -> str:
     if not rivals:
         return ""
     other = rivals[0]
     after = f"Next among equals is {other.method}, {percent(other.last_acc_mean, other.last_acc_std)} %"
-    low, high = best.last_acc_ci_low, other.last_acc_ci_high
-    if low is None or high is None:
-        return f"{after}; compared by single runs, which say nothing about chance."
-    return f"{after}; their 95 % intervals {'overlap' if low <= high else 'do not overlap'}."
+    both = {(best.method, best.key), (other.method, other.key)}
+    mine = [row for row in pairs if {(row.method_a, row.key_a), (row.method_b, row.key_b)} == both]
+    pair = next((row for row in mine if row.protocol == best.protocol), None)
+    if pair is None or math.isnan(pair.p_holm):
+        return f"{after}; whether that is chance cannot be said of these records."
+    told = "can" if pair.p_holm < 0.05 else "cannot"
+    of = "two trained models" if pair.n_cells == 1 else "two"
+    return f"{after}; the {of} {told} be told apart (p {p_value(pair.p_holm)} after Holm's correction over all pairs)."
 
 
 def forgetting(rows: Sequence[LeaderboardRow]) -> list[str]:

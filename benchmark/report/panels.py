@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from benchmark.compare import comparisons, stats
+from benchmark.compare import stats
 from benchmark.compare.rows import LeaderboardRow, PairRow
 from benchmark.compare.tables import percent
 from benchmark.record.schema import PROTOCOLS
@@ -112,9 +112,8 @@ def scales(methods: Sequence[MethodView]) -> Scales:
     return Scales(max(steps, default=0.0), max(modal, default=0.0))
 
 
-def pairs(view: StreamView) -> tuple[list[PairPanel], str]:
-    """A panel for each protocol; or why there is none."""
-    rows = comparisons.pairs(view.runs)
+def pairs(view: StreamView, rows: Sequence[PairRow]) -> tuple[list[PairPanel], str]:
+    """A panel for each protocol; or why there is none. ``rows``: the stream's, of ``comparisons.pairs``."""
     if not rows:
         why = "Whether two methods differ on the same samples cannot be said here: "
         if any(run.hits for run in view.runs):
@@ -138,7 +137,7 @@ def _pair(row: PairRow, sign: int, top: float) -> PairCell:
     low, high = sorted((sign * row.ci_low, sign * row.ci_high))
     one, other = (row.method_a, row.method_b)[::sign]
     title = f"{one} minus {other}: {percent(sign * row.difference)} points, 95 % {percent(low)} to {percent(high)}, "
-    title += f"p {p_value(row.p_bootstrap)}, after Holm {p_value(row.p_holm)}, McNemar {p_value(row.p_mcnemar)}"
+    title += f"p {p_value(row.p)}, after Holm {p_value(row.p_holm)}"
     title += f"; {row.n_cells} cells, {row.n_samples} samples"
     return PairCell(sign * row.difference, abs(row.difference) / top, title, row.p_holm < 0.05)
 

@@ -102,11 +102,12 @@ def stream_section(records: Sequence[Record], results_at: str, matrices: bool, p
     rows, best = view.rows, findings.best_of_groups(view.rows)
     papers.tables[f"{view.id}.tex"] = latex.leaderboard(view.name, view.measure, rows)
     steps_said, no_steps = findings.steps(view.methods)
-    pairs, no_pairs = panels.pairs(view)
+    compared = comparisons.pairs(view.runs)
+    pairs, no_pairs = panels.pairs(view, compared)
     return StreamSection(
         view=view,
         about=_about(view),
-        lead=findings.lead(rows, view.measure),
+        lead=findings.lead(rows, compared, view.measure),
         best=best,
         bold=_bold(rows, best),
         forgetting=findings.forgetting(rows),

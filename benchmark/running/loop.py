@@ -5,7 +5,6 @@ The state after each phase is on disk, so a run that was killed goes on at its l
 
 from __future__ import annotations
 
-import base64
 import resource
 import sys
 import time
@@ -21,7 +20,8 @@ from benchmark.config.run_config import RunConfig
 from benchmark.data.batches import TaskData
 from benchmark.record.files import now
 from benchmark.record.folder import RunFolder
-from benchmark.record.schema import PROTOCOLS, Costs, Hits, Record
+from benchmark.record.parts import SampleGroups, SampleScores
+from benchmark.record.schema import PROTOCOLS, Costs, Record
 from benchmark.record.summary import summarise
 from benchmark.running import state
 from benchmark.running.answers.question import Cell
@@ -152,15 +152,11 @@ class Loop:
             self.logger.log_metrics(scores, sum(map(self._steps, self.data[:stage])))
 
     def _keep_last(self, cells: Cells) -> None:
-        """Of the final model: where it sent which samples, and which it answered rightly."""
+        """Of the final model: where it sent which samples, its score of each, and which samples belong together."""
         routed = [list(cell.routed) if cell and cell.routed else None for cell in cells["hidden"]]
         confusion = None if None in routed else [row for row in routed if row is not None]
-        hits = {
-            protocol: {task.name: packed(cell.hits if cell else None)
-                       for task, cell in zip(self.stream, row, strict=True)}
-            for protocol, row in cells.items()
-        }  # fmt: skip
-        self.record = replace(self.record, router_confusion=confusion, hits=hits)
+        hits, groups = kept_of_samples(cells, [task.name for task in self.stream])
+        self.record = replace(self.record, router_confusion=confusion, hits=hits, groups=groups)
 
     def _finish(self) -> None:
         """What the final model answers without an input, then all that stays, the record last."""
@@ -201,9 +197,20 @@ class Loop:
         )
 
 
-def packed(hits: np.ndarray | None) -> Hits | None:
-    """Whether each sample was answered rightly, for JSON; None without an answer."""
-    return None if hits is None else Hits(len(hits), base64.b64encode(np.packbits(hits).tobytes()).decode())
+def kept_of_samples(
+    cells: Cells, names: Sequence[str]
+) -> tuple[dict[str, dict[str, SampleScores | None]], dict[str, SampleGroups] | None]:
+    """What a record keeps of the samples of a row: by protocol and task their scores, by task what belongs together."""
+    hits: dict[str, dict[str, SampleScores | None]] = {protocol: {} for protocol in cells}
+    groups: dict[str, SampleGroups] = {}
+    for protocol, row in cells.items():
+        for name, cell in zip(names, row, strict=True):
+            hits[protocol][name] = None
+            if cell is not None and cell.hits is not None:
+                hits[protocol][name] = SampleScores.packed(cell.hits, cell.parts)
+            if cell is not None and cell.groups is not None:
+                groups[name] = SampleGroups.packed(np.unique(cell.groups, return_inverse=True)[1])
+    return hits, groups or None
 
 
 def _scores(cells: Sequence[Cell | None], metric: str) -> list[float | None]:

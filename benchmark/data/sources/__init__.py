@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from benchmark.data.catalog import Source
 from benchmark.data.sources import class_folders, function, medmnist, npz, phantoms, table
 from benchmark.data.sources.split import SPLITS, Split, check_labels
 
-__all__ = ["READERS", "SPLITS", "Reader", "Split", "check_labels", "identity", "load"]
+__all__ = ["READERS", "SPLITS", "Reader", "Split", "check_labels", "groups", "identity", "load"]
 
 
 class Reader(Protocol):
@@ -29,6 +32,15 @@ READERS: dict[str, Reader] = {
 
 def load(source: Source, split: str) -> Split:
     return READERS[source.kind].load(source, split)
+
+
+def groups(source: Source) -> dict[str, NDArray[np.int64]]:
+    """By split the number of every sample's group, what belongs together: a patient, images of one study.
+
+    Only of splits where some samples share one, and only tables tell. It is no content: neither the identity of the
+    samples nor the cache knows of it.
+    """
+    return table.groups(source) if source.kind == "table" else {}
 
 
 def identity(source: Source) -> str:

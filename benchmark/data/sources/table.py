@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from benchmark import kinds
 from benchmark.data.catalog import Source
 from benchmark.data.sources.held_out import drawn
 from benchmark.data.sources.in_files import Sample, as_split, content_identity, none_empty
 from benchmark.data.sources.options import named, one_for_each_class
-from benchmark.data.sources.pairs import components
+from benchmark.data.sources.pairs import components, numbered
 from benchmark.data.sources.split import SPLITS, Split
 from benchmark.data.sources.spreadsheet import as_text, cells_of
 from benchmark.errors import UserError, unknown
@@ -24,6 +27,12 @@ def load(source: Source, split: str) -> Split:
 
 def identity(source: Source) -> str:
     return content_identity(source, listed(source))
+
+
+def groups(source: Source) -> dict[str, NDArray[np.int64]]:
+    """The number of every sample's group by split, without the splits where each sample is a group of its own."""
+    numbers = {split: numbered([sample.group for sample in samples])[1] for split, samples in listed(source).items()}
+    return {split: number_P for split, number_P in numbers.items() if number_P.max() + 1 < len(number_P)}
 
 
 def listed(source: Source) -> dict[str, list[Sample]]:

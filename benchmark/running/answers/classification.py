@@ -36,7 +36,8 @@ def answered(question: Question) -> Cell:
     answers_N = torch.where(logits_NC.isnan().any(1), -1, ids_C[logits_NC.nan_to_num().argmax(1)])
     kept = {"answer": answers_N.numpy()} if question.hidden else {"logits": logits_NC.numpy().astype(np.float16)}
     hits = None if (answers_N < 0).any() else (answers_N == labels_N).numpy()
-    return Cell(sample_metrics(logits_NC, target_N, own_K), kept, hits, *question.routes(routed))
+    metrics, groups = sample_metrics(logits_NC, target_N, own_K), question.samples.groups
+    return Cell(metrics, kept, hits, groups, **question.routes(routed))
 
 
 def sample_metrics(logits_NC: Tensor, target_N: Tensor, own_K: Tensor) -> dict[str, float]:

@@ -4,29 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.data.batches import TaskData
+from benchmark.data.batches import Samples, TaskData
 from benchmark.stream import Label, Stream, Task
 from methods.base import Batch, IncrementalMethod, takes_route
+
+
+class Routes(TypedDict, total=False):
+    """The fields of a cell that the router fills, if there is one."""
+
+    router_accuracy: float
+    routed: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Cell:
     """One task after one stage under one protocol; ``arrays`` are its predictions by name (``Kind.kept``).
 
-    ``hits`` bool: whether each sample is answered rightly, of retrieval whether each image, then each text, finds its
-    match first; None without an answer. ``routed``: how many samples the router sends to each task.
+    Attributes:
+        hits: the primary metric of each sample (N,): of classes whether it is answered rightly, bool; of retrieval, for
+            each image, then each text, the mean of R@1, R@5 and R@10; None without an answer.
+        groups: (N,) numbers of those that belong together; None: each stands for itself.
+        parts: how many of the N each of several means is over whose mean the primary metric is; empty: one mean.
+        routed: how many samples the router sends to each task.
     """
 
     metrics: Mapping[str, float]
     arrays: Mapping[str, NDArray[Any]]
-    hits: NDArray[np.bool_] | None
+    hits: NDArray[Any] | None
+    groups: NDArray[np.int64] | None = None
+    parts: tuple[int, ...] = ()
     router_accuracy: float | None = None
     routed: tuple[int, ...] | None = None
 
@@ -60,6 +73,11 @@ class Question:
         """The task's identity, if it is given."""
         return None if self.hidden else self.task
 
+    @property
+    def samples(self) -> Samples:
+        """The task's held-out samples."""
+        return self.data[self.task.index].splits[self.split]
+
     def of(self, task: Task) -> Question:
         """The same of another task's samples."""
         return replace(self, task=task)
@@ -80,14 +98,15 @@ class Question:
         answer = ask(shown, *more, self.told, **options)
         return answer.float().cpu(), None if route_B is None else route_B.cpu()
 
-    def routes(self, routed: Sequence[Tensor | None]) -> tuple[float | None, tuple[int, ...] | None]:
+    def routes(self, routed: Sequence[Tensor | None]) -> Routes:
         """The share of the task's samples that are routed to it, and how many are routed to each task."""
         known = [route_B for route_B in routed if route_B is not None]
         if not known:
-            return None, None
+            return {}
         route_N = torch.cat(known)
         counts = torch.bincount(route_N[route_N >= 0], minlength=len(self.stream))  # -1: the frozen model
-        return (route_N == self.task.index).float().mean().item(), tuple(counts.tolist())
+        own = (route_N == self.task.index).float().mean().item()
+        return {"router_accuracy": own, "routed": tuple(counts.tolist())}
 
 
 def unlabelled(batch: Batch, hidden: bool) -> Batch:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.metrics import DIRECTIONS, best_ranks, match_metrics
+from benchmark.metrics import DIRECTIONS, RECALLS, best_ranks, match_metrics
 from benchmark.running.answers.question import Cell, Question
 from benchmark.stream import Task
 
@@ -47,9 +48,23 @@ def answered(question: Question) -> Cell:
         similarity_QG = own.features[asking] @ gallery_GE.T
         ranks[way] = best_ranks(similarity_QG.numpy(), positive_QG.numpy())
     rank_Q = np.concatenate([ranks[way] for way in DIRECTIONS])
-    hits = None if np.isnan(rank_Q).any() else rank_Q == 1
+    hits = None if np.isnan(rank_Q).any() else np.mean([rank_Q <= k for k in RECALLS], axis=0)
+    sizes = tuple(len(ranks[way]) for way in DIRECTIONS)
     kept = {f"{way}_rank": rank.astype(np.float32) for way, rank in ranks.items()}
-    return Cell(match_metrics(ranks), kept, hits, *question.routes(own.routed))
+    groups = query_groups(own.pairs.numpy(), question.samples.groups)
+    return Cell(match_metrics(ranks), kept, hits, groups, sizes, **question.routes(own.routed))
+
+
+def query_groups(pairs: NDArray[np.int64], groups: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """The group of every image, then of every text: an image and its texts belong together.
+
+    Args:
+        pairs: (P, 2) image row, text row. groups: (P,) numbers of what belongs together beyond that, such as patients.
+
+    A text of several images belongs to the first of them.
+    """
+    own_P = pairs[:, 0] if groups is None else groups
+    return np.concatenate([own_P[np.unique(pairs[:, side], return_index=True)[1]] for side in (0, 1)])
 
 
 def _embedded(question: Question, task: Task) -> Items:
