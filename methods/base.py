@@ -150,7 +150,7 @@ class IncrementalMethod(L.LightningModule):
 
     def embed_image(self, batch: Batch) -> Tensor:
         """(B, E) image features, augmented while training; they must not depend on the batch's texts."""
-        return self.backbone.image(self.views(batch["image"], self.training))
+        return self.backbone.image(self.views(batch["image"], self.training, batch.get("task")))
 
     def embed_text(self, batch: Batch) -> Tensor:
         """(B, E) text features; they must not depend on the batch's images."""
@@ -175,12 +175,27 @@ class IncrementalMethod(L.LightningModule):
 
     # ---- what methods share ---------------------------------------------------------------------------------------
 
-    def views(self, image: Tensor, train: bool) -> Tensor:
-        """uint8 (B, 3, H, W) -> normalised floats, augmented with a draw per sample if ``train``."""
+    def views(self, image: Tensor, train: bool, task: Tensor | None = None) -> Tensor:
+        """uint8 (B, 3, H, W) -> normalised floats, augmented with a draw per sample if ``train``.
+
+        Args:
+            task: (B,) the batch's ``task``, which says which images may be mirrored; without it they are mirrored only
+                if those of every task so far may be.
+        """
         images_BCHW = image.to(self.backbone.mean.dtype) / 255
         if train and self.budget.augment != "none":
-            images_BCHW = augment(images_BCHW, self.budget.augment == "crop", self.share)
+            may_mirror_B = self._may_mirror(image, task)
+            images_BCHW = augment(images_BCHW, self.budget.augment == "crop", self.share, may_mirror_B)
         return (images_BCHW - self.backbone.mean) / self.backbone.std
+
+    def _may_mirror(self, image: Tensor, task: Tensor | None) -> Tensor | None:
+        """(B,) bool: whose images may be mirrored; None where all may."""
+        sided = [known.index for known in self.tasks if not known.mirror]
+        if not sided:
+            return None
+        if task is None:
+            return torch.zeros(len(image), dtype=torch.bool, device=image.device)
+        return ~torch.isin(task, torch.tensor(sided, device=task.device))
 
     def objective(self, batch: Batch, image_BE: Tensor | None, text_BE: Tensor | None) -> Tensor:
         """The loss of the kind of task, on features of the batch: local cross-entropy, or contrast for retrieval."""

@@ -126,7 +126,7 @@ class CLLora(IncrementalMethod):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if len(self.tasks) > 1 and self.strength:
-            self._distil(self.views(batch["image"], train=True))
+            self._distil(self.views(batch["image"], True, batch["task"]))
         return super().training_step(batch, batch_idx)
 
     def _distil(self, images_BCHW: Tensor) -> None:

@@ -63,8 +63,8 @@ class DER(SequentialLora):
         dark, labelled = recall(self.memory, count), recall(self.memory, count)
         if not dark:
             return super().loss(batch)
-        images = torch.cat([batch["image"], dark["image"], labelled["image"]])
-        new_BE, dark_BE, labelled_BE = self.embed_image({"image": images}).chunk(3)
+        together = {name: torch.cat([part[name] for part in (batch, dark, labelled)]) for name in ("image", "task")}
+        new_BE, dark_BE, labelled_BE = self.embed_image(together).chunk(3)
         loss = self.local_cross_entropy(new_BE, batch) + self.beta * self.local_cross_entropy(labelled_BE, labelled)
         return loss + self.alpha * self._squares(dark_BE, dark["logits"])
 

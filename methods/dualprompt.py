@@ -169,7 +169,7 @@ class DualPrompt(IncrementalMethod):
         return self.backbone.image(images_BCHW, prefix=prefixes.get)
 
     def loss(self, batch: Batch) -> Tensor:
-        images_BCHW = self.views(batch["image"], self.training)
+        images_BCHW = self.views(batch["image"], self.training, batch["task"])
         image_BE = self.prompted(images_BCHW, self.own[-1].unsqueeze(2), None)
         cosine_B = F.cosine_similarity(self.query(images_BCHW), self.keys[-1], dim=-1)
         return self.local_cross_entropy(image_BE, batch) - self.pull * cosine_B.mean()

@@ -74,7 +74,7 @@ class LwF(SequentialLora):
     def loss(self, batch: Batch) -> Tensor:
         if self._earlier is None:
             return super().loss(batch)
-        images_BCHW = self.views(batch["image"], self.training)
+        images_BCHW = self.views(batch["image"], self.training, batch.get("task"))
         with torch.no_grad(), self.experts.mix({"teacher": 1.0}):
             old_BC = self.backbone.logits(self.backbone.image(images_BCHW), self._earlier)
         image_BE = self.backbone.image(images_BCHW)
