@@ -39,6 +39,7 @@ INPUTS: tuple[str, ...] = ("image", "text")  # what a batch may hold of a sample
 AUGMENTATIONS = ("none", "flip", "crop")
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 SCHEDULES = ("cosine", "constant")
+CANDIDATES = ("own", "seen")
 
 
 def takes_route(answer: Callable[..., Tensor]) -> bool:
@@ -66,6 +67,7 @@ class IncrementalMethod(L.LightningModule):
     version = 1  # raised when what the method computes changes at the same arguments: part of its runs' key
     ddp = True  # the loss is a mean over the batch plus a term of the parameters: processes may share a batch
     kinds: tuple[str, ...] = ("classification",)  # of tasks it learns; also "fusion" and "retrieval"
+    candidates = "own"  # labels over which a sample's loss runs: its own task's, or those "seen", of all tasks begun
 
     backbone: Backbone
     share: Share | None = None  # of the training batch at hand, where several processes learn together
@@ -198,21 +200,25 @@ class IncrementalMethod(L.LightningModule):
         return ~torch.isin(task, torch.tensor(sided, device=task.device))
 
     def objective(self, batch: Batch, image_BE: Tensor | None, text_BE: Tensor | None) -> Tensor:
-        """The loss of the kind of task, on features of the batch: local cross-entropy, or contrast for retrieval."""
+        """The loss of the kind of task, on features of the batch: cross-entropy, or contrast for retrieval.
+
+        Retrieval has no labels: what a pair is told from are the others of its batch, whatever ``candidates`` says.
+        """
         if self.tasks[-1].kind != "retrieval":
-            return self.local_cross_entropy(fused(image_BE, text_BE), batch)
+            return self.cross_entropy(fused(image_BE, text_BE), batch)
         assert image_BE is not None and text_BE is not None
         return contrastive_loss(image_BE, text_BE, belongs(batch), self.backbone.logit_scale.exp())
 
-    def local_cross_entropy(self, image_BE: Tensor, batch: Batch) -> Tensor:
-        """Mean cross-entropy of each sample over its own task's labels only ("local CE").
+    def cross_entropy(self, image_BE: Tensor, batch: Batch) -> Tensor:
+        """Mean cross-entropy of each sample over its own task's labels only ("local CE"), or over all labels seen.
 
-        One product with the texts of all labels seen, the other tasks' columns at -inf: a mixed batch (joint training,
-        replay) costs no more than a batch of one task, and nothing waits for the device.
+        One product with the texts of all labels seen; of ``candidates`` own the other tasks' columns are at -inf: a
+        mixed batch (joint training, replay) costs no more than a batch of one task, and nothing waits for the device.
         """
         table = self._table()
         logits_BC = self.backbone.logits(image_BE, table["text_CE"]).float()
-        logits_BC = logits_BC.masked_fill(~table["own_TC"][batch["task"]], -torch.inf)
+        if self.candidates == "own":
+            logits_BC = logits_BC.masked_fill(~table["own_TC"][batch["task"]], -torch.inf)
         return F.cross_entropy(logits_BC, table["column_L"][batch["label"]])
 
     def _table(self) -> dict[str, Tensor]:

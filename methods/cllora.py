@@ -39,7 +39,7 @@ from methods.lwf import distillation
 from methods.parts.backbones import Backbone
 from methods.parts.checks import above, at_least, one_of
 from methods.parts.experts import Experts
-from methods.parts.router import class_means
+from methods.parts.features import class_means
 
 PRESETS = {"official": {"epochs": 30, "batch_size": 64, "optimizer": "sgd", "lr": 0.03, "warmup": 0.0}}
 HEADS = ("prototype", "text")

@@ -80,7 +80,7 @@ class LwF(SequentialLora):
         image_BE = self.backbone.image(images_BCHW)
         new_BC = self.backbone.logits(image_BE, self._earlier)
         kd = distillation(new_BC, old_BC, self.temperature)
-        return self.local_cross_entropy(image_BE, batch) + self.strength * kd
+        return self.cross_entropy(image_BE, batch) + self.strength * kd
 
     @torch.no_grad()
     def end_task(self, task: Task, loader: Iterable[Batch]) -> None:

@@ -158,8 +158,8 @@ def _stream(
             for i, label in enumerate(source.classes)
         )
         first += 0 if space == "shared" else len(labels)
-        told = (entry[key] for key in ("name", "modality", "kind"))
-        tasks.append(Task(index, *told, labels, len(entries), entry["mirror"]))
+        name_of, modality = entry["name"], entry["modality"]
+        tasks.append(Task(index, name_of, modality, entry["kind"], labels, len(entries), entry["mirror"]))
     return Stream(name, version, kind.name, space, tuple(tasks))
 
 
