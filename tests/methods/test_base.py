@@ -266,7 +266,7 @@ def test_a_checkpoint_is_experts_and_memory_and_restores_the_answers() -> None:
     method, fresh = learned(0), learned(None)
     state = method.state_dict()
     experts = {f"backbone.image.{n}" for n, _ in method.backbone.image.named_parameters() if ".lora_" in n}
-    router = {f"memory.router_{name}" for name in ("projection", "gram", "sums", "tasks", "weights", "bias")}
+    router = {f"memory.router_{name}" for name in ("projection", "gram", "means", "counts", "tasks", "weights", "bias")}
     assert set(state) == experts | router
     assert len(experts) == 2 * 2 * 6 * tiny.LAYERS  # two tasks, A and B, six places
     file = io.BytesIO()
