@@ -20,7 +20,10 @@ class Label:
 
 @dataclass(frozen=True)
 class Task:
-    """One (modality, task) of a stream; ``of`` is the number of tasks announced."""
+    """One (modality, task) of a stream; ``of`` is the number of tasks announced.
+
+    ``mirror`` False: its samples mean something else seen in a mirror, and no augmentation may do that.
+    """
 
     index: int
     name: str
@@ -28,6 +31,7 @@ class Task:
     kind: str
     labels: tuple[Label, ...]
     of: int
+    mirror: bool = True
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ INPUTS: tuple[str, ...] = ("image", "text")  # what a batch may hold of a sample
 AUGMENTATIONS = ("none", "flip", "crop")
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 SCHEDULES = ("cosine", "constant")
+CANDIDATES = ("own", "seen")
 
 
 def takes_route(answer: Callable[..., Tensor]) -> bool:
@@ -66,6 +67,7 @@ class IncrementalMethod(L.LightningModule):
     version = 1  # raised when what the method computes changes at the same arguments: part of its runs' key
     ddp = True  # the loss is a mean over the batch plus a term of the parameters: processes may share a batch
     kinds: tuple[str, ...] = ("classification",)  # of tasks it learns; also "fusion" and "retrieval"
+    candidates = "own"  # labels over which a sample's loss runs: its own task's, or those "seen", of all tasks begun
 
     backbone: Backbone
     share: Share | None = None  # of the training batch at hand, where several processes learn together
@@ -150,7 +152,7 @@ class IncrementalMethod(L.LightningModule):
 
     def embed_image(self, batch: Batch) -> Tensor:
         """(B, E) image features, augmented while training; they must not depend on the batch's texts."""
-        return self.backbone.image(self.views(batch["image"], self.training))
+        return self.backbone.image(self.views(batch["image"], self.training, batch.get("task")))
 
     def embed_text(self, batch: Batch) -> Tensor:
         """(B, E) text features; they must not depend on the batch's images."""
@@ -175,29 +177,48 @@ class IncrementalMethod(L.LightningModule):
 
     # ---- what methods share ---------------------------------------------------------------------------------------
 
-    def views(self, image: Tensor, train: bool) -> Tensor:
-        """uint8 (B, 3, H, W) -> normalised floats, augmented with a draw per sample if ``train``."""
+    def views(self, image: Tensor, train: bool, task: Tensor | None = None) -> Tensor:
+        """uint8 (B, 3, H, W) -> normalised floats, augmented with a draw per sample if ``train``.
+
+        Args:
+            task: (B,) the batch's ``task``, which says which images may be mirrored; without it they are mirrored only
+                if those of every task so far may be.
+        """
         images_BCHW = image.to(self.backbone.mean.dtype) / 255
         if train and self.budget.augment != "none":
-            images_BCHW = augment(images_BCHW, self.budget.augment == "crop", self.share)
+            may_mirror_B = self._may_mirror(image, task)
+            images_BCHW = augment(images_BCHW, self.budget.augment == "crop", self.share, may_mirror_B)
         return (images_BCHW - self.backbone.mean) / self.backbone.std
 
+    def _may_mirror(self, image: Tensor, task: Tensor | None) -> Tensor | None:
+        """(B,) bool: whose images may be mirrored; None where all may."""
+        sided = [known.index for known in self.tasks if not known.mirror]
+        if not sided:
+            return None
+        if task is None:
+            return torch.zeros(len(image), dtype=torch.bool, device=image.device)
+        return ~torch.isin(task, torch.tensor(sided, device=task.device))
+
     def objective(self, batch: Batch, image_BE: Tensor | None, text_BE: Tensor | None) -> Tensor:
-        """The loss of the kind of task, on features of the batch: local cross-entropy, or contrast for retrieval."""
+        """The loss of the kind of task, on features of the batch: cross-entropy, or contrast for retrieval.
+
+        Retrieval has no labels: what a pair is told from are the others of its batch, whatever ``candidates`` says.
+        """
         if self.tasks[-1].kind != "retrieval":
-            return self.local_cross_entropy(fused(image_BE, text_BE), batch)
+            return self.cross_entropy(fused(image_BE, text_BE), batch)
         assert image_BE is not None and text_BE is not None
         return contrastive_loss(image_BE, text_BE, belongs(batch), self.backbone.logit_scale.exp())
 
-    def local_cross_entropy(self, image_BE: Tensor, batch: Batch) -> Tensor:
-        """Mean cross-entropy of each sample over its own task's labels only ("local CE").
+    def cross_entropy(self, image_BE: Tensor, batch: Batch) -> Tensor:
+        """Mean cross-entropy of each sample over its own task's labels only ("local CE"), or over all labels seen.
 
-        One product with the texts of all labels seen, the other tasks' columns at -inf: a mixed batch (joint training,
-        replay) costs no more than a batch of one task, and nothing waits for the device.
+        One product with the texts of all labels seen; of ``candidates`` own the other tasks' columns are at -inf: a
+        mixed batch (joint training, replay) costs no more than a batch of one task, and nothing waits for the device.
         """
         table = self._table()
         logits_BC = self.backbone.logits(image_BE, table["text_CE"]).float()
-        logits_BC = logits_BC.masked_fill(~table["own_TC"][batch["task"]], -torch.inf)
+        if self.candidates == "own":
+            logits_BC = logits_BC.masked_fill(~table["own_TC"][batch["task"]], -torch.inf)
         return F.cross_entropy(logits_BC, table["column_L"][batch["label"]])
 
     def _table(self) -> dict[str, Tensor]:

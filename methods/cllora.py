@@ -39,7 +39,7 @@ from methods.lwf import distillation
 from methods.parts.backbones import Backbone
 from methods.parts.checks import above, at_least, one_of
 from methods.parts.experts import Experts
-from methods.parts.router import class_means
+from methods.parts.features import class_means
 
 PRESETS = {"official": {"epochs": 30, "batch_size": 64, "optimizer": "sgd", "lr": 0.03, "warmup": 0.0}}
 HEADS = ("prototype", "text")
@@ -126,7 +126,7 @@ class CLLora(IncrementalMethod):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if len(self.tasks) > 1 and self.strength:
-            self._distil(self.views(batch["image"], train=True))
+            self._distil(self.views(batch["image"], True, batch["task"]))
         return super().training_step(batch, batch_idx)
 
     def _distil(self, images_BCHW: Tensor) -> None:

@@ -236,7 +236,7 @@ class CMAMoE(IncrementalMethod):
 
     def _inputs(self, batch: Batch, train: bool) -> dict[str, Tensor]:
         """What the batch holds, as the towers want it: normalised images, augmented in training, and tokens."""
-        inputs = {"image": self.views(batch["image"], train)} if "image" in batch else {}
+        inputs = {"image": self.views(batch["image"], train, batch.get("task"))} if "image" in batch else {}
         return inputs | ({"text": batch["text"]} if "text" in batch else {})
 
     def _encode(

@@ -128,7 +128,7 @@ class CodaPrompt(IncrementalMethod):
     def embed_image(self, batch: Batch) -> Tensor:
         if not self.tasks:
             return super().embed_image(batch)
-        images_BCHW = self.views(batch["image"], self.training)
+        images_BCHW = self.views(batch["image"], self.training, batch.get("task"))
         with torch.no_grad():
             query_BE = self.backbone.image(images_BCHW).float()
         with torch.autocast(images_BCHW.device.type, enabled=False):

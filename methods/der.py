@@ -7,8 +7,9 @@ L = CE(batch) + alpha mean (h(x') - z')^2 + beta CE(x'', y'')        (x', z') an
 
 z' are the logits over all classes known when x' was stored, of the image as it is (the paper stores what the training
 step saw); here that is its task's end. Later classes are left out of the square.
-Every cross-entropy is over the sample's own task's labels. The reservoir is that of ``er``; one forward pass for batch
-and draws together. It holds images of patients.
+Every cross-entropy is over the labels of all tasks so far (``--method.candidates own``: over those of the sample's own
+task); the square is over all labels that z' has, whichever the candidates. The reservoir is that of ``er``; one forward
+pass for batch and draws together. It holds images of patients.
 
     make bench METHOD=der                               # last accuracy 56.8 given, 31.2 hidden
 """
@@ -23,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.stream import Task
-from methods.base import Batch
+from methods.base import CANDIDATES, Batch
 from methods.er import recall, remember
-from methods.parts.checks import at_least
+from methods.parts.checks import at_least, one_of
 from methods.sequential_lora import SequentialLora
 
 PRESETS = {
@@ -45,27 +46,32 @@ class DER(SequentialLora):
         alpha: weight of the squared difference to the stored logits.
         beta: weight of the cross-entropy on replayed labels.
         buffer_size: images kept in all.
+        candidates: labels that the cross-entropy of a sample runs over: own (its task's) or seen (of all tasks begun).
         lora: arguments of :class:`~methods.sequential_lora.SequentialLora`.
     """
 
+    version = 2  # 1 had the candidates "own"
     keeps_images = True
     ddp = False  # every process would draw its own replay
     kinds = ("classification",)
 
-    def __init__(self, alpha: float = 0.3, beta: float = 0.5, buffer_size: int = 500, **lora: Any) -> None:
+    def __init__(
+        self, alpha: float = 0.3, beta: float = 0.5, buffer_size: int = 500, candidates: str = "seen", **lora: Any
+    ) -> None:
         super().__init__(**lora)
         at_least(0, alpha=alpha, beta=beta)
         at_least(1, buffer_size=buffer_size)
-        self.alpha, self.beta, self.buffer_size = alpha, beta, buffer_size
+        one_of(CANDIDATES, candidates=candidates)
+        self.alpha, self.beta, self.buffer_size, self.candidates = alpha, beta, buffer_size, candidates
 
     def loss(self, batch: Batch) -> Tensor:
         count = len(batch["label"])
         dark, labelled = recall(self.memory, count), recall(self.memory, count)
         if not dark:
             return super().loss(batch)
-        images = torch.cat([batch["image"], dark["image"], labelled["image"]])
-        new_BE, dark_BE, labelled_BE = self.embed_image({"image": images}).chunk(3)
-        loss = self.local_cross_entropy(new_BE, batch) + self.beta * self.local_cross_entropy(labelled_BE, labelled)
+        together = {name: torch.cat([part[name] for part in (batch, dark, labelled)]) for name in ("image", "task")}
+        new_BE, dark_BE, labelled_BE = self.embed_image(together).chunk(3)
+        loss = self.cross_entropy(new_BE, batch) + self.beta * self.cross_entropy(labelled_BE, labelled)
         return loss + self.alpha * self._squares(dark_BE, dark["logits"])
 
     def _squares(self, image_BE: Tensor, stored_BL: Tensor) -> Tensor:

@@ -169,10 +169,10 @@ class DualPrompt(IncrementalMethod):
         return self.backbone.image(images_BCHW, prefix=prefixes.get)
 
     def loss(self, batch: Batch) -> Tensor:
-        images_BCHW = self.views(batch["image"], self.training)
+        images_BCHW = self.views(batch["image"], self.training, batch["task"])
         image_BE = self.prompted(images_BCHW, self.own[-1].unsqueeze(2), None)
         cosine_B = F.cosine_similarity(self.query(images_BCHW), self.keys[-1], dim=-1)
-        return self.local_cross_entropy(image_BE, batch) - self.pull * cosine_B.mean()
+        return self.cross_entropy(image_BE, batch) - self.pull * cosine_B.mean()
 
     def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None, route: Tensor | None = None) -> Tensor:
         """With its own E-prompt for a learned task, else with that of the route or of the nearest key."""

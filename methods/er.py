@@ -4,7 +4,10 @@ Experience replay with a reservoir: Chaudhry et al., *On Tiny Episodic Memories 
 *Random Sampling with a Reservoir*, ACM TOMS 1985, so that every sample of the stream is kept with equal probability.
 
 item n (from 0) goes to slot n while n < M, then to slot j = randint(0..n) if j < M, else nowhere
-L = mean cross-entropy over the task's batch and as many samples of the buffer, each over its own task's labels
+L = mean cross-entropy over the task's batch and as many samples of the buffer, each over the labels of all tasks so far
+
+``--method.candidates own`` takes each over its own task's labels, which teaches the model nothing about telling tasks
+apart. In a domain stream, and in retrieval, the two are the same.
 
 Images are kept as they are and augmented anew each time. The buffer takes in a task when it ends, sample by sample, so
 a task's own images are not replayed while it is learned (mammoth fills it at every step); draws are with replacement.
@@ -25,8 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.stream import Task
-from methods.base import Batch
-from methods.parts.checks import at_least
+from methods.base import CANDIDATES, Batch
+from methods.parts.checks import at_least, one_of
 from methods.parts.memory import Memory
 from methods.sequential_lora import SequentialLora
 
@@ -80,16 +83,19 @@ class ER(SequentialLora):
 
     Args:
         buffer_size: M, images kept in all.
+        candidates: labels that the cross-entropy of a sample runs over: own (its task's) or seen (of all tasks begun).
         lora: arguments of :class:`~methods.sequential_lora.SequentialLora`.
     """
 
+    version = 2  # 1 had the candidates "own"
     keeps_images = True
     ddp = False  # every process would draw its own replay
 
-    def __init__(self, buffer_size: int = 500, **lora: Any) -> None:
+    def __init__(self, buffer_size: int = 500, candidates: str = "seen", **lora: Any) -> None:
         super().__init__(**lora)
         at_least(1, buffer_size=buffer_size)
-        self.buffer_size = buffer_size
+        one_of(CANDIDATES, candidates=candidates)
+        self.buffer_size, self.candidates = buffer_size, candidates
 
     def loss(self, batch: Batch) -> Tensor:
         replayed = recall(self.memory, len(batch["label"]))

@@ -116,9 +116,11 @@ class L2P(IncrementalMethod):
     def loss(self, batch: Batch) -> Tensor:
         if "image" not in batch:
             return super().loss(batch)
-        image_BE, cosine_Bk = self.prompted(self.views(batch["image"], self.training))
+        image_BE, cosine_Bk = self.prompted(self.views(batch["image"], self.training, batch.get("task")))
         text_BE = self.embed_text(batch) if "text" in batch else None
         return self.objective(batch, image_BE, text_BE) - self.pull * cosine_Bk.sum(dim=1).mean()
 
     def embed_image(self, batch: Batch) -> Tensor:
-        return self.prompted(self.views(batch["image"], self.training))[0] if self.tasks else super().embed_image(batch)
+        if not self.tasks:
+            return super().embed_image(batch)
+        return self.prompted(self.views(batch["image"], self.training, batch.get("task")))[0]

@@ -239,7 +239,7 @@ class LPI(IncrementalMethod):
         visual_LPD, textual_LPD = self._prompts(index)
         image_BE = text_BE = None
         if "image" in batch:
-            image_BE = self.towers.image(self.views(batch["image"], self.training), visual_LPD)
+            image_BE = self.towers.image(self.views(batch["image"], self.training, batch.get("task")), visual_LPD)
         if "text" in batch:
             tokens_BN = batch["text"] if index < 0 else self.towers.with_room(batch["text"])
             text_BE = self.towers.text(tokens_BN, textual_LPD)

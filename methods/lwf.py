@@ -74,13 +74,13 @@ class LwF(SequentialLora):
     def loss(self, batch: Batch) -> Tensor:
         if self._earlier is None:
             return super().loss(batch)
-        images_BCHW = self.views(batch["image"], self.training)
+        images_BCHW = self.views(batch["image"], self.training, batch.get("task"))
         with torch.no_grad(), self.experts.mix({"teacher": 1.0}):
             old_BC = self.backbone.logits(self.backbone.image(images_BCHW), self._earlier)
         image_BE = self.backbone.image(images_BCHW)
         new_BC = self.backbone.logits(image_BE, self._earlier)
         kd = distillation(new_BC, old_BC, self.temperature)
-        return self.local_cross_entropy(image_BE, batch) + self.strength * kd
+        return self.cross_entropy(image_BE, batch) + self.strength * kd
 
     @torch.no_grad()
     def end_task(self, task: Task, loader: Iterable[Batch]) -> None:

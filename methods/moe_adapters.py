@@ -180,7 +180,8 @@ class MoEAdapters(IncrementalMethod):
         """Smoothed cross-entropy over the current task's labels, texts encoded anew, plus the balance term."""
         route, prompts = self._route_of(self.tasks[-1]), self.texts.to_learn(self.tasks[-1].labels)
         seen: dict[str, Seen] = {name: [] for name in self.towers}
-        image_BE = self._encode_image(self.views(batch["image"], self.training), route, seen["image"])
+        images_BCHW = self.views(batch["image"], self.training, batch["task"])
+        image_BE = self._encode_image(images_BCHW, route, seen["image"])
         if "text" in self.towers:
             text_CE = self._encode_text(prompts, route, seen["text"])
         else:

@@ -127,7 +127,7 @@ class MSLoRAMoECR(IndependentLora):
     def embed_image(self, batch: Batch) -> Tensor:
         if not self.training or self.weights == "unit":
             return super().embed_image(batch)
-        images_BCHW, live = self.views(batch["image"], train=True), self.experts.names[-1]
+        images_BCHW, live = self.views(batch["image"], True, batch["task"]), self.experts.names[-1]
         if self.weights == "mean":
             share = torch.tensor(1 / len(self.members(self.tasks[-1])), device=self.device)
             with self.experts.mix({live: share}):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmark.stream import Label, Task
 from methods.base import Batch, IncrementalMethod
-from methods.parts.router import class_means
+from methods.parts.features import class_means
 
 
 class NCM(IncrementalMethod):

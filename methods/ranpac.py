@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from benchmark.stream import Label, Task
 from methods.base import Batch
 from methods.parts.checks import at_least
-from methods.parts.router import random_features, ridge_head
+from methods.parts.features import random_features
 from methods.sequential_lora import SequentialLora
 
 PRESETS = {
@@ -42,6 +42,11 @@ PRESETS = {
     "clip": {"method": {"features": 10000, "adapt_first": False}},
 }
 RIDGES = tuple(10.0**power for power in range(-8, 9))
+
+
+def ridge_head(G: Tensor, Q: Tensor, ridge: float) -> Tensor:
+    """(C, M) rows of the head: ((G + ridge I)^-1 Q)^T, from G (M, M) and Q (M, C)."""
+    return torch.linalg.solve(G + ridge * torch.eye(len(G), dtype=G.dtype, device=G.device), Q).mT
 
 
 def choose_ridge(H: Tensor, Y: Tensor, ridges: Sequence[float] = RIDGES) -> float:

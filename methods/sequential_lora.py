@@ -51,7 +51,11 @@ class SequentialLora(IncrementalMethod):
 
     def attach(self, backbone: Backbone, budget: Budget) -> None:
         super().attach(backbone, budget)
-        self.experts = Experts(backbone.adapted, self.rank, self.lora_alpha, self.placement.split(","), self.dropout)
+        self.experts = self.pool(self.rank)
+
+    def pool(self, rank: int) -> Experts:
+        """A pool of LoRAs of this rank, without any yet."""
+        return Experts(self.backbone.adapted, rank, self.lora_alpha, self.placement.split(","), self.dropout)
 
     def expert(self, task: Task) -> str:
         """The name of the expert that a task trains: one for all of them."""

@@ -91,11 +91,12 @@ def logits(method: IncrementalMethod, data: Batch, labels: Sequence[Label]) -> T
     return method.backbone.logits(method.embed_image(data), method.backbone.class_features(labels))
 
 
-def own_cross_entropy(method: IncrementalMethod, image_BE: Tensor, data: Batch) -> Tensor:
-    """The mean over samples of the cross-entropy over their own task's labels, sample by sample."""
-    losses = []
+def cross_entropy_by_hand(method: IncrementalMethod, image_BE: Tensor, data: Batch, candidates: str = "own") -> Tensor:
+    """The mean over samples of the cross-entropy over their own task's labels, or all seen, sample by sample."""
+    losses, seen = [], list(dict.fromkeys(label for task in method.tasks for label in task.labels))
     for feature_E, label, index in zip(image_BE, data["label"].tolist(), data["task"].tolist(), strict=True):
-        labels = next(task for task in method.tasks if task.index == index).labels
+        own = next(task for task in method.tasks if task.index == index).labels
+        labels = own if candidates == "own" else seen
         logits_C = method.backbone.logits(feature_E[None], method.backbone.class_features(labels))[0]
         losses.append(-logits_C.log_softmax(dim=0)[[known.id for known in labels].index(label)])
     return torch.stack(losses).mean()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from benchmark import metrics
 from benchmark.compare import samples
-from benchmark.compare.entries import age, stale
+from benchmark.compare.entries import age, candidates, stale
 from benchmark.compare.rows import LeaderboardRow
 from benchmark.compare.stats import deviation, interval, mean, whole
 from benchmark.record.schema import Record
@@ -60,6 +60,7 @@ def aggregated(runs: Sequence[Record], protocol: str, code: str | None) -> Leade
         train_seconds_mean=over_runs(lambda run: sum(run.cost.train_seconds) if run.cost.train_seconds else None),
         eval_seconds_mean=over_runs(lambda run: sum(run.cost.eval_seconds) if run.cost.eval_seconds else None),
         peak_memory_mib=max(whole(peaks), default=None),
+        candidates=candidates(head),
         code=" ".join(sorted({run.provenance.fingerprint for run in runs})),
         verified=" ".join(sorted({made.code for run in runs if (made := run.provenance.verified)})),
         stale=bool(stale(runs, code)),

@@ -7,8 +7,11 @@ from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from benchmark.config import registry
+from benchmark.config.key import versions
+from benchmark.config.registry import MethodCard
 from benchmark.data import catalog
 from benchmark.errors import UserError
 from benchmark.record import provenance
@@ -30,24 +33,60 @@ def age(record: Record) -> tuple[datetime, str, int, int]:
 def by_key(records: Iterable[Record]) -> list[list[Record]]:
     """The runs of each (method, key) of one stream, both sorted; runs by order, then seed.
 
-    A method has one default row: of several keys without settings (a CPU's precision and a GPU's) the one with the most
-    runs, of equals the newest. The others come with their precision as ``settings``.
+    A method has one default row: of several keys without settings (a CPU's precision and a GPU's, earlier versions of
+    the method) one of today's versions if there is one, of these the one with the most runs, of equals the newest. The
+    others come with what they differ in as ``settings``: their versions, or their precision.
     """
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in sorted(records, key=lambda record: (record.order, record.seed)):
         groups.setdefault((record.method, record.key), []).append(record)
-    first: dict[tuple[str, str], list[Record]] = {}
+    defaults: dict[tuple[str, str], list[list[Record]]] = {}
     for runs in groups.values():
         if runs[0].settings == "":
-            place = runs[0].method, runs[0].backbone
-            first[place] = max(first.get(place, runs), runs, key=lambda runs: (len(runs), max(map(age, runs))))
+            defaults.setdefault((runs[0].method, runs[0].backbone), []).append(runs)
+    first = {place: _first(rivals) for place, rivals in defaults.items()}
     return [_named(groups[name], first) for name in sorted(groups)]
 
 
+def _first(rivals: list[list[Record]]) -> list[Record]:
+    """The default row of a method among its keys without settings."""
+    if len(rivals) == 1:
+        return rivals[0]
+    card = _card(rivals[0][0])
+    today = None if card is None else versions(card)
+    return max(rivals, key=lambda runs: (runs[0].config.versions == today, len(runs), max(map(age, runs))))
+
+
 def _named(runs: list[Record], first: dict[tuple[str, str], list[Record]]) -> list[Record]:
-    if runs[0].settings != "" or first[runs[0].method, runs[0].backbone] is runs:
+    chosen = first.get((runs[0].method, runs[0].backbone), runs)
+    if runs[0].settings != "" or chosen is runs:
         return runs
-    return [replace(run, settings=f"precision={run.config.precision}") for run in runs]
+    made, theirs = runs[0].config, chosen[0].config.versions
+    told = f"precision={made.precision}"
+    if made.versions != theirs:
+        older = sorted(name for name in {*made.versions, *theirs} if made.versions.get(name) != theirs.get(name))
+        told = "version " + ", ".join(f"{made.versions.get(name, 1)} of {name}" for name in older)
+    return [replace(run, settings=told) for run in runs]
+
+
+def _card(record: Record) -> MethodCard | None:
+    """What the working tree says of a record's method; None where it has it no more."""
+    try:
+        return registry.card(record.config.method or record.method)
+    except UserError:
+        return None
+
+
+def candidates(record: Record) -> str:
+    """Over which labels a sample's loss ran: own or seen; empty for methods without a choice, and for retrieval."""
+    return str(method_args(record).get("candidates", "")) if record.kind.labelled else ""
+
+
+def method_args(record: Record) -> dict[str, Any]:
+    """The method's arguments in a run, an argument that it has had only since as it was before: candidates were own."""
+    card = _card(record)
+    before = {"candidates": "own"} if card is not None and "candidates" in card.defaults else {}
+    return before | record.config.method_args
 
 
 def group_place(group: str) -> tuple[int, str]:

@@ -77,12 +77,16 @@ def _of_defaults(both: Sequence[Both], kind: Kind) -> list[str]:
     columns = (*LAST, *kind.table)
     lines = [
         [
-            f"`{given.method}`", given.group, str(given.n_runs), f"{_rank(given)} / {_rank(hidden)}",
+            _name(given), given.group, str(given.n_runs), f"{_rank(given)} / {_rank(hidden)}",
             *(_cell(column, (given, hidden)) for column in columns),
         ]
-        for given, hidden in both if given.default
+        for given, hidden in both if given.usual
     ]  # fmt: skip
     return _table(["method", "group", "runs", "rank, given / hidden", *(c.heading for c in columns)], lines)
+
+
+def _name(row: LeaderboardRow) -> str:
+    return f"`{row.method}`" + ("" if row.default else f" ({row.settings.removeprefix('method.')})")
 
 
 def _of_inputs(both: Sequence[Both], kind: Kind) -> list[str]:

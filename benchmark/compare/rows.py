@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
+STREAM_CAPACITY = "method.capacity=stream"
+
 
 @dataclass(frozen=True)
 class LeaderboardRow:
@@ -18,6 +20,7 @@ class LeaderboardRow:
         settings: what differs from the defaults.
         primary: the metric of ``last_acc`` and all others that no other metric is named for.
         seeds, orders: of its runs, with blanks between.
+        candidates: labels over which a sample's loss ran, own (its task's) or seen; empty where there is no choice.
         code, verified: fingerprints with blanks between: of what made its runs, and of what one was verified with.
         stale: a run was neither made nor verified by the code that the working tree had when the table was built.
         more: the columns behind these, those that the kind of task has: ``i2t_r1_mean``, ``image_drop_mean`` ...
@@ -55,6 +58,7 @@ class LeaderboardRow:
     train_seconds_mean: float | None
     eval_seconds_mean: float | None
     peak_memory_mib: float | None
+    candidates: str
     code: str
     verified: str
     stale: bool
@@ -64,6 +68,11 @@ class LeaderboardRow:
     def default(self) -> bool:
         """Whether it is of a method's default settings; others have no rank."""
         return self.settings == ""
+
+    @property
+    def usual(self) -> bool:
+        """Whether it is of the defaults but for the capacity of joint training, which is shown at both."""
+        return self.settings in ("", STREAM_CAPACITY)
 
     @property
     def rank_class(self) -> tuple[str, str, str]:

@@ -26,9 +26,13 @@ LOCAL = "local-dir:"
 def configuration(config: RunConfig, card: MethodCard, precision: str) -> Configuration:
     """All that can change a run's result but the seed and the order, as its record keeps it."""
     weights = weights_identity(config.backbone, config.pretrained)
-    versions = {"method": card.version, "budget": Budget.version} | part_versions(card)
-    changed = {name: version for name, version in sorted(versions.items()) if version != 1}
-    return Configuration(**config.resolved(precision), weights=weights, versions=changed)
+    return Configuration(**config.resolved(precision), weights=weights, versions=versions(card))
+
+
+def versions(card: MethodCard) -> dict[str, int]:
+    """The versions above 1: of the method, of the budget and of the shared parts that the method imports, by name."""
+    every = {"method": card.version, "budget": Budget.version} | part_versions(card)
+    return {name: version for name, version in sorted(every.items()) if version != 1}
 
 
 def run_key(config: Configuration, defaults: Mapping[str, Any], stream_hash: str, weights: str) -> str:

@@ -15,7 +15,7 @@ from benchmark.errors import UserError, unknown
 from benchmark.stream import LABEL_SPACES, Label, Stream, Task
 
 STREAM_KEYS = ("name", "version", "description", "label_space", "orders", "tasks")
-TASK_KEYS = ("card", "name", "modality", "kind", "source", "classes", "template")
+TASK_KEYS = ("card", "name", "modality", "kind", "source", "classes", "template", "mirror")
 CARD_KEYS = ("title", "homepage", "obtain", "preparation", "publication", "licence", "md5", "notes")
 DRAWN = ("splits", "fractions", "seed")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -158,7 +158,8 @@ def _stream(
             for i, label in enumerate(source.classes)
         )
         first += 0 if space == "shared" else len(labels)
-        tasks.append(Task(index, entry["name"], entry["modality"], entry["kind"], labels, len(entries)))
+        name_of, modality = entry["name"], entry["modality"]
+        tasks.append(Task(index, name_of, modality, entry["kind"], labels, len(entries), entry["mirror"]))
     return Stream(name, version, kind.name, space, tuple(tasks))
 
 
@@ -176,6 +177,9 @@ def _task(item: Any, where: str, data: Path | None, folder: Path) -> tuple[dict[
     entry = {"name": text_of(item, "name", where), "modality": text_of(item, "modality", where)}
     if not NAME.fullmatch(entry["name"]):
         raise UserError(f"{where}.name: {entry['name']!r} must be of letters, digits, '_', '-' and '.'")
+    entry["mirror"] = item.get("mirror", True)
+    if not isinstance(entry["mirror"], bool):
+        raise UserError(f"{where}.mirror: expected true or false, got {entry['mirror']!r}")
     entry["kind"] = kind = item.get("kind", "classification")
     if kind not in [*kinds.KINDS]:  # of a list, for what a file says may have no hash
         raise unknown("kind", kind, kinds.KINDS, where)

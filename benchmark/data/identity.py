@@ -16,9 +16,14 @@ def identities(recipe: Recipe) -> tuple[str, ...]:
 
 
 def stream_hash(stream: Stream, samples: Sequence[str]) -> str:
-    """sha256 of the resolved tasks: labels, prompts, kinds and the identity of the samples, in listed order."""
+    """sha256 of the resolved tasks: labels, prompts, kinds and the identity of the samples, in listed order.
+
+    ``mirror`` enters where it is not the default, so that older streams keep their hash.
+    """
     digest = hashlib.sha256(f"{stream.kind}|{stream.label_space}".encode())
     for task, identity in zip(stream, samples, strict=True):
         digest.update(repr((task.name, task.modality, task.kind, identity)).encode())
         digest.update(repr([(label.id, label.name, label.prompts) for label in task.labels]).encode())
+        if not task.mirror:
+            digest.update(b"mirror: false")
     return digest.hexdigest()

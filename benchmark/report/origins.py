@@ -8,6 +8,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmark.compare.entries import method_args
 from benchmark.record.schema import Record
 from benchmark.record.stored import path_of
 
@@ -55,6 +56,8 @@ def command(run: Record) -> str:
     for name in re.findall(r"(?:^| )((?:method\.)?\w+)=", run.settings):
         value = known.get(name)
         words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
+    later = method_args(run).items() - run.config.method_args.items()
+    words += [word for name, value in sorted(later) for word in (f"--method.{name}", value)]
     return shlex.join(words)
 
 

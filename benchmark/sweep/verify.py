@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmark.compare import leaderboard, repeats
-from benchmark.compare.entries import by_key, counts
+from benchmark.compare.entries import by_key, counts, method_args
 from benchmark.compare.tables import clock
 from benchmark.config import arguments
 from benchmark.errors import UserError, unknown
@@ -148,11 +148,11 @@ def _first_of_each_code(entering: Sequence[Record]) -> Iterator[Record]:
 def words(record: Record) -> list[str]:
     """The arguments of ``run`` that make a record again, every setting told: defaults may be others by now."""
     told = {name: value for name, value in asdict(record.config).items() if value != LATER["config"].get(name, ())}
-    method, settings = told.pop("method") or record.method, told.pop("method_args")
-    for name in ("weights", "versions"):
+    method = told.pop("method") or record.method
+    for name in ("weights", "versions", "method_args"):
         told.pop(name, None)
     told |= {"seed": record.seed, "order": record.order}
-    told |= {f"method.{name}": value for name, value in settings.items()}
+    told |= {f"method.{name}": value for name, value in method_args(record).items()}
     return [f"--method={method}", *(f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
                                     for name, value in told.items())]  # fmt: skip
 

@@ -2,11 +2,16 @@
 
 It sees unit features z of the frozen model and decides sample by sample, never from a test batch as a whole. Samples
 with text have a router for images, one for texts and, in fusion, one for both together: what is there decides. Three
-kinds, all learned task by task from sums, without keeping a sample:
+kinds, all learned task by task from means over its samples, without keeping a sample. Every task weighs the same,
+however many samples it has: a router that counts samples sends those of a small task to a large one like it.
 
-ridge        h = relu(z W), W ~ N(0, 1) once;  G = sum h h^T, Q = sum h e_t^T;  task = argmax of h (G + lambda I)^-1 Q
-             (the head of RanPAC, McDonnell et al., NeurIPS 2023, on tasks instead of classes)
-mahalanobis  class means mu_c and one covariance S within classes;  task of argmin_c (z - mu_c)^T S^-1 (z - mu_c)
+ridge        h = relu(z W), W ~ N(0, 1) once;  m_t = mean of h over the n_t samples of task t, m = mean of the m_t
+             G = sum_t mean of h h^T over task t - T m m^T,  S = mean over tasks of the covariance of h within them
+             task = argmax_t of (h - m) (G + lambda I)^-1 (m_t - m) + trace((G + lambda I)^-1 S) / (T n_t)
+             (the head of RanPAC, McDonnell et al., NeurIPS 2023, on tasks instead of classes, with an intercept; the
+             last term is what the noise of m_t takes from new samples of its task: the fewer samples, the more)
+mahalanobis  class means mu_c and S, the mean over tasks of the covariance within their classes;
+             task of argmin_c (z - mu_c)^T S^-1 (z - mu_c)
 ncm          class means, made unit vectors;  task of argmax_c cos(z, mu_c)
 """
 
@@ -20,40 +25,19 @@ from torch import Tensor
 
 from benchmark.stream import Label, Task
 from methods.base import INPUTS, Batch
+from methods.parts.features import class_means, class_sums, random_features
 from methods.parts.memory import Memory
 
+VERSION = 2  # 1 weighed a task by the number of its samples
 KINDS = ("ridge", "mahalanobis", "ncm")
 RANDOM_FEATURES = 1000
-RIDGE = 10.0
+RIDGE = 0.1  # lambda, where every task weighs 1: chosen on validation data of tasks of unequal size
 SHRINKAGE = 1e-4  # of S towards a multiple of the identity
-
-
-def class_means(features_NE: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
-    """(means_KE, ids_K): the unit mean of each class's unit features, ids ascending."""
-    sums_KE, ids_K = _class_sums(F.normalize(features_NE, dim=-1), labels_N)[:2]
-    return F.normalize(sums_KE, dim=-1), ids_K
-
-
-def _class_sums(features_NE: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(sums_KE, ids_K, position_N) of each class, ids ascending; position is a sample's row."""
-    ids_K, position_N = labels_N.unique(return_inverse=True)
-    sums_KE = features_NE.new_zeros(len(ids_K), features_NE.shape[1])
-    return sums_KE.index_add_(0, position_N, features_NE), ids_K, position_N
 
 
 def random_projection(width: int, features: int) -> Tensor:
     """(width, features) of N(0, 1), the same on every machine and in every run."""
     return torch.randn(width, features, generator=torch.Generator().manual_seed(0))
-
-
-def random_features(features_NE: Tensor, projection_EM: Tensor) -> Tensor:
-    """(N, M): h = relu(z W)."""
-    return (features_NE @ projection_EM).relu()
-
-
-def ridge_head(G: Tensor, Q: Tensor, ridge: float) -> Tensor:
-    """(C, M) rows of the head: ((G + ridge I)^-1 Q)^T, from G (M, M) and Q (M, C)."""
-    return torch.linalg.solve(G + ridge * torch.eye(len(G), dtype=G.dtype, device=G.device), Q).mT
 
 
 def name_of(batch: Batch) -> str:
@@ -104,27 +88,33 @@ def _learn_ridge(memory: Memory, task: int, unit_NE: Tensor, name: str) -> None:
     if f"{name}_projection" not in memory:
         memory[f"{name}_projection"] = random_projection(width, RANDOM_FEATURES).to(device)
         memory[f"{name}_gram"] = torch.zeros(RANDOM_FEATURES, RANDOM_FEATURES, device=device)
-        memory[f"{name}_sums"] = torch.zeros(0, RANDOM_FEATURES, device=device)
+        memory[f"{name}_means"] = torch.zeros(0, RANDOM_FEATURES, device=device)
         memory[f"{name}_tasks"] = torch.zeros(0, dtype=torch.long, device=device)
     hidden_NM = random_features(unit_NE, memory[f"{name}_projection"])
-    memory[f"{name}_gram"] = memory[f"{name}_gram"] + hidden_NM.mT @ hidden_NM
-    memory.append(f"{name}_sums", hidden_NM.sum(dim=0, keepdim=True))
+    memory[f"{name}_gram"] = memory[f"{name}_gram"] + hidden_NM.mT @ hidden_NM / len(hidden_NM)
+    memory.append(f"{name}_means", hidden_NM.mean(dim=0, keepdim=True))
+    memory.append(f"{name}_counts", torch.full((1,), len(hidden_NM), device=device))
     memory.append(f"{name}_tasks", torch.full((1,), task, device=device))
-    head_TM = ridge_head(memory[f"{name}_gram"].double(), memory[f"{name}_sums"].mT.double(), RIDGE)
-    memory[f"{name}_weights"], memory[f"{name}_bias"] = head_TM.float(), torch.zeros(len(head_TM), device=device)
+    means_TM, gram_MM = memory[f"{name}_means"].double(), memory[f"{name}_gram"].double()
+    tasks, mean_M = len(means_TM), means_TM.mean(dim=0)
+    apart_TM = means_TM - mean_M
+    gram_MM = gram_MM - tasks * torch.outer(mean_M, mean_M)  # G = T S + sum over tasks of their outer products apart
+    factor_MM = torch.linalg.cholesky(gram_MM + RIDGE * torch.eye(len(gram_MM)).to(gram_MM))
+    head_TM = torch.cholesky_solve(apart_TM.mT, factor_MM).mT
+    trace = (len(gram_MM) - RIDGE * torch.cholesky_inverse(factor_MM).trace() - (head_TM * apart_TM).sum()) / tasks
+    bias_T = trace / (tasks * memory[f"{name}_counts"]) - head_TM @ mean_M
+    memory[f"{name}_weights"], memory[f"{name}_bias"] = head_TM.float(), bias_T.float()
 
 
 def _learn_mahalanobis(memory: Memory, task: int, unit_NE: Tensor, labels_N: Tensor, name: str) -> None:
-    sums_KE, ids_K, position_N = _class_sums(unit_NE, labels_N)
+    sums_KE, ids_K, position_N = class_sums(unit_NE, labels_N)
     means_KE = sums_KE / torch.bincount(position_N)[:, None]
     centred_NE = (unit_NE - means_KE[position_N]).double()
-    scatter_EE = centred_NE.mT @ centred_NE
-    count = torch.tensor(float(len(unit_NE)), device=unit_NE.device)
-    memory[f"{name}_scatter"] = scatter_EE + memory.get(f"{name}_scatter", torch.zeros_like(scatter_EE))
-    memory[f"{name}_count"] = count + memory.get(f"{name}_count", torch.zeros_like(count))
+    own_EE = centred_NE.mT @ centred_NE / len(unit_NE)
+    memory[f"{name}_covariances"] = own_EE + memory.get(f"{name}_covariances", torch.zeros_like(own_EE))
     memory.append(f"{name}_means", means_KE)
     memory.append(f"{name}_tasks", torch.full((len(ids_K),), task, device=means_KE.device))
-    covariance_EE = memory[f"{name}_scatter"].double() / memory[f"{name}_count"]
+    covariance_EE = memory[f"{name}_covariances"].double() / len(memory[f"{name}_tasks"].unique())
     identity_EE = covariance_EE.diagonal().mean().clamp_min(1e-12) * torch.eye(len(covariance_EE)).to(covariance_EE)
     covariance_EE = (1 - SHRINKAGE) * covariance_EE + SHRINKAGE * identity_EE
     # -1/2 (z - mu)^T S^-1 (z - mu) up to a term that all classes share

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.compare import entries
+from benchmark.compare import entries, leaderboard
 from benchmark.config import registry
 from benchmark.record import provenance
 from benchmark.record.parts import Verified
@@ -34,6 +34,35 @@ def test_runs_of_a_key_stand_together_and_one_key_is_the_default() -> None:
     found = entries.by_key([*tuned, *gpu, *reversed(cpu)])
     assert found[0] == cpu and found[2] == tuned
     assert found[1] == [replace(gpu[0], settings="precision=bf16-mixed")] and gpu[0].settings == ""
+
+
+def trained(version: int, seed: int = 0, **method_args: object) -> Record:
+    """A run of er without settings, by an earlier version of it or by today's."""
+    config = replace(CONFIG, method="er", versions={"method": version} if version > 1 else {}, method_args=method_args)
+    return made("er", f"0{version}", seed, config=config)
+
+
+def test_runs_of_an_earlier_version_are_the_default_only_until_there_is_one_of_todays() -> None:
+    """Even if they are more; what they differ in stands in their settings then."""
+    earlier, today = [trained(1, seed) for seed in range(3)], [trained(2, candidates="seen")]
+    assert registry.card("er").version == 2
+    assert entries.by_key(earlier) == [earlier]
+    older, newer = entries.by_key([*earlier, *today])
+    assert newer == today and [run.settings for run in older] == ["version 1 of method"] * 3
+    assert len({run.key for run in older}) == 1, "they keep their key"
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        (trained(1), "own"), (trained(2, candidates="seen"), "seen"), (trained(2, candidates="own"), "own"),
+        (made("ncm"), ""), (made("no_longer"), ""),
+        (made("er", kind="retrieval", config=replace(CONFIG, method="er")), ""),  # no labels: nothing to choose from
+    ],
+    ids=["before", "default", "own", "no choice", "no method", "retrieval"],
+)  # fmt: skip
+def test_a_row_says_over_which_labels_its_loss_ran(record: Record, said: str) -> None:
+    assert [row.candidates for row in leaderboard.rows([record])] == [said] * 2
 
 
 def test_the_code_of_the_tree_is_that_of_method_and_sources() -> None:

@@ -66,7 +66,7 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
         "fwt_mean": "0.050000", "transfer_mean": "0.325000", "learning_acc_mean": "0.816667",
         "balanced_acc_mean": "0.766667", "macro_auroc_mean": "0.766667", "trainable_params": "30",
         "stored_bytes": "300", "train_seconds_mean": "7.00", "eval_seconds_mean": "1.00", "peak_memory_mib": "101.0",
-        "code": "aa bb", "verified": "", "stale": "true",
+        "candidates": "", "code": "aa bb", "verified": "", "stale": "true",
     }  # fmt: skip
     assert low == high == ""  # without the score of every test sample nothing is said of other samples
     assert hidden["protocol"] == "hidden" and hidden["last_acc_mean"] == "0.766667" and hidden["rank"] == ""
@@ -112,7 +112,7 @@ def test_the_columns_are_the_contract() -> None:
         "last_acc_std, last_acc_ci_low, last_acc_ci_high, avg_acc_mean, avg_acc_std, aia_mean, forgetting_mean, "
         "forgetting_std, bwt_mean, bwt_std, fwt_mean, transfer_mean, learning_acc_mean, balanced_acc_mean, "
         "macro_auroc_mean, trainable_params, stored_bytes, train_seconds_mean, eval_seconds_mean, "
-        "peak_memory_mib, code, verified, stale"
+        "peak_memory_mib, candidates, code, verified, stale"
     )
 
 

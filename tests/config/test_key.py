@@ -18,7 +18,7 @@ from benchmark.record.stored import read_record, write_record
 from benchmark.running.execute import new_record
 from benchmark.stream import Budget
 
-CARD = registry.card("mslora_cr")
+CARD = registry.card("ewc")  # of whose code no part has had another version
 
 
 def keyed(card: registry.MethodCard = CARD, precision: str = "32-true", **changes: Any) -> str:
@@ -28,7 +28,7 @@ def keyed(card: registry.MethodCard = CARD, precision: str = "32-true", **change
 
 
 def planned(results: Path, *argv: str) -> Plan:
-    line = ["--method", "mslora_cr", "--stream", "smoke", "--results", str(results), *argv]
+    line = ["--method", CARD.name, "--stream", "smoke", "--results", str(results), *argv]
     config, card, _ = arguments.parse("run", line, with_class=False)
     return resolve(config, card, cuda=False)
 
@@ -80,6 +80,22 @@ def test_the_versions_of_parts_are_those_that_the_method_imports(
     assert registry.part_versions(card) == {"near": 3, "far": 2}
 
 
+def test_runs_of_changed_defaults_have_another_key_and_their_records_keep_theirs() -> None:
+    """Replay and joint training since their loss runs over all labels seen, routed ones since tasks weigh the same."""
+    replaying = {name for name in registry.names() if key.versions(registry.card(name)).get("method", 1) > 1}
+    routed = {name for name in registry.names() if "router" in key.versions(registry.card(name))}
+    assert replaying == {"er", "der", "joint_lora"} and {"independent_lora", "mslora_cr", "lpi"} <= routed
+    assert not routed & {"ncm", "ranpac", "cllora", "sequential_lora"}, "they ask no router"
+    root = Path(__file__).resolve().parents[2] / "results/runs/phantom8"
+    for name in ("er", "independent_lora"):
+        for file in root.glob(f"{name}/*/seed0-order0/run.json"):
+            record = read_record(file)
+            card = registry.card(name)
+            made = key.configuration(RunConfig(method=name, method_args=card.defaults), card, "32-true")
+            kept = key.kept_key(root / name, made, card.defaults, record.stream.hash)
+            assert kept != record.key == file.parents[1].name
+
+
 def test_weights_are_their_content_wherever_they_lie(tmp_path: Path) -> None:
     for place, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
         (tmp_path / place).mkdir()
@@ -113,7 +129,7 @@ def test_records_of_an_earlier_edition_keep_their_key_and_place(tmp_path: Path) 
     plan = planned(tmp_path)
     old = earlier(plan)
     assert old.key != plan.key
-    write_record(tmp_path / "runs" / "smoke" / "mslora_cr" / old.key / "seed0-order0", old)
+    write_record(tmp_path / "runs" / "smoke" / CARD.name / old.key / "seed0-order0", old)
     found = planned(tmp_path)
     assert found.key == old.key and RunFolder(found.path, found.key).found().state is State.UNFINISHED
     assert planned(tmp_path, "--seed", "5").key == old.key  # its replicates stand beside it
@@ -135,7 +151,7 @@ def test_other_runs_of_an_earlier_edition_are_other_runs(
         old = replace(old, key="0123456789ab")  # of other weights of the same name
     if change == "stream":
         old = replace(old, stream=replace(old.stream, hash="ff"))
-    folder = tmp_path / "runs" / ("smoke" if change != "stream" else plan.stream_folder) / "mslora_cr" / old.key
+    folder = tmp_path / "runs" / ("smoke" if change != "stream" else plan.stream_folder) / CARD.name / old.key
     write_record(folder / "seed0-order0", old)
     if change == "damaged":
         (folder / "seed0-order0" / "run.json").write_text("{")
@@ -148,7 +164,7 @@ def test_other_runs_of_an_earlier_edition_are_other_runs(
 def test_of_two_places_the_one_with_more_runs_is_taken(tmp_path: Path) -> None:
     plan = planned(tmp_path)
     old = earlier(plan)
-    places = [tmp_path / "runs" / "smoke" / "mslora_cr" / each for each in (old.key, plan.key)]
+    places = [tmp_path / "runs" / "smoke" / CARD.name / each for each in (old.key, plan.key)]
     write_record(places[0] / "seed0-order0", old)
     write_record(places[1] / "seed0-order0", new_record(plan, "cpu"))
     assert planned(tmp_path).key == plan.key

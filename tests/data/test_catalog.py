@@ -130,6 +130,8 @@ WRONG: list[tuple[str, Any, tuple[str, ...]]] = [
     ("tasks.0.name", ..., ("tasks[0]", "'name' is missing")),
     ("tasks.0.modality", ..., ("tasks[0]", "'modality' is missing")),
     ("tasks.0.modality", 3, ("tasks[0].modality", "expected text, got 3")),
+    ("tasks.0.mirror", "no", ("tasks[0].mirror", "true or false", "'no'")),
+    ("tasks.0.mirror", 0, ("tasks[0].mirror", "true or false", "got 0")),
     ("tasks.0.kind", "clasification", ("tasks[0]", "unknown kind", "did you mean 'classification'?")),
     ("tasks.0.kind", "retrieval", ("tasks[0].classes", "a retrieval task has none")),
     ("tasks.0.kind", ["fusion"], ("tasks[0]", "unknown kind")),

@@ -88,3 +88,10 @@ def test_the_hash_tells_the_order_of_listing_and_the_label_space(folder: Path) -
         identity.stream_hash(replace(recipe.stream, label_space="shared"), told),
     }
     assert len(seen) == 4
+
+
+def test_a_task_that_must_not_be_mirrored_has_another_hash_and_one_that_may_the_old_one(folder: Path) -> None:
+    usual = hashed(folder)
+    assert hashed(folder, modality="ct\n    mirror: true") == usual != hashed(folder, modality="ct\n    mirror: false")
+    recipe = catalog.load("phantom8", folder)
+    assert identity.stream_hash(recipe.stream, identity.identities(recipe)).startswith("f24fd8bfbe76")  # of its records

@@ -190,3 +190,17 @@ def test_class_names_of_the_shipped_streams_say_what_their_regions_draw() -> Non
                 assert terms.setdefault((second, tuple(second_interval)), term) == term, source.where
                 assert all(module.NAME in prompt for prompt in label.prompts), source.where
             assert len(set(terms.values())) == len(terms) == 2, source.where
+
+
+def test_only_what_has_sides_or_text_is_kept_from_the_mirror(data: Path) -> None:
+    """Chest and organs, questions, notes and reports; of the made tasks none."""
+    cards = {
+        name: yaml.safe_load((catalog.root() / "cards" / f"{name}.yaml").read_text()) for name in catalog.names("cards")
+    }
+    sided = {name for name, content in cards.items() if not content.get("mirror", True)}
+    words = ("chest", "organ", "question", "left")
+    assert {name for name, c in cards.items() if any(w in str(c.get("template", "")) for w in words)} <= sided
+    assert sided >= {"covid_cxr_notes", "iu_xray_reports"} and not sided & {"ham10000", "retinamnist", "pcam"}
+    kept = {name: [task.name for task in catalog.load(name, data).stream if not task.mirror] for name in SHIPPED}
+    assert kept["medical10"] == ["pneumonia", "sars_cov2_ct", "iqoth_lung_ct"] and len(kept["covid_notes3"]) == 3
+    assert not any(tasks for name, tasks in kept.items() if name.startswith(("phantom", "smoke")))

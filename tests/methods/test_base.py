@@ -75,7 +75,7 @@ def test_a_mixed_batch_is_scored_over_each_samples_own_labels(tasks: tuple[Task,
         method.begin_task(task)
     features = [torch.randn(count, tiny.EMBED, generator=torch.Generator().manual_seed(seed)) for _ in range(2)]
     one, two = (f.requires_grad_(True) for f in features)
-    loss, expected = method.local_cross_entropy(one, batch), naive_loss(method, two, batch, tasks)
+    loss, expected = method.cross_entropy(one, batch), naive_loss(method, two, batch, tasks)
     assert loss.shape == () and float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-4, abs=1e-5)
     loss.backward()
     expected.backward()
@@ -89,7 +89,7 @@ def test_a_label_of_another_task_changes_nothing() -> None:
     losses = []
     for task in OWN:
         method.begin_task(task)
-        losses.append(float(method.local_cross_entropy(image_BE, batch)))
+        losses.append(float(method.cross_entropy(image_BE, batch)))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5) and losses[0] == pytest.approx(losses[2], rel=1e-5)
 
 
@@ -102,7 +102,7 @@ def test_loss_is_cross_entropy_plus_penalty() -> None:
     for method in (plain, penalised):
         method.begin_task(OWN[0])
     with torch.no_grad():
-        expected = plain.local_cross_entropy(plain.embed_image(batch), batch)
+        expected = plain.cross_entropy(plain.embed_image(batch), batch)
         assert torch.equal(plain.loss(batch), expected) and float(plain.penalty()) == 0
         assert float(penalised.loss(batch)) == pytest.approx(float(expected) + 2.5)
     assert plain.trainable_parameters() == [] and plain.answers_from(OWN[0], "given") is None
@@ -266,7 +266,7 @@ def test_a_checkpoint_is_experts_and_memory_and_restores_the_answers() -> None:
     method, fresh = learned(0), learned(None)
     state = method.state_dict()
     experts = {f"backbone.image.{n}" for n, _ in method.backbone.image.named_parameters() if ".lora_" in n}
-    router = {f"memory.router_{name}" for name in ("projection", "gram", "sums", "tasks", "weights", "bias")}
+    router = {f"memory.router_{name}" for name in ("projection", "gram", "means", "counts", "tasks", "weights", "bias")}
     assert set(state) == experts | router
     assert len(experts) == 2 * 2 * 6 * tiny.LAYERS  # two tasks, A and B, six places
     file = io.BytesIO()

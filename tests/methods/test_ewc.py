@@ -16,11 +16,11 @@ from tests.golden_files import close, golden
 from tests.lessons import (
     batch,
     copies,
+    cross_entropy_by_hand,
     flat,
     forgetting,
     learn,
     learner,
-    own_cross_entropy,
     same,
     sequential_forgetting,
 )
@@ -126,7 +126,7 @@ def test_the_fisher_is_that_of_single_samples(monkeypatch: pytest.MonkeyPatch) -
         parameters, squares, rows = method.trainable_parameters(), [], []
         for i in range(9):
             sample = {name: values[i : i + 1] for name, values in data.items()}
-            loss = own_cross_entropy(method, method.embed_image(sample), sample)
+            loss = cross_entropy_by_hand(method, method.embed_image(sample), sample)
             rows.append(flat(torch.autograd.grad(loss, parameters)))
             squares.append(rows[-1] ** 2)
     expected = torch.stack(squares).mean(dim=0)
@@ -173,7 +173,7 @@ def test_the_loss_is_cross_entropy_plus_the_penalty() -> None:
             penalty = method.penalty()
         assert penalty.dtype == torch.float32 and float(penalty) == pytest.approx(expected, rel=1e-5)
         close(flat(torch.autograd.grad(penalty, parameters)), 50 * method.memory["fisher"] * step, 1e-5)
-        total = own_cross_entropy(method, method.embed_image(data), data) + penalty
+        total = cross_entropy_by_hand(method, method.embed_image(data), data) + penalty
         close(method.loss(data), total, 1e-5)
 
 

@@ -15,12 +15,12 @@ from tests.golden_files import close, golden
 from tests.lessons import (
     batch,
     copies,
+    cross_entropy_by_hand,
     flat,
     forgetting,
     learn,
     learner,
     logits,
-    own_cross_entropy,
     same,
     sequential_forgetting,
 )
@@ -105,7 +105,7 @@ def test_the_loss_pulls_to_the_old_answers_on_the_new_images() -> None:
         new_BC = method.backbone.logits(image_BE, method.backbone.class_features(earlier))
         assert float((new_BC - old_BC).detach().abs().max()) > 0.5
         softly = -(torch.softmax(old_BC / 3, dim=1) * torch.log(torch.softmax(new_BC / 3, dim=1))).sum() / len(old_BC)
-        expected = own_cross_entropy(method, image_BE, data) + 1.7 * softly
+        expected = cross_entropy_by_hand(method, image_BE, data) + 1.7 * softly
         loss = method.loss(data)
         close(loss, expected, 1e-5)
         close(*(flat(torch.autograd.grad(x, parameters)) for x in (loss, expected)), 1e-4)

@@ -209,14 +209,26 @@ def unit(data: list[tuple[Tensor, Tensor]]) -> Tensor:
 def test_ridge_learned_task_by_task_is_the_regression_on_all_samples(
     tasks: int, classes: int, samples: int, seed: int
 ) -> None:
-    """The normal equations of all samples at once, by scikit-learn, to one column per task."""
+    """That of all samples at once with an intercept, by scikit-learn, to one column per task, each task of weight 1."""
     data, memory = draw(tasks, classes, samples, seed), Memory()
+    counts = [max(1, samples - 3 * task) for task in range(tasks)]
+    data = [(features[:count], labels[:count]) for count, (features, labels) in zip(counts, data, strict=True)]
     for task, (features, labels) in enumerate(data):
         router.learn(memory, task, [(features, labels)], "ridge")
     hidden = (unit(data) @ router.random_projection(6, router.RANDOM_FEATURES).double()).relu().numpy()
-    targets = np.eye(tasks)[np.repeat(np.arange(tasks), samples)]
-    model = Ridge(alpha=router.RIDGE, fit_intercept=False, solver="cholesky").fit(hidden, targets)
+    targets, weights = np.eye(tasks)[np.repeat(np.arange(tasks), counts)], np.repeat(1 / np.array(counts), counts)
+    model = Ridge(alpha=router.RIDGE, solver="cholesky").fit(hidden, targets, sample_weight=weights)
     assert np.allclose(memory["router_weights"].numpy(), np.atleast_2d(model.coef_), atol=1e-5)
+    parts = [part - part.mean(axis=0) for part in np.split(hidden, np.cumsum(counts)[:-1])]
+    within = sum(part.T @ part / len(part) for part in parts) / tasks
+    centred = hidden - np.mean([part.mean(axis=0) for part in np.split(hidden, np.cumsum(counts)[:-1])], axis=0)
+    scatter = (centred.T * weights) @ centred + router.RIDGE * np.eye(len(within))
+    bias = (
+        np.atleast_1d(model.intercept_)
+        - 1 / tasks
+        + np.trace(np.linalg.solve(scatter, within)) / (tasks * np.array(counts))
+    )  # 1 / tasks: the mean of the targets, which changes no decision
+    assert np.allclose(memory["router_bias"].numpy(), bias, atol=1e-3)
 
 
 @given(st.integers(1, 3), st.integers(2, 3), st.integers(12, 20), st.integers(0, 10**6))
@@ -238,6 +250,61 @@ def test_mahalanobis_is_linear_discriminant_analysis(tasks: int, classes: int, s
         best = min(distances.values())
         chosen = min(d for y, d in distances.items() if y // classes == routed)
         assert chosen <= best * (1 + 1e-3) + 1e-3
+
+
+def test_mahalanobis_has_the_mean_of_the_tasks_covariances() -> None:
+    data, memory = draw(2, 2, 40, 3), Memory()
+    data[1] = (3 * data[1][0][:8] + 1, data[1][1][:8])
+    for task, (features, labels) in enumerate(data):
+        router.learn(memory, task, [(features, labels)], "mahalanobis")
+    own = []
+    for features, labels in data:
+        z = torch.nn.functional.normalize(features.double(), dim=1)
+        centred = torch.stack([each - z[labels == y].mean(0) for each, y in zip(z, labels, strict=True)])
+        own.append(centred.mT @ centred / len(z))
+    assert torch.allclose(memory["router_covariances"] / 2, (own[0] + own[1]) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", router.KINDS)
+def test_a_task_weighs_the_same_however_many_samples_it_has(kind: str) -> None:
+    """Each sample of the first task several times: all is equal but how certain the ridge router is of its mean."""
+    data, once, often = draw(3, 2, 15, 0), Memory(), Memory()
+    for task, (features, labels) in enumerate(data):
+        router.learn(once, task, [(features, labels)], kind)
+        router.learn(often, task, [(features, labels)] * (1 if task else 5), kind)
+    names = {"ridge": ("weights",), "mahalanobis": ("weights", "bias"), "ncm": ("means",)}[kind]
+    assert all(torch.allclose(often[f"router_{n}"], once[f"router_{n}"], rtol=1e-3, atol=1e-3) for n in names)
+
+
+def alike(samples: int, shift: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Two classes in 24 dimensions; a task differs from another one by ``shift`` alone, along one axis."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(samples) % 2
+    features = torch.randn(samples, 24, generator=generator)
+    features[:, 0] += 6
+    features[:, 1] += 2 * labels
+    features[:, 2] += shift
+    return features, labels
+
+
+def recalls(kind: str, sizes: tuple[int, int], shift: float) -> list[float]:
+    """The share of either task's samples that come back to it; of ``sizes`` samples each was learned."""
+    memory = Memory()
+    for task, size in enumerate(sizes):
+        features, labels = alike(size, task * shift, task)
+        router.learn(memory, task, [(features, labels + 2 * task)], kind)
+    return [float((router.route(memory, alike(400, t * shift, 9 + t)[0]) == t).float().mean()) for t in (0, 1)]
+
+
+@pytest.mark.parametrize("kind", router.KINDS)
+@pytest.mark.parametrize("shift", [1.2, 3.0])
+def test_a_small_task_keeps_its_samples_beside_a_large_one_like_it(kind: str, shift: float) -> None:
+    """Told apart at equal size at .65 or more: at 10:1 the small one and the mean stay within .15."""
+    equal = recalls(kind, (1000, 1000), shift)
+    assert min(equal) > 0.65
+    for sizes, small in (((1000, 100), 1), ((100, 1000), 0)):
+        unequal = recalls(kind, sizes, shift)
+        assert unequal[small] > equal[small] - 0.15 and sum(unequal) > sum(equal) - 2 * 0.15
 
 
 def test_an_unknown_kind_is_refused() -> None:

@@ -17,12 +17,12 @@ from tests.golden_files import close, golden
 from tests.lessons import (
     batch,
     copies,
+    cross_entropy_by_hand,
     flat,
     forgetting,
     learn,
     learner,
     logits,
-    own_cross_entropy,
     same,
     sequential_forgetting,
 )
@@ -96,7 +96,7 @@ def test_the_loss_is_cross_entropy_and_both_terms(lam1: float, lam2: float) -> N
             image_BE = method.embed_image(data)
             fresh = method.loss(data)
             assert flat(torch.autograd.grad(fresh, method.trainable_parameters())).isfinite().all()  # at B = 0
-            close(fresh, own_cross_entropy(method, image_BE, data) + by_hand(method, lam1, lam2), 1e-5)
+            close(fresh, cross_entropy_by_hand(method, image_BE, data) + by_hand(method, lam1, lam2), 1e-5)
             tiny.shake_all(method.trainable_parameters(), task.index)
             with torch.autocast("cpu", torch.bfloat16):
                 penalty = method.penalty()

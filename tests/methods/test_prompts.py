@@ -140,7 +140,7 @@ def test_l2p_draws_the_chosen_keys_and_leaves_the_others() -> None:
     query = method.backbone.image(method.views(batch["image"], False))
     indices, similarity = select_prompts(query, before, 2)
     features, cosines = method.prompted(method.views(batch["image"], False))
-    expected = method.local_cross_entropy(features, batch) - 0.1 * similarity.gather(1, indices).sum() / 2
+    expected = method.cross_entropy(features, batch) - 0.1 * similarity.gather(1, indices).sum() / 2
     assert float(method.loss(batch)) == pytest.approx(float(expected), rel=1e-5)
     optimizer = torch.optim.SGD(method.trainable_parameters(), lr=0.5)
     method.loss(batch).backward()
@@ -394,7 +394,7 @@ def test_coda_gives_every_task_at_least_one_component() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_a_prompt_method_learns(name: str) -> None:
     method, batch = grown(name), batch_of(0, 8)
-    before = float(method.local_cross_entropy(method.backbone.image(method.views(batch["image"], False)), batch))
+    before = float(method.cross_entropy(method.backbone.image(method.views(batch["image"], False)), batch))
     learn(method, batch, 80)
     logits = method.scores({"image": batch["image"]}, method.tasks[0].labels, method.tasks[0])
     assert float(F.cross_entropy(logits, batch["label"])) < 0.5 * before

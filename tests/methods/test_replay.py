@@ -14,18 +14,19 @@ from torch import Tensor
 
 from methods.der import DER
 from methods.er import ER, recall, remember, reservoir_slots
+from methods.joint_lora import JointLora
 from methods.parts.memory import Memory
 from methods.sequential_lora import SequentialLora
 from tests import tiny
 from tests.golden_files import close, golden
 from tests.lessons import (
     batch,
+    cross_entropy_by_hand,
     flat,
     forgetting,
     learn,
     learner,
     logits,
-    own_cross_entropy,
     sequential_forgetting,
 )
 
@@ -181,10 +182,14 @@ def test_a_task_enters_the_buffer_at_its_end_as_it_is(cls: type[Any]) -> None:
         assert int(same_image.sum()) == 1 and int(data[int(index)]["label"][same_image]) == int(label)
 
 
+CANDIDATES = [{}, {"candidates": "seen"}, {"candidates": "own"}]
+
+
 @pytest.mark.parametrize("count", [5, 32])
-def test_replay_is_one_mean_over_the_batch_and_as_many_draws(count: int) -> None:
-    """Each over its own task's labels; both halves weigh the same."""
-    method = learner(ER, buffer_size=20)
+@pytest.mark.parametrize("chosen", CANDIDATES, ids=str)
+def test_replay_is_one_mean_over_the_batch_and_as_many_draws(count: int, chosen: dict[str, str]) -> None:
+    """Each over the labels of all tasks so far, or over its own task's; both halves weigh the same."""
+    method = learner(ER, buffer_size=20, **chosen)
     for task in TASKS[:2]:
         learn(method, task)
     method.begin_task(TASKS[2])
@@ -196,7 +201,8 @@ def test_replay_is_one_mean_over_the_batch_and_as_many_draws(count: int) -> None
         with tiny.seeded(7):
             drawn = recall(method.memory, count)
         assert len(set(drawn["task"].tolist())) == 2
-        halves = [own_cross_entropy(method, method.embed_image(part), part) for part in (data, drawn)]
+        over = chosen.get("candidates", "seen")
+        halves = [cross_entropy_by_hand(method, method.embed_image(part), part, over) for part in (data, drawn)]
         close(loss, torch.stack(halves).mean(), 1e-5)
         gradients = (torch.autograd.grad(x, method.trainable_parameters()) for x in (loss, sum(halves) / 2))
         close(*map(flat, gradients), 1e-4)
@@ -232,9 +238,13 @@ def test_stored_logits_are_those_of_the_tasks_end_over_the_labels_known_then() -
     assert min(rows) > 10
 
 
-@pytest.mark.parametrize("alpha, beta", [(0.3, 0.5), (0.02, 0.0), (0.0, 2.0)])
-def test_the_loss_by_hand_with_a_growing_set_of_labels(alpha: float, beta: float) -> None:
-    method, _ = remembering(buffer_size=20, alpha=alpha, beta=beta)
+@pytest.mark.parametrize(
+    "alpha, beta, candidates", [(0.3, 0.5, "seen"), (0.3, 0.5, "own"), (0.02, 0.0, "seen"), (0.0, 2.0, "seen")]
+)
+def test_the_loss_by_hand_with_a_growing_set_of_labels(alpha: float, beta: float, candidates: str) -> None:
+    """The squares are over the labels known when the logits were stored, whatever the candidates."""
+    method, _ = remembering(buffer_size=20, alpha=alpha, beta=beta, candidates=candidates)
+    assert learner(DER).candidates == "seen"
     known = [label for task in TASKS[:2] for label in task.labels]
     data = batch(TASKS[2], count=12)
     with method.learning():
@@ -251,9 +261,10 @@ def test_the_loss_by_hand_with_a_growing_set_of_labels(alpha: float, beta: float
             features = method.embed_image({"image": dark["image"][i : i + 1]})
             now = method.backbone.logits(features, method.backbone.class_features(then))[0]
             squares += [(a - b) ** 2 for a, b in zip(now, dark["logits"][i], strict=False)]
-        expected = own_cross_entropy(method, method.embed_image(data), data)
+        expected = cross_entropy_by_hand(method, method.embed_image(data), data, candidates)
         expected = expected + alpha * torch.stack(squares).mean()
-        expected = expected + beta * own_cross_entropy(method, method.embed_image(labelled), labelled)
+        again = cross_entropy_by_hand(method, method.embed_image(labelled), labelled, candidates)
+        expected = expected + beta * again
         close(loss, expected, 1e-4)
         gradients = [flat(torch.autograd.grad(x, method.trainable_parameters())) for x in (loss, expected)]
         assert (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[1].norm()
@@ -277,9 +288,52 @@ def test_it_forgets_less_than_one_lora_without_it(cls: type[Any]) -> None:
     assert forgetting(cls) < 0.5 * sequential_forgetting()
 
 
+# ---- joint training -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chosen", CANDIDATES, ids=str)
+def test_joint_training_scores_each_sample_over_its_candidates(chosen: dict[str, str]) -> None:
+    method = learner(JointLora, **chosen)
+    for task in TASKS:
+        method.begin_task(task)
+    parts = [batch(task, count=6) for task in TASKS]
+    mixed = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    with method.learning():
+        loss = method.loss(mixed)
+        expected = cross_entropy_by_hand(method, method.embed_image(mixed), mixed, chosen.get("candidates", "seen"))
+    close(loss, expected, 1e-5)
+
+
+def test_one_label_space_leaves_nothing_to_choose() -> None:
+    losses = []
+    for candidates in ("own", "seen"):
+        method = learner(JointLora, candidates=candidates)
+        for index in (0, 1):
+            method.begin_task(tiny.task(index, [0, 1, 2]))
+        with method.learning():
+            losses.append(method.loss(batch(tiny.task(1, [0, 1, 2]))))
+    assert torch.equal(*losses)
+
+
+def test_capacity_is_one_lora_or_that_of_one_a_task() -> None:
+    ranks = {}
+    for capacity in ("task", "stream"):
+        method = learner(JointLora, rank=2, capacity=capacity)
+        for index in range(3):
+            method.begin_task(tiny.task(index, [2 * index, 2 * index + 1], of=3))
+        ranks[capacity] = {min(parameter.shape) for parameter in method.trainable_parameters()}
+        assert method.experts.scale == method.lora_alpha / (2 if capacity == "task" else 6)
+    assert ranks == {"task": {2}, "stream": {6}}
+
+
 def test_arguments_are_checked() -> None:
     with pytest.raises(ValueError, match="buffer_size"):
         ER(buffer_size=0)
+    for cls in (ER, DER, JointLora):
+        with pytest.raises(ValueError, match=r"^candidates 'sene': choose from own, seen$"):
+            cls(candidates="sene")
+    with pytest.raises(ValueError, match=r"^capacity 'all': choose from task, stream$"):
+        JointLora(capacity="all")
     for name, value in {"buffer_size": 0, "alpha": -0.1, "beta": -0.1}.items():
         with pytest.raises(ValueError, match=f"{name} {value}: need at least"):
             DER(**{name: value})
