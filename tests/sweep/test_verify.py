@@ -232,7 +232,7 @@ def test_another_commit_runs_in_a_worktree_that_goes_again(tmp_path: Path, monke
 
 
 def test_scores_of_samples_are_compared_as_numbers(tmp_path: Path) -> None:
-    """Not by their compressed bytes, which differ from one zlib to another; groups that came later are no difference."""
+    """Not by compressed bytes, which differ from one zlib to another; groups that came later are no difference."""
     levels = bytes([0, 85, 170, 255])
     texts = [b64encode(zlib.compress(levels, level)).decode() for level in (0, 9)]
     then, now, other = (
