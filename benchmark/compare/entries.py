@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import combinations
 
 from benchmark.config import registry
 from benchmark.data import catalog
@@ -28,8 +29,9 @@ def age(record: Record) -> tuple[datetime, str, int, int]:
 def by_key(records: Iterable[Record]) -> list[list[Record]]:
     """The runs of each (method, key) of one stream, both sorted; runs by order, then seed.
 
-    A method has one default row: of several keys without settings (a CPU's precision and a GPU's) the one with the most
-    runs, of equals the newest. The others come with their precision as ``settings``.
+    A method has one default row: of several keys without settings (versions of the method, a CPU's precision and a
+    GPU's) that of the newest version, then with the most runs, of equals the newest. The others come with their version
+    or precision as ``settings``.
     """
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in sorted(records, key=lambda record: (record.order, record.seed)):
@@ -38,14 +40,41 @@ def by_key(records: Iterable[Record]) -> list[list[Record]]:
     for runs in groups.values():
         if runs[0].settings == "":
             place = runs[0].method, runs[0].backbone
-            first[place] = max(first.get(place, runs), runs, key=lambda runs: (len(runs), max(map(age, runs))))
+            first[place] = max(first.get(place, runs), runs, key=_standing)
     return [_named(groups[name], first) for name in sorted(groups)]
+
+
+def _standing(runs: list[Record]) -> tuple[int, int, tuple[datetime, str, int, int]]:
+    return _version(runs), len(runs), max(map(age, runs))
+
+
+def _version(runs: list[Record]) -> int:
+    return runs[0].config.versions.get("method", 1)
 
 
 def _named(runs: list[Record], first: dict[tuple[str, str], list[Record]]) -> list[Record]:
     if runs[0].settings != "" or first[runs[0].method, runs[0].backbone] is runs:
         return runs
-    return [replace(run, settings=f"precision={run.config.precision}") for run in runs]
+    earlier = _version(runs) < _version(first[runs[0].method, runs[0].backbone])
+    told = f"version={_version(runs)}" if earlier else f"precision={runs[0].config.precision}"
+    return [replace(run, settings=told) for run in runs]
+
+
+def alike(records: Iterable[Record]) -> list[tuple[Record, Record]]:
+    """Of every two methods of one stream whose rows have equal scores, to the last digit, in all runs of a shared order
+    and seed: the first run of each row.
+
+    What answers alike everywhere is one method, counted twice in ranks and tests.
+    """
+    rows = by_key(filter(counts, records))
+    sittings = [{(run.order, run.seed, run.stream.hash, tuple(run.permutation)): run for run in runs} for runs in rows]
+    found = []
+    for one, other in combinations(sittings, 2):
+        a, b = next(iter(one.values())), next(iter(other.values()))
+        shared = one.keys() & other.keys()
+        if a.method != b.method and shared and all(one[cell].scores == other[cell].scores for cell in shared):
+            found.append((a, b))
+    return found
 
 
 def group_place(group: str) -> tuple[int, str]:

@@ -36,6 +36,28 @@ def test_runs_of_a_key_stand_together_and_one_key_is_the_default() -> None:
     assert found[1] == [replace(gpu[0], settings="precision=bf16-mixed")] and gpu[0].settings == ""
 
 
+def test_the_default_row_is_of_the_newest_version() -> None:
+    """One run of what the method is now, before many of what it was."""
+    old = [made(key="0a", seed=seed) for seed in (0, 1, 2)]
+    new = [made(key="0b", config=replace(CONFIG, versions={"method": 2}))]
+    assert entries.by_key([*old, *new]) == [[replace(run, settings="version=1") for run in old], new]
+    assert entries.by_key(old) == [old]
+
+
+def test_rows_of_two_methods_with_equal_scores_in_every_shared_cell_are_named() -> None:
+    cells = [(order, seed) for order in (0, 1) for seed in (0, 1)]
+    ewc = [made("ewc", "0a", seed, order) for order, seed in cells]
+    twin = [replace(run, method="lwf", key="0b") for run in ewc[:3]]
+    near = [replace(run, method="er", key="0c") for run in ewc[:2]] + [made("er", "0c", 0, 1)]
+    apart = made("der", "0d", 5)  # no cell in common with the others
+    shuffled = replace(ewc[0], method="l2p", key="0e", permutation=[1, 0, 2])
+    again = [replace(run, key="0f", settings="rank=16") for run in ewc]  # of one method it is no news
+    unfinished = replace(ewc[0], method="ncm", key="10", status="running")
+    records = [*ewc, *twin, *near, apart, shuffled, *again, unfinished]
+    pairs = [(a.method, a.key, b.method, b.key) for a, b in entries.alike(records)]
+    assert pairs == [("ewc", "0a", "lwf", "0b"), ("ewc", "0f", "lwf", "0b")]
+
+
 def test_the_code_of_the_tree_is_that_of_method_and_sources() -> None:
     code = entries.code_of(made("ncm", config=replace(CONFIG, method="ncm", stream="phantom8")))
     assert code == provenance.fingerprint(ROOT, registry.card("ncm").file, ["phantom"])
