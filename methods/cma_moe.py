@@ -39,8 +39,8 @@ text encoder without blocks to hang adapters on (BERT) is refused.
 
 s, X_m and a are those that the reading began with, for towers of width 768 (``--preset large`` has its E and its budget
 too). In a small tower others learn more: s = 1 and not 0.1, X_m = LN(H_m) (``normed``: an image's larger activations
-drown the text's in C), a = 0.1 and not 0.5 (an image and a note that complete each other have little to align): on validation samples of phantom_notes6 (one run each) 30.5 given and 6.3
-hidden, and the defaults 26.6 and 6.3.
+drown the text's in C), a = 0.1 and not 0.5 (an image and a note that complete each other have little to align): on
+validation samples of phantom_notes6 (one run each) 30.5 given and 6.3 hidden, and with the defaults 26.6 and 6.3.
 
 Odd axes: M modalities, E experts (of features: the embedding), L blocks.
 

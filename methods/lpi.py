@@ -29,10 +29,10 @@ the frozen text features of their class prompts, of retrieval of name and modali
 pairs so far; or ``task_similarity`` above ``threshold`` (the release: embeddings of a language model, above 0.4).
 Captions get no full stop of their own; those too long with the prompts lose their last words, never the end token. A
 fused item goes to the task of the smallest sum of its image's and its text's distance. ``prompts`` is 8, for 16: in a
-context of 48 tokens 16 cut captions off. The release trains the factors with SGD at 0.05; at the common rate Adam hardly
-moves them from N(0, 0.5^2) within the common number of steps, and ``gain=10`` moves them at ten times the rate. On
-validation items of phantom_retrieval6 (one run each) gain 1 has a mean recall of 24.2 given and 11.8 hidden, gain 10 of
-27.2 and 12.6. The released alignment is not normalised and explodes at rates much higher still;
+context of 48 tokens 16 cut captions off. The release trains the factors with SGD at 0.05; at the common rate Adam
+hardly moves them from N(0, 0.5^2) within the common number of steps, and ``gain=10`` moves them at ten times the rate:
+on validation items of phantom_retrieval6 (one run each) a mean recall of 27.2 given and 12.6 hidden, and 24.2 and 11.8
+with the default. The released alignment is not normalised and explodes at rates much higher still;
 ``alignment=normalised`` is bounded.
 
 Odd axes: L layers with prompts, P prompts, K centres.
