@@ -232,7 +232,7 @@ def verify_(argv: Sequence[str]) -> int:
 
 def leaderboard_(argv: Sequence[str]) -> int:
     from benchmark.compare import leaderboard, markdown, tables
-    from benchmark.compare.entries import made_by_other_code
+    from benchmark.compare.entries import alike, made_by_other_code
     from benchmark.record.stored import read_all, run_files
 
     parser = _parser("leaderboard")
@@ -252,7 +252,11 @@ def leaderboard_(argv: Sequence[str]) -> int:
         console.print(str(path), highlight=False, soft_wrap=True)
     for stream in [given.stream] if given.stream else streams:
         console.print(tables.table(results, stream))
-        changed = made_by_other_code(read_all(results, stream))
+        records = read_all(results, stream)
+        for a, b in alike(records):
+            line = f"equal answers in every cell on {stream}: {a.method} {a.key} and {b.method} {b.key}"
+            console.print(line, highlight=False, soft_wrap=True)
+        changed = made_by_other_code(records)
         if changed:
             names = ", ".join(changed)
             console.print(f"neither made nor verified by this tree's code (make verify): {names}", highlight=False)

@@ -29,9 +29,11 @@ the frozen text features of their class prompts, of retrieval of name and modali
 pairs so far; or ``task_similarity`` above ``threshold`` (the release: embeddings of a language model, above 0.4).
 Captions get no full stop of their own; those too long with the prompts lose their last words, never the end token. A
 fused item goes to the task of the smallest sum of its image's and its text's distance. ``prompts`` is 8, for 16: in a
-context of 48 tokens 16 cut captions off. ``gain`` is 10, for 1: the release trains the factors with SGD at 0.05, and
-at the common rate Adam hardly moves them from N(0, 0.5^2) within the common number of steps. The released alignment
-is not normalised and explodes at rates much higher still; ``alignment=normalised`` is bounded.
+context of 48 tokens 16 cut captions off. The release trains the factors with SGD at 0.05; at the common rate Adam
+hardly moves them from N(0, 0.5^2) within the common number of steps, and ``gain=10`` moves them at ten times the rate:
+on validation items of phantom_retrieval6 (one run each) a mean recall of 27.2 given and 12.6 hidden, and 24.2 and 11.8
+with the default. The released alignment is not normalised and explodes at rates much higher still;
+``alignment=normalised`` is bounded.
 
 Odd axes: L layers with prompts, P prompts, K centres.
 
@@ -114,6 +116,7 @@ class LPI(IncrementalMethod):
     """
 
     kinds = ("classification", "fusion", "retrieval")
+    version = 2  # 1: a gain of 10 by default
 
     def __init__(
         self,
@@ -123,7 +126,7 @@ class LPI(IncrementalMethod):
         prompt_depth: int = 3,
         interaction: str = "none",
         init: float = 0.5,
-        gain: float = 10.0,
+        gain: float = 1.0,
         alignment: str = "released",
         align_weight: float = 0.1,
         task_weight: float = 0.1,

@@ -195,13 +195,14 @@ class Regulariser:
     @torch.no_grad()
     def _freeze(self, experts: Experts, tasks: Sequence[Task]) -> Frozen:
         *earlier, current = (experts.factors(name) for name in experts.names)
-        same = [task.modality == tasks[-1].modality for task in tasks[:-1]]
-        return Frozen(
-            current,
-            stacks([_alternate(As, Bs) for As, Bs in earlier], self.similarity),
-            torch.tensor(same, device=current[0][0].device),
-            torch.stack([orthogonality_penalty(As, Bs) for As, Bs in earlier]).sum(),
-        )
+        same, device = [task.modality == tasks[-1].modality for task in tasks[:-1]], current[0][0].device
+        with torch.autocast(device.type, enabled=False):
+            return Frozen(
+                current,
+                stacks([_alternate(As, Bs) for As, Bs in earlier], self.similarity),
+                torch.tensor(same, device=device),
+                torch.stack([orthogonality_penalty(As, Bs) for As, Bs in earlier]).sum(),
+            )
 
 
 @dataclass(frozen=True)

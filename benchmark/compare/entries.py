@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,23 @@ def method_args(record: Record) -> dict[str, Any]:
     card = _card(record)
     before = {"candidates": "own"} if card is not None and "candidates" in card.defaults else {}
     return before | record.config.method_args
+
+
+def alike(records: Iterable[Record]) -> list[tuple[Record, Record]]:
+    """Of every two methods of one stream whose rows have equal scores, to the last digit, in all runs of a shared order
+    and seed: the first run of each row.
+
+    What answers alike everywhere is one method, counted twice in ranks and tests.
+    """
+    rows = by_key(filter(counts, records))
+    sittings = [{(run.order, run.seed, run.stream.hash, tuple(run.permutation)): run for run in runs} for runs in rows]
+    found = []
+    for one, other in combinations(sittings, 2):
+        a, b = next(iter(one.values())), next(iter(other.values()))
+        shared = one.keys() & other.keys()
+        if a.method != b.method and shared and all(one[cell].scores == other[cell].scores for cell in shared):
+            found.append((a, b))
+    return found
 
 
 def group_place(group: str) -> tuple[int, str]:

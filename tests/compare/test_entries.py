@@ -65,6 +65,20 @@ def test_a_row_says_over_which_labels_its_loss_ran(record: Record, said: str) ->
     assert [row.candidates for row in leaderboard.rows([record])] == [said] * 2
 
 
+def test_rows_of_two_methods_with_equal_scores_in_every_shared_cell_are_named() -> None:
+    cells = [(order, seed) for order in (0, 1) for seed in (0, 1)]
+    ewc = [made("ewc", "0a", seed, order) for order, seed in cells]
+    twin = [replace(run, method="lwf", key="0b") for run in ewc[:3]]
+    near = [replace(run, method="er", key="0c") for run in ewc[:2]] + [made("er", "0c", 0, 1)]
+    apart = made("der", "0d", 5)  # no cell in common with the others
+    shuffled = replace(ewc[0], method="l2p", key="0e", permutation=[1, 0, 2])
+    again = [replace(run, key="0f", settings="rank=16") for run in ewc]  # of one method it is no news
+    unfinished = replace(ewc[0], method="ncm", key="10", status="running")
+    records = [*ewc, *twin, *near, apart, shuffled, *again, unfinished]
+    pairs = [(a.method, a.key, b.method, b.key) for a, b in entries.alike(records)]
+    assert pairs == [("ewc", "0a", "lwf", "0b"), ("ewc", "0f", "lwf", "0b")]
+
+
 def test_the_code_of_the_tree_is_that_of_method_and_sources() -> None:
     code = entries.code_of(made("ncm", config=replace(CONFIG, method="ncm", stream="phantom8")))
     assert code == provenance.fingerprint(ROOT, registry.card("ncm").file, ["phantom"])

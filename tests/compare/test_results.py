@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from benchmark.compare import leaderboard, markdown
+from benchmark.compare.entries import by_key
 from benchmark.record import stored
 from benchmark.record.files import csv_text
 from benchmark.record.schema import PROTOCOLS
@@ -52,11 +53,8 @@ def test_scores_in_the_docstrings_of_methods_are_those_of_the_records() -> None:
         if found is None:
             continue
         method, stream, *expected = found.groups()
-        runs = [
-            record
-            for record in stored.read_all(RESULTS, stream or "phantom8")
-            if record.method == method and record.settings == "" and record.order == 0
-        ]
+        mine = [record for record in stored.read_all(RESULTS, stream or "phantom8") if record.method == method]
+        runs = [run for row in by_key(mine) for run in row if run.settings == "" and run.order == 0]
         assert runs, method
         for protocol, score in zip(PROTOCOLS, expected, strict=True):
             mean = 100 * fmean(record.number(protocol, "last_acc") for record in runs)

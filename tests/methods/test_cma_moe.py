@@ -403,7 +403,7 @@ def test_embedding_one_input_never_looks_at_the_other_but_a_fused_sample_does(ki
 
 
 def test_of_a_fusion_sample_with_an_input_missing_the_rest_answers_as_with_a_zero_token() -> None:
-    method = learn(learner(), "fusion")
+    method = learn(learner(normed=True), "fusion")
     data = batch(1, "fusion")
     for name in ("image", "text"):
         part = without(data, "text" if name == "image" else "image")
@@ -528,7 +528,7 @@ def test_the_loss_is_the_sum_of_its_parts() -> None:
 def test_what_is_preserved_drifts_less(kind: str) -> None:
     drifts = []
     for weight in (0.0, 5.0):
-        method = learner(noise=0.0, freeze_top=0, distil_weight=weight, preserve_weight=weight)
+        method = learner(scale=1.0, noise=0.0, freeze_top=0, distil_weight=weight, preserve_weight=weight)
         begin(method, 0, kind)
         train(method, 0, kind, steps=10)
         part = without(batch(1, kind), "text") if kind == "retrieval" else batch(1, kind)
@@ -644,3 +644,8 @@ def test_a_text_encoder_without_blocks_is_refused_in_one_line() -> None:
 def test_bad_arguments_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
         CMAMoE(**arguments)
+
+
+def test_the_defaults_are_the_scales_of_the_reading() -> None:
+    made = CMAMoE()
+    assert (made.scale, made.normed, made.align_weight) == (0.1, False, 0.5)

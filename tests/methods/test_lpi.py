@@ -367,7 +367,7 @@ KINDS = ("classification", "fusion", "retrieval")
 
 def method(cls_backbone: Backbone | None = None, **arguments: Any) -> LPI:
     with tiny.seeded():
-        made = LPI(**({"prompts": 3, "rank": 2, "layers": 4, "centres": 4, "gain": 1.0} | arguments))
+        made = LPI(**({"prompts": 3, "rank": 2, "layers": 4, "centres": 4} | arguments))
         made.attach(cls_backbone or tiny.backbone().with_text(), BUDGET)
     return made.eval()
 
@@ -694,6 +694,7 @@ def test_the_official_preset_is_the_released_code() -> None:
     made = LPI(**PRESETS["official"]["method"])
     assert (made.prompts, made.rank, made.layers, made.prompt_depth, made.interaction) == (16, 4, 9, 1, "none")
     assert (made.init, made.gain, made.alignment, made.task_loss) == (0.5, 1.0, "released", "released")
+    assert LPI().gain == 1.0
     with tiny.seeded():
         assert sum(p.numel() for p in PromptFactors(9, 16, 4, 768, 512, 0.5).parameters()) == 5284
         assert sum(p.numel() for p in PromptInteraction(12, 4, 768, 512).parameters()) == 12904

@@ -363,3 +363,17 @@ def test_flags_may_be_integers_and_what_cannot_be_compared_is_refused() -> None:
             contrastive_penalty(current, [wrong], [True])
     with pytest.raises(ValueError, match="choose from exp_fro"):
         lora_similarity(current, other, kind="nearest")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_penalty_is_in_float32_inside_autocast_too(kind: str) -> None:
+    """What is frozen is gathered at a task's first step, which a trainer with mixed precision makes in autocast."""
+    method = MSLoRACR(rank=4, similarity=kind)
+    method.attach(tiny.backbone(), Budget())
+    for index in range(3):
+        begin(method, index)
+        tiny.shake_all(method.trainable_parameters(), index)
+    with method.learning():
+        expected = method.penalty()
+    with method.learning(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(method.penalty(), expected)

@@ -6,19 +6,18 @@ Legend: N samples, C candidates, K classes of the task.
 from __future__ import annotations
 
 import warnings
+from statistics import fmean
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_auroc,
-    multiclass_f1_score,
-    multiclass_recall,
-)
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score, multiclass_recall
 
 from benchmark.kinds import classification
 from benchmark.running.answers.question import Cell, Question
+
+SAME = 1e-5  # of the largest logit; one image's logits in batches of other sizes differ by 2e-7 of it
 
 
 def answered(question: Question) -> Cell:
@@ -46,8 +45,10 @@ def sample_metrics(logits_NC: Tensor, target_N: Tensor, own_K: Tensor) -> dict[s
     Args:
         logits_NC: over the candidates. target_N: column of the true label. own_K: columns of the task's own labels.
 
-    Averages over classes run over the task's classes that the test set contains; AUROC is one class against the rest
-    of the task's samples, on the probabilities over all candidates.
+    Averages over classes run over the task's classes that the test set contains. AUROC is one class against the rest of
+    the task's samples, ranked by the odds of the class among the task's own: the labels of other tasks, by which a
+    router's choice shifts a sample's logits as a whole, have no say in it. Differences below :data:`SAME` of the
+    largest of these logits are rounding, and ties.
     """
     if logits_NC.isnan().any():
         return dict.fromkeys(classification.KIND.metrics, float("nan"))
@@ -55,19 +56,44 @@ def sample_metrics(logits_NC: Tensor, target_N: Tensor, own_K: Tensor) -> dict[s
     classes = logits_NC.shape[1]
     counts_C = torch.bincount(target_N, minlength=classes)
     present_C = counts_C > 0
-    probabilities_NK = logits_NC.softmax(dim=1)[:, own_K]
-    column_C = torch.full((classes,), -1)
-    column_C[own_K] = torch.arange(len(own_K))
     rankable_K = present_C[own_K] & (counts_C[own_K] < len(target_N))
+    own_NK = logits_NC[:, own_K]
+    odds_NK, tie = log_odds(own_NK).numpy(), SAME * own_NK.abs().max().item()
+    aurocs = [auroc(odds_NK[:, k], (target_N == own_K[k]).numpy(), tie) for k in rankable_K.nonzero()[:, 0].tolist()]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # classes without samples: left out below
-        auroc_K = multiclass_auroc(probabilities_NK, column_C[target_N], num_classes=len(own_K), average=None)
         recall_C = multiclass_recall(logits_NC, target_N, num_classes=classes, average=None)
         f1_C = multiclass_f1_score(logits_NC, target_N, num_classes=classes, average=None)
         accuracy = multiclass_accuracy(logits_NC, target_N, num_classes=classes, average="micro")
     return {
         "accuracy": accuracy.item(),
         "balanced_accuracy": recall_C[present_C].mean().item(),
-        "macro_auroc": auroc_K[rankable_K].mean().item(),
+        "macro_auroc": fmean(aurocs) if aurocs else float("nan"),
         "macro_f1": f1_C[present_C].mean().item(),
     }
+
+
+def log_odds(logits_NK: Tensor) -> Tensor:
+    """float64 (N, K) log(p / (1 - p)) of p = softmax: in the order of p, but where that is 0 or 1 to all digits too."""
+    logits_NK = logits_NK.double()
+    log_p_NK = logits_NK.log_softmax(dim=1)
+    top_N1 = logits_NK.argmax(dim=1, keepdim=True)
+    others_N1 = logits_NK.scatter(1, top_N1, -torch.inf).logsumexp(dim=1, keepdim=True)
+    odds_NK = log_p_NK - torch.log1p(-log_p_NK.exp())  # of the likeliest class p may be 1
+    return odds_NK.scatter(1, top_N1, logits_NK.gather(1, top_N1) - others_N1)
+
+
+def auroc(score_N: NDArray[np.float64], positive_N: NDArray[np.bool_], tie: float) -> float:
+    """The share of pairs in which the positive has the higher score; scores within ``tie`` are equal, and half a pair.
+
+    Score by score upwards, what is no further than ``tie`` from the one before is equal to it; where many follow so,
+    in steps of ``tie``.
+    """
+    order_N = score_N.argsort(kind="stable")
+    rising_N, positive_N = score_N[order_N], positive_N[order_N]
+    begins_N = np.diff(rising_N, prepend=-np.inf) > tie
+    step_N = (rising_N - rising_N[begins_N][begins_N.cumsum() - 1]) // max(tie, np.finfo(float).tiny)
+    group_N = (begins_N | (np.diff(step_N, prepend=0) != 0)).cumsum() - 1
+    positives_G, negatives_G = np.bincount(group_N, positive_N), np.bincount(group_N, ~positive_N)
+    pairs = positives_G @ (negatives_G.cumsum() - negatives_G / 2)
+    return float(pairs / (positive_N.sum() * (~positive_N).sum()))
