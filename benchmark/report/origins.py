@@ -56,8 +56,9 @@ def command(run: Record) -> str:
     for name in re.findall(r"(?:^| )((?:method\.)?\w+)=", run.settings):
         value = known.get(name)
         words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
-    later = method_args(run).items() - run.config.method_args.items()
-    words += [word for name, value in sorted(later) for word in (f"--method.{name}", value)]
+    for name, value in method_args(run).items():
+        if name not in run.config.method_args:  # it was no argument then
+            words += [f"--method.{name}", value]
     return shlex.join(words)
 
 

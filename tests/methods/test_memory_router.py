@@ -13,8 +13,9 @@ from sklearn.covariance import ShrunkCovariance
 from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
+from benchmark.data import phantom
 from methods.independent_lora import IndependentLora
-from methods.parts import router
+from methods.parts import backbones, router
 from methods.parts.memory import Memory
 
 names = st.text("abcxyz_09", min_size=1, max_size=8)
@@ -318,3 +319,34 @@ def test_one_sample_a_class_is_no_error() -> None:
         for task in range(3):
             router.learn(memory, task, [(torch.eye(6)[2 * task : 2 * task + 2], torch.tensor([0, 1]))], kind)
         assert router.route(memory, torch.eye(6)).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("generator", "factor", "other"),
+    [("xray", "heart_size", "opacity_extent"), ("histopathology", "pleomorphism", "nuclear_density")],
+)
+def test_a_small_made_task_keeps_its_images_beside_a_large_one(generator: str, factor: str, other: str) -> None:
+    """Frozen features of made tasks that differ in one factor, 960 images beside 96, by the default router."""
+    low, high, frozen = [0.05, 0.3], [0.7, 0.95], backbones.load("phantom-clip", None)
+
+    def features(task: int, count: int, split: int) -> tuple[Tensor, Tensor]:
+        regions = [{factor: (low, high)[task], other: bounds} for bounds in (low, high)]
+        images, labels = phantom.render_split(generator, regions, count, (77, task, split))
+        pixels_BCHW = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+        with torch.no_grad():
+            return frozen.image((pixels_BCHW - frozen.mean) / frozen.std), torch.from_numpy(labels) + 2 * task
+
+    learned, asked = ([features(task, count, split) for task in (0, 1)] for split, count in enumerate((960, 200)))
+
+    def recall(*sizes: int) -> list[float]:
+        memory = Memory()
+        for task, size in enumerate(sizes):
+            router.learn(memory, task, [tuple(rows[:size] for rows in learned[task])])
+        return [float((router.route(memory, asked[task][0]) == task).float().mean()) for task in (0, 1)]
+
+    equal = recall(960, 960)
+    assert min(equal) > 0.65
+    for sizes, small in (((960, 96), 1), ((96, 960), 0)):
+        unequal = recall(*sizes)
+        assert unequal[small] > equal[small] - 0.15 and sum(unequal) > sum(equal) - 2 * 0.15
