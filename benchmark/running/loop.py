@@ -24,6 +24,7 @@ from benchmark.record.parts import SampleGroups, SampleScores
 from benchmark.record.schema import PROTOCOLS, Costs, Record
 from benchmark.record.summary import summarise
 from benchmark.running import state
+from benchmark.running.answers import apart
 from benchmark.running.answers.question import Cell
 from benchmark.running.evaluate import Cells, Evaluator
 from benchmark.running.fit import Lesson, fit, look
@@ -169,7 +170,11 @@ class Loop:
             for name, cell in named["given"].items()
             if cell is not None and cell.groups is not None
         }
-        self.record = replace(self.record, router_confusion=confusion, hits=hits, groups=groups or None)
+        self.record = replace(
+            self.record, router_confusion=confusion, hits=hits, groups=groups or None,
+            class_recall=apart.class_recall(cells, self.stream) if self.record.kind.labelled else None,
+            subgroups=apart.subgroups(cells, self.stream),
+        )  # fmt: skip
 
     def _finish(self) -> None:
         """What the final model answers without an input, then all that stays, the record last."""
