@@ -108,7 +108,9 @@ def packed(bits: Sequence[int]) -> SampleScores:
 
 
 def with_hits(record: Record, hits: Mapping[str, Sequence[int]]) -> Record:
-    """The record with the same hits by name of the task for both protocols."""
-    return replace(
-        record, hits={protocol: {task: packed(bits) for task, bits in hits.items()} for protocol in PROTOCOLS}
-    )
+    """The record with the same hits by name of the task for both protocols, and their means as its last scores."""
+    kept = {protocol: {task: packed(bits) for task, bits in hits.items()} for protocol in PROTOCOLS}
+    last = [float(np.mean(hits[task])) for task in record.stream.task_names]
+    primary = {protocol: [*record.matrix(protocol)[:-1], last] for protocol in PROTOCOLS}
+    scores = record.scores | {record.primary: primary}
+    return replace(record, hits=kept, scores=scores, summary=summarise(record.kind, scores, record.missing))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 CURVE = 1.25  # how a critical value goes from the samples' to the runs'; 1: Cochran and Cox
-LEAST_P = 1e-300
+LEAST_P = 1e-100  # below that scipy has no quantiles of some degrees of freedom
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Spread:
         together = self.runs + self.samples
         share = np.divide(self.runs, together, out=np.zeros_like(together), where=together > 0) ** CURVE
         of_runs, of_samples = (-stdtrit(free, alpha / 2) for free in (self.freedom_of_runs, self.freedom_of_samples))
-        return of_samples + share * (of_runs - of_samples)
+        return (1 - share) * of_samples + share * of_runs
 
     def p(self, errors: float) -> float:
         """The ``alpha`` whose critical value is so many standard errors; of a single mean, by bisection."""

@@ -10,11 +10,16 @@ USUAL = ("seeds .16 (independent_lora, medical10)", "seeds 3, orders 1", "seeds 
 
 
 @pytest.mark.parametrize(("orders", "seeds"), DESIGNS)
-@pytest.mark.parametrize(
-    "world", [name if name in USUAL else pytest.param(name, marks=pytest.mark.slow) for name in WORLDS]
-)
+@pytest.mark.parametrize("world", USUAL)
 def test_intervals_cover_and_equal_methods_are_seldom_told_apart(world: str, orders: int, seeds: int) -> None:
-    """2,000 draws have a standard error of .005; the widest deviations, .927 and .070, are of two unlike orders."""
-    covered, found = measured(WORLDS[world], orders, seeds, draws=2000, seed=1)
-    assert 0.92 < covered < 0.98
-    assert 0.03 - 0.005 < found < 0.07 + 0.005 * (world not in USUAL)
+    covered, found = measured(WORLDS[world], orders, seeds, draws=2000, seed=2)
+    assert 0.92 < covered < 0.98 and 0.03 < found < 0.07
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("orders", "seeds"), DESIGNS)
+@pytest.mark.parametrize("world", sorted(WORLDS.keys() - USUAL))
+def test_so_they_do_whatever_varies(world: str, orders: int, seeds: int) -> None:
+    """The widest deviations, .927 and .070, are of two orders that differ much; 10,000 draws have an error of .003."""
+    covered, found = measured(WORLDS[world], orders, seeds, draws=10_000)
+    assert 0.92 < covered < 0.98 and 0.03 < found < 0.075

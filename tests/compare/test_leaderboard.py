@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark.compare import leaderboard
+from benchmark.compare import leaderboard, stats
 from benchmark.compare.rows import LEADERBOARD
 from benchmark.errors import UserError
 from benchmark.record.files import write_json
-from benchmark.record.parts import Verified
-from benchmark.record.schema import Provenance, Record
-from tests.made_records import flat, lacking, made, on, save, unanswered, with_hits
+from benchmark.record.parts import SampleGroups, SampleScores, Verified
+from benchmark.record.schema import PROTOCOLS, Provenance, Record
+from tests.made_records import TASKS, flat, lacking, made, on, save, unanswered, with_hits
 
 ROOT = Path(__file__).resolve().parents[2]
 Rows = list[dict[str, str]]
@@ -68,11 +68,42 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
         "stored_bytes": "300", "train_seconds_mean": "7.00", "eval_seconds_mean": "1.00", "peak_memory_mib": "101.0",
         "code": "aa bb", "verified": "", "stale": "true",
     }  # fmt: skip
-    assert low == "0.633333" and high == "0.900000"  # a quarter of the draws takes one seed twice
+    assert low == high == ""  # without the score of every test sample nothing is said of other samples
     assert hidden["protocol"] == "hidden" and hidden["last_acc_mean"] == "0.766667" and hidden["rank"] == ""
     assert hidden["avg_acc_mean"] == hidden["fwt_mean"] == hidden["transfer_mean"] == ""
     header = (tmp_path / "leaderboards" / "three.csv").read_text().splitlines()[0]
     assert header == ",".join(LEADERBOARD)
+
+
+def test_the_interval_is_of_runs_and_samples() -> None:
+    """One run has one, about other samples; of several all have to say how they answered; groups are drawn together."""
+    half, more = dict.fromkeys(TASKS, [1, 0] * 8), dict.fromkeys(TASKS, [1, 0] * 7 + [0, 1])
+    one, other = with_hits(made(), half), with_hits(made(seed=1), more)
+
+    def ends(*runs: Record) -> tuple[float | None, float | None]:
+        row = leaderboard.rows(runs)[0]
+        assert row.last_acc_mean == 0.5
+        return row.last_acc_ci_low, row.last_acc_ci_high
+
+    error = (0.25 / 15 / 3) ** 0.5  # of three tasks of 16 samples, half of them right
+    assert ends(one) == pytest.approx((0.5 - 2.0141 * error, 0.5 + 2.0141 * error), abs=1e-4)  # Student's of 45
+    expected = stats.interval([np.array([[half[task], more[task]]]) for task in sorted(TASKS)])[1:]
+    assert ends(other, one) == expected and expected[0] < expected[1]
+    assert ends(one, replace(other, hits=None)) == (None, None)
+    pairs = {task: SampleGroups.packed(np.arange(16) // 2) for task in TASKS}
+    assert ends(replace(one, groups=pairs)) == (0.5, 0.5)  # every pair of samples has one right and one wrong
+    assert ends(one, replace(other, groups=pairs)) == (0.5, 0.5)  # an older run of the same samples says no groups
+
+
+def test_hits_of_another_number_give_no_interval() -> None:
+    """Of retrieval the row shows the mean recall of both directions; old records kept R@1 of all queries alone."""
+    kept = SampleScores.packed(np.array([1, 1 / 3, 2 / 3, 0, 1, 1]), parts=[2, 4])
+    assert kept.weighed().mean() == pytest.approx(((1 + 1 / 3) / 2 + (2 / 3 + 0 + 1 + 1) / 4) / 2)
+    for score, defined in ((2 / 3, True), (0.5, False)):
+        run = made(kind="retrieval", given=np.full((4, 3), score))
+        run = replace(run, hits={name: dict.fromkeys(TASKS, kept) for name in PROTOCOLS})
+        row = leaderboard.rows([run])[0]
+        assert (row.last_acc_ci_low is not None) == (row.last_acc_ci_high is not None) == defined
 
 
 def test_the_columns_are_the_contract() -> None:

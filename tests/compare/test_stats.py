@@ -14,13 +14,11 @@ from hypothesis import strategies as st
 from scipy import stats as oracle
 from statsmodels.stats.multitest import multipletests
 
-from benchmark.compare import stats
-from tests.made_records import made
+from benchmark.compare import stats, variance
 
 # Five blocks, methods a, b, c. Ranks: a 1 1.5 1 1 2, b 2 1.5 3 2 1, c 3 3 2 3 3.
 TABLE = [[0.90, 0.85, 0.50], [0.80, 0.80, 0.60], [0.70, 0.60, 0.65], [0.90, 0.60, 0.52], [0.75, 0.90, 0.72]]
 
-bits = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -39,107 +37,117 @@ def no_collection() -> Iterator[None]:
         yield
 
 
-# One set of runs
+# Runs and test samples
 
 
-def test_interval_is_nested() -> None:
-    runs = [made(seed=seed, order=order) for order in (0, 1) for seed in (0, 1, 2)]
-    between = stats.interval(runs, [0.4, 0.4, 0.4, 0.8, 0.8, 0.8])
-    assert between == (pytest.approx(0.4), pytest.approx(0.8))  # two orders: seeds do not make them more
-    low, high = stats.interval(runs, [0.4, 0.6, 0.8, 0.4, 0.6, 0.8])
-    assert low is not None and high is not None and 0.4 < low < 0.6 < high < 0.8
-    assert stats.interval(runs[:1], [0.5]) == stats.interval(runs[:2], [0.5, None]) == (None, None)
-    assert stats.interval(runs[:4], [0.5, 0.5, 0.5, 0.5]) == (0.5, 0.5)
-
-
-# Two methods on the same samples
-
-
-def test_mcnemar_by_hand() -> None:
-    a = [True] * 6 + [False] + [True] * 10 + [False] * 3
-    b = [False] * 6 + [True] + [True] * 10 + [False] * 3
-    assert stats.mcnemar(a, b) == pytest.approx(2 * (1 + 7) / 2**7)  # none or one of seven, either way
-    assert stats.mcnemar(a, a) == 1.0
-    with pytest.raises(ValueError, match="other samples"):
-        stats.mcnemar(a, b[1:])
-
-
-@given(bits)
-def test_mcnemar_is_the_exact_binomial_test(pairs: list[tuple[bool, bool]]) -> None:
-    a, b = (np.array(each) for each in zip(*pairs, strict=True))
-    only, either = int((a & ~b).sum()), int((a != b).sum())
-    expected = oracle.binomtest(only, either, 0.5).pvalue if either else 1.0
-    assert stats.mcnemar(a, b) == pytest.approx(expected) == pytest.approx(stats.mcnemar(b, a))
-
-
-def cells(seed: int, count: int, sizes: tuple[int, ...], accuracy: float) -> list[list[np.ndarray]]:
+def hits(seed: int, runs: tuple[int, int], sizes: tuple[int, ...] = (40, 90), score: float = 0.7) -> list[np.ndarray]:
+    """Of each task (orders, seeds, samples), drawn independently."""
     generator = np.random.default_rng(seed)
-    return [[generator.random(size) < accuracy for size in sizes] for _ in range(count)]
+    return [(generator.random((*runs, size)) < score).astype(float) for size in sizes]
 
 
-def test_every_task_and_cell_counts_the_same() -> None:
-    a = [[np.array([1, 1, 0, 0], bool), np.array([1], bool)], [np.array([1, 0, 0, 0], bool), np.array([1], bool)]]
-    b = [[np.array([0, 1, 1, 1], bool), np.array([0], bool)], [np.array([0, 0, 0, 1], bool), np.array([1], bool)]]
-    found = stats.paired_bootstrap(a, b)
-    assert found.difference == pytest.approx(((-1 / 4 + 1) / 2 + 0) / 2)
-    assert stats.paired_bootstrap(a, a) == (0, 0, 0, 1)
-    for other in ([], a[:1], [[*cell[:1], cell[1][:0]] for cell in a]):
-        with pytest.raises(ValueError, match="same cells"):
-            stats.paired_bootstrap(a, other)
-    with pytest.raises(ValueError, match="same cells"):
-        stats.paired_bootstrap([], [])
+def test_a_single_run_has_the_textbook_error_of_proportions() -> None:
+    tasks = hits(0, (1, 1))
+    mean, low, high = stats.interval(tasks)
+    parts = [(task.mean(), task.size) for task in tasks]
+    error = math.sqrt(sum(share * (1 - share) / (size - 1) for share, size in parts)) / 2
+    assert mean == pytest.approx(sum(share for share, _ in parts) / 2)
+    assert high - mean == pytest.approx(mean - low) == pytest.approx(1.96 * error, rel=0.02)
+    # difference: Agresti, Categorical Data Analysis: var = ((b + c) - (b - c)^2 / n) / n^2
+    other = hits(1, (1, 1), score=0.6)
+    variance = sum(
+        (((a != b).sum() - (a - b).sum() ** 2 / a.size) / a.size / (a.size - 1)) / 4
+        for a, b in zip(tasks, other, strict=True)
+    )
+    gap, low, high, p = stats.difference(tasks, other)
+    assert high - gap == pytest.approx(1.96 * math.sqrt(variance), rel=0.02)
+    assert p == pytest.approx(2 * oracle.norm.sf(gap / math.sqrt(variance)), rel=0.15)
 
 
-def test_one_cell_has_the_textbook_error_of_paired_proportions() -> None:
-    """Agresti, Categorical Data Analysis: var = ((b + c) - (b - c)^2 / n) / n^2, tasks independent of each other."""
-    (one,), (other,) = cells(1, 1, (400, 900), 0.7), cells(2, 1, (400, 900), 0.62)
-    difference, variance = 0.0, 0.0
-    for a, b in zip(one, other, strict=True):
-        b_, c_, n = (a & ~b).sum(), (b & ~a).sum(), len(a)
-        difference += (b_ - c_) / n / 2
-        variance += ((b_ + c_) - (b_ - c_) ** 2 / n) / n**2 / 4
-    found = stats.paired_bootstrap([one], [other])
-    assert found.difference == pytest.approx(difference)
-    assert found.high - found.low == pytest.approx(2 * 1.96 * math.sqrt(variance), rel=0.05)
-    assert found.p == pytest.approx(2 * oracle.norm.sf(difference / math.sqrt(variance)), rel=0.3)
-
-
-def test_runs_that_differ_have_the_interval_of_a_t_test() -> None:
+def test_runs_alone_have_the_interval_of_a_t_test() -> None:
     """Each run is all right or all wrong about a task, so samples say nothing and runs everything."""
     gaps = [0.75, 0.25, 0.5, 0.5, 0.0, 0.25]
-    a = [[np.full(9, place < 4 * gap) for place in range(4)] for gap in gaps]
-    b = [[np.zeros(9, bool)] * 4 for _ in gaps]
-    found, expected = stats.paired_bootstrap(a, b), oracle.ttest_1samp(gaps, 0)
-    low, high = expected.confidence_interval(0.95)
-    assert (found.low, found.high) == (pytest.approx(low, abs=0.02), pytest.approx(high, abs=0.02))
-    assert found.p == pytest.approx(expected.pvalue, rel=0.2)
+    tasks = [np.array([[np.full(9, float(place < 4 * gap)) for gap in gaps]]) for place in range(4)]
+    for scores in (tasks, [np.array(gaps).reshape(1, -1, 1)]):  # and a number for each run, nothing known of samples
+        expected = oracle.ttest_1samp(gaps, 0)
+        low, high = expected.confidence_interval(0.9)
+        assert stats.interval(scores, level=0.9) == pytest.approx((np.mean(gaps), max(low, 0.0), high))
+        nothing = [np.zeros_like(task) for task in scores]
+        found = stats.difference(scores, nothing, level=0.9)
+        assert found == pytest.approx((np.mean(gaps), low, high, expected.pvalue))
 
 
-@settings(max_examples=15)
-@given(seeds)
-def test_a_run_copied_is_no_new_evidence_and_sides_may_be_swapped(seed: int) -> None:
-    a, b = cells(seed, 1, (50, 80), 0.7), cells(seed + 1, 1, (50, 80), 0.6)
-    once = stats.paired_bootstrap(a, b)
-    assert stats.paired_bootstrap(a * 3, b * 3) == pytest.approx(once)
-    swapped = stats.paired_bootstrap(b, a)
-    assert swapped == pytest.approx((-once.difference, -once.high, -once.low, once.p))
-    assert (once.p < 0.05) == (once.low > 0 or once.high < 0)
+def test_variance_by_hand() -> None:
+    """Three seeds on four samples: the two-way table's mean squares, chance of a run on a sample counted once."""
+    table = np.array([[1, 1, 0, 1], [1, 0, 0, 1], [1, 0, 0, 0]], float)
+    rows, columns, mean = table.mean(1), table.mean(0), table.mean()
+    left = table - rows[:, None] - columns + mean
+    chance = (left**2).sum() / (2 * 3) / 12
+    runs, samples = rows.var(ddof=1) / 3, columns.var(ddof=1) / 4
+    found = variance.spread([table], [1, 1, 1], [None])
+    assert (float(found.runs), float(found.samples)) == (pytest.approx(runs), pytest.approx(samples - chance))
+    assert (found.freedom_of_runs, float(found.freedom_of_samples)) == (2, pytest.approx(3))
+    share = runs / (runs + samples - chance)
+    critical = oracle.t.ppf(0.975, 3) + share**1.25 * (oracle.t.ppf(0.975, 2) - oracle.t.ppf(0.975, 3))
+    assert float(found.critical(0.05)) == pytest.approx(critical)
+    half = critical * math.sqrt(runs + samples - chance)
+    gap, low, high, _ = stats.difference([table[None]], [np.zeros((1, 3, 4))])
+    assert (gap, low, high) == pytest.approx((mean, max(mean - half, -1), min(mean + half, 1)))
 
 
-def test_equal_methods_are_seldom_called_different() -> None:
-    """Two methods, equal on average over runs and samples, three runs of each: 5 % of the tables may say otherwise.
+def test_orders_are_what_was_drawn_where_there_are_several() -> None:
+    """Seeds do not make orders more: two orders have one degree of freedom. Orders may have unequally many seeds."""
+    levels = np.array([[0.4, 0.4, 0.4], [0.8, 0.8, 0.8]])[..., None]
+    low, high = oracle.ttest_1samp([0.4, 0.8], 0).confidence_interval(0.95)
+    gap = stats.difference([levels], [np.zeros_like(levels)])
+    assert gap[:3] == pytest.approx((0.6, max(low, -1.0), min(high, 1.0)))
+    assert stats.interval([[levels[0], levels[1, :1]]])[0] == pytest.approx((3 * 0.4 + 0.8) / 4)
+    tasks = hits(3, (2, 3))
+    assert stats.interval([[*task] for task in tasks]) == stats.interval(tasks)
+    one = stats.interval([task.reshape(1, 6, -1) for task in tasks])
+    assert one[0] == pytest.approx(stats.interval(tasks)[0]) and one[1:] != stats.interval(tasks)[1:]
 
-    Samples that suit one of them return in every run, and a run is good or bad for all samples."""
-    generator = np.random.default_rng(0)
-    wrong, trials = 0, 400
-    for _ in range(trials):
-        suits = generator.normal(0, 0.6, (2, 60))
-        a, b = (
-            [[suits[side] + luck + generator.normal(0, 1, 60) > 0] for luck in generator.normal(0, 0.3, 3)]
-            for side in (0, 1)
-        )
-        wrong += stats.paired_bootstrap(a, b).p < 0.05
-    assert 0.01 < wrong / trials < 0.07  # percentiles, with samples drawn anew in every cell: 0.16
+
+def test_samples_of_a_group_are_one() -> None:
+    """A sample copied four times is no new evidence, if the copies are told to belong together."""
+    tasks, groups = hits(4, (1, 1)), [np.arange(size) for size in (40, 90)]
+    copied = [task.repeat(4, axis=-1) for task in tasks]
+    named = [100 - group.repeat(4) for group in groups]
+    assert stats.interval(copied, named) == pytest.approx(stats.interval(tasks))
+    narrower = stats.interval(copied)
+    assert narrower[2] - narrower[1] < 0.75 * (stats.interval(tasks)[2] - stats.interval(tasks)[1])
+    assert stats.interval(copied, [named[0], None])[0] == pytest.approx(stats.interval(tasks)[0])
+
+
+def test_what_is_undefined_is_said() -> None:
+    one = np.full((1, 1, 1), 0.5)
+    assert stats.interval([one]) == pytest.approx((0.5, math.nan, math.nan), nan_ok=True)
+    assert stats.difference([one], [one]) == pytest.approx((0.0, math.nan, math.nan, math.nan), nan_ok=True)
+    some = hits(0, (1, 3))
+    assert np.isnan(stats.interval([*some, some[0][..., :1]])[1:]).all()  # one task of three has one sample
+    hole = [some[0], some[1].copy()]
+    hole[1][0, 1, 7] = np.nan
+    assert np.isnan(stats.interval(hole)).all() and np.isnan(stats.difference(hole, some)).all()
+    assert np.isnan(stats.interval([np.zeros((1, 3, 0))])).all()
+    assert stats.difference(some, some) == (0, 0, 0, 1)
+    assert stats.difference([np.ones((1, 2, 5))], [np.zeros((1, 2, 5))]) == (1, 1, 1, 0)
+    for wrong in ([], [some[0], some[1][:, :2]], [np.zeros((0, 3, 4))]):
+        with pytest.raises(ValueError, match="same runs"):
+            stats.interval(wrong)
+    with pytest.raises(ValueError, match="same samples"):
+        stats.difference(some, [some[0], some[1][..., :5]])
+
+
+@settings(max_examples=25)
+@given(seeds, st.integers(1, 3), st.integers(1, 3))
+def test_p_agrees_with_the_interval_and_sides_may_be_swapped(seed: int, orders: int, runs: int) -> None:
+    a, b = hits(seed, (orders, runs), (12, 20)), hits(seed + 1, (orders, runs), (12, 20), 0.6)
+    gap, low, high, p = stats.difference(a, b)
+    assert (p < 0.05) == (low > 0 or high < 0)
+    assert stats.difference(b, a) == pytest.approx((-gap, -high, -low, p))
+    touching = stats.difference(a, b, level=1 - p)  # the interval of that level ends at zero
+    assert min(abs(touching[1]), abs(touching[2])) == pytest.approx(0, abs=1e-6) or p in (0.0, 1.0)
+    assert all(0 <= end <= 1 for end in stats.interval(a)[1:])
 
 
 # Many methods
@@ -209,6 +217,7 @@ def test_wilcoxon_of_equals_is_one() -> None:
 def test_holm_is_statsmodels(p_values: list[float]) -> None:
     assert stats.holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1].tolist())
     assert stats.holm([]) == []
+    assert stats.holm([0.01, math.nan, 0.02]) == pytest.approx([0.02, math.nan, 0.02], nan_ok=True)
 
 
 @given(seeds, st.integers(5, 12), st.integers(2, 8), st.sampled_from([0, 3]), st.sampled_from([0.05, 0.1]))

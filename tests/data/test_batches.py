@@ -19,7 +19,19 @@ from benchmark.data.cache import cached, resized
 from benchmark.data.sources.images import Images
 from benchmark.errors import UserError
 from benchmark.stream import Label, Task
-from tests.source_files import COUNTS, QUESTIONS, YES_NO, arrays, fusion, npz_source, saved, written
+from tests.source_files import (
+    COUNTS,
+    QUESTIONS,
+    YES_NO,
+    arrays,
+    fusion,
+    in_table,
+    npz_source,
+    pixels,
+    save,
+    saved,
+    written,
+)
 
 CPU = torch.device("cpu")
 
@@ -53,6 +65,24 @@ def test_limited_by_hand() -> None:
 
 def task(index: int, ids: list[int]) -> Task:
     return Task(index, f"t{index}", "ct", "classification", tuple(Label(i, f"c{i}", (f"c{i}",)) for i in ids), 2)
+
+
+def test_a_column_of_groups_counts_where_the_images_are_cached_already(tmp_path: Path) -> None:
+    rows = [
+        {"file": f"{i}.png", "finding": "ab"[i % 2], "part": ("train", "val", "test", "test")[i % 4], "who": i // 8}
+        for i in range(24)
+    ]
+    for i in range(24):
+        save(tmp_path / f"{i}.png", pixels(i))
+    columns = {"image": "file", "label": "finding", "split": "part"}
+    found = []
+    for more in ({}, {"group": "who"}):
+        source = in_table(written(tmp_path, rows), columns=columns | more, values=["a", "b"])
+        made = task_data(task(0, [0, 1]), source, sources.identity(source), 8, 8)
+        found.append(made.splits["test"].groups)
+        assert len(made.splits["test"]) == 8
+    assert found[0] is None and found[1] is not None
+    assert found[1].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]  # of twelve test images the first eight
 
 
 @pytest.mark.parametrize("limit", [None, 3])

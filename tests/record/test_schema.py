@@ -7,17 +7,21 @@ import subprocess
 import sys
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmark import kinds
 from benchmark.errors import UserError
+from benchmark.record.parts import SampleGroups, SampleScores
 from benchmark.record.schema import Configuration, Record, StreamEntry, TaskEntry, blank, unmeasured
 from benchmark.record.stored import read_all, read_record, run_files
-from tests.made_records import CONFIG, made, save, with_hits
+from tests.made_records import CONFIG, TASKS, made, save, with_hits
 
 ROOT = Path(__file__).resolve().parents[2]
 LATER = {"config": {"inputs": "both", "gallery": "seen"}}  # what older records lack, and what it stands for
@@ -64,6 +68,34 @@ def test_a_record_of_every_kind_comes_back(kind: str) -> None:
     )
     assert Record.from_json(json.loads(json.dumps(record.to_json()))) == record
     assert record.kind is kinds.of(kind) and record.primary == record.kind.primary
+
+
+@given(st.lists(st.integers(0, 255), min_size=1, max_size=50), st.booleans())
+def test_scores_of_samples_and_their_groups_come_back(levels: list[int], parted: bool) -> None:
+    scores, groups = np.array(levels) / 255, np.arange(len(levels)) // 2
+    parts = [1, len(levels) - 1] if parted and len(levels) > 1 else []
+    kept = {
+        "lung_ct": SampleScores.packed(scores, parts),
+        "skin": SampleScores.packed(scores > 0.5),
+        "retina_oct": None,
+    }
+    record = made(hits={"given": kept}, groups={"lung_ct": SampleGroups.packed(groups)})
+    again = Record.from_json(json.loads(json.dumps(record.to_json())))
+    assert again == record and again.groups is not None and again.hits is not None
+    assert again.groups["lung_ct"].unpacked().tolist() == groups.tolist()
+    one, other = again.hits["given"]["lung_ct"], again.hits["given"]["skin"]
+    assert one is not None and other is not None
+    assert (one.unpacked() == scores).all() and (other.unpacked() == (scores > 0.5)).all()
+    means = [scores[:1].mean(), scores[1:].mean()] if parts else [scores.mean()]
+    assert one.weighed().mean() == pytest.approx(sum(means) / len(means))
+    assert set(record.to_json()["hits"]["given"]["skin"]) == {"n", "bits"}  # as it always was
+
+
+def test_groups_of_other_samples_are_refused() -> None:
+    value = with_hits(made(), {task: [1, 0] for task in TASKS}).to_json()
+    value["groups"] = {"skin": asdict(SampleGroups.packed(np.arange(3)))}
+    with pytest.raises(ValueError, match=r"groups\.skin is not of the samples of hits\.given\.skin"):
+        Record.from_json(value)
 
 
 def test_keys_stand_in_order() -> None:
@@ -143,7 +175,10 @@ REFUSED = [
         put({"image": {"given": [0.5] * 3, "hidden": [0.5]}, "text": {}}, "missing", kind="fusion"),
         "missing lacks 'image'",
     ),
-    (put(HITS, "hits"), "hits.given.skin is not n and the bits of n samples"),
+    (put(HITS, "hits"), "hits.given.skin is not n and the bits or levels of n samples"),
+    (put({"given": {"skin": {"n": 3, "levels": "AA=="}}}, "hits"), "hits.given.skin is not n and the bits or levels"),
+    (put({"given": {"skin": {"n": 3, "bits": "4A==", "parts": [1, 1]}}}, "hits"), "hits.given.skin is not n"),
+    (put({"skin": {"n": 3, "numbers": "AA=="}}, "groups"), "groups.skin is not n and the numbers of n samples"),
     # types
     (put("x", *GIVEN, 0, 0), "Expected `float | null`, got `str`"),
     (put("0.5", *GIVEN, 0, 0), "got `str`"),

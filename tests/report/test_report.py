@@ -19,6 +19,7 @@ from made_records import flat, made, save, with_hits
 
 from benchmark import cli, report
 from benchmark.compare import comparisons, leaderboard
+from benchmark.compare.rows import PairRow
 from benchmark.config import arguments
 from benchmark.errors import UserError
 from benchmark.record.schema import Configuration, Record, StreamEntry, TaskEntry
@@ -202,6 +203,10 @@ def test_pairs_and_router(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     titles = [at["title"] for tag, at in page.tags if tag == "td" and "title" in at]
     assert [title for title in titles if title.startswith("ewc minus lwf: 50.0 points, 95 % ")]
     assert [title for title in titles if title.startswith("lwf minus ewc: -50.0 points, 95 % ")]
+    for row, cells in zip(leaderboard.rows(found), page.boards["three-board"], strict=True):
+        assert row.last_acc_ci_low is not None and row.last_acc_ci_high is not None
+        ends = f"{100 * row.last_acc_ci_low:.1f} to {100 * row.last_acc_ci_high:.1f}"
+        assert cells["last_acc_ci_low"][1].strip() == ends
     text = (tmp_path / "elsewhere" / "deep" / "index.html").read_text(encoding="utf-8")
     assert re.findall(r'title="ewc minus lwf: 50[^"]*">([^<]*)<', text) == ["50.0"] * 2
     assert re.findall(r'title="lwf minus ewc: -50[^"]*">([^<]*)<', text) == [f"{MINUS}50.0"] * 2
@@ -314,16 +319,29 @@ def test_chance() -> None:
 def test_the_headline() -> None:
     groups = [flat("a", "01", 0.7, 0.72), flat("b", "02", 0.5, 0.52), flat("c", "03", 0.9, 0.9, group="joint"),
               flat("d", "04", 0.3, 0.32, group="keeps images")]  # fmt: skip
-    rows = leaderboard.rows([record for group in groups for record in group])
+    records = [record for group in groups for record in group]
+    rows = leaderboard.rows(records)
     best = [(group, best["given"].method, best["hidden"].method) for group, best in findings.best_of_groups(rows)]
     assert best == [("plain", "a", "a"), ("keeps images", "d", "d"), ("joint", "c", "c")]
-    assert findings.lead(rows, "accuracy")[0] == findings.Lead(
+    assert findings.lead(rows, [], "accuracy")[0] == findings.Lead(
         told="Told which task it is", who="c", score="90.0 ± 0.0 % accuracy", next=""
     )
     plain = [row for row in rows if row.group == "plain"]
-    assert findings.lead(plain, "accuracy")[0].next == (
-        "Next among equals is b, 51.0 ± 1.4 %; their 95 % intervals do not overlap."
+    said = "Next among equals is b, 51.0 ± 1.4 %; "
+    assert (
+        findings.lead(plain, [], "accuracy")[0].next == f"{said}whether that is chance cannot be said of these records."
     )
+    pair = PairRow(
+        "given", "phantom-clip", "a", "b", 2, 90, 0.2, 0.01, 0.39, p=0.04, p_holm=0.04, key_a="01", key_b="02"
+    )
+    for changes, told in (
+        ({}, "the two can be told apart (p 0.040 after Holm's correction over all pairs)."),
+        ({"p_holm": 0.12}, "the two cannot be told apart (p 0.120 after Holm's correction over all pairs)."),
+        ({"n_cells": 1}, "the two trained models can be told apart (p 0.040 after Holm's correction over all pairs)."),
+        ({"p_holm": float("nan")}, "whether that is chance cannot be said of these records."),
+        ({"protocol": "hidden"}, "whether that is chance cannot be said of these records."),
+    ):
+        assert findings.lead(plain, [replace(pair, **changes)], "accuracy")[0].next == said + told
     assert (
         findings.forgetting(rows)[0] == "Identity given: 3 of 3 methods forget nothing (a, b, d), d forgets most (0.0)."
     )

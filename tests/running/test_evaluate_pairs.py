@@ -17,9 +17,11 @@ from benchmark.compare import tables
 from benchmark.config.run_config import RunConfig
 from benchmark.data.batches import Batches, Samples, TaskData
 from benchmark.errors import UserError
+from benchmark.record.parts import SampleScores
 from benchmark.record.schema import SCHEMA, Record, StreamEntry, TaskEntry, unmeasured
 from benchmark.record.stored import write_record
 from benchmark.record.summary import missing_rows, summarise
+from benchmark.running.answers.retrieval import query_groups
 from benchmark.running.evaluate import Evaluator
 from benchmark.stream import Label, Stream, Task
 from methods.base import IncrementalMethod, belongs, contrastive_loss
@@ -121,7 +123,19 @@ def test_ranks_in_every_gallery(policy: str) -> None:
                 assert cell.arrays[f"{way}_rank"].tolist() == expected
                 assert cell.metrics[f"{way}_r1"] == pytest.approx(np.mean(np.array(expected) <= 1))
                 assert cell.metrics[f"{way}_mrr"] == pytest.approx(np.mean(1 / np.array(expected)))
+            assert cell.hits is not None and cell.groups is not None
+            kept = SampleScores.packed(cell.hits, cell.parts)  # of every image, then of every text
+            assert kept.weighed().mean() == pytest.approx(cell.metrics["mean_recall"])
+            ranks = np.concatenate([cell.arrays[f"{way}_rank"] for way in metrics.DIRECTIONS])
+            assert kept.unpacked().tolist() == [np.mean([rank <= k for k in (1, 5, 10)]) for rank in ranks]
+            # images first, then each text with the first of its images
+            assert cell.groups.tolist() == [[0, 1, 2, 0, 1, 1], [0, 1, 2, 0, 2], [0, 1, 0, 1]][index]
     assert [cell.router_accuracy if cell else None for cell in row["hidden"]] == [1.0, 0.0, None]
+
+
+def test_queries_of_a_patient_belong_together() -> None:
+    pairs = np.array([[0, 0], [1, 1], [1, 2], [2, 3]])
+    assert query_groups(pairs, np.array([7, 5, 5, 7])).tolist() == [7, 5, 7, 7, 5, 5, 7]
 
 
 def test_a_method_never_sees_a_pair_a_label_or_which_sample_it_is() -> None:

@@ -66,6 +66,20 @@ def test_a_table_and_a_folder_with_the_same_samples_are_the_same(chest: Path) ->
     )
 
 
+def test_groups_are_told_beside_what_the_samples_are(images: Path) -> None:
+    """Numbers by split, where samples share a group; the identity and the cache of the samples are none the wiser."""
+    columns = {"image": "file", "label": "finding", "split": "split"}
+    plain = in_table(written(images, ROWS, "csv"), columns=columns)
+    grouped = in_table(written(images, ROWS, "csv"), columns=columns | {"group": "patient"})
+    assert sources.groups(plain) == sources.groups(in_folders(images)) == {}
+    patients = {split: [row["patient"] for row in ROWS if row["split"] == split] for split in sources.SPLITS}
+    found = sources.groups(grouped)
+    assert {split for split in patients if len(set(patients[split])) < len(patients[split])} == set(found) == {"train"}
+    same = [[one == other for other in patients["train"]] for one in patients["train"]]
+    assert (found["train"][:, None] == found["train"]).tolist() == same
+    assert sources.identity(plain) == sources.identity(grouped)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_missing_group_is_a_group_of_its_own(kind: str, images: Path) -> None:
     rows = pd.DataFrame(ROWS).assign(patient=pd.array([i // 3 if i % 3 else None for i in range(24)], "Int64"))
