@@ -51,20 +51,26 @@ def answered(question: Question) -> Cell:
     hits = None if np.isnan(rank_Q).any() else np.mean([rank_Q <= k for k in RECALLS], axis=0)
     sizes = tuple(len(ranks[way]) for way in DIRECTIONS)
     kept = {f"{way}_rank": rank.astype(np.float32) for way, rank in ranks.items()}
-    first_Q, samples = first_pairs(own.pairs.numpy()), question.samples
-    own_P = own.pairs.numpy()[:, 0] if samples.groups is None else samples.groups  # an image and its texts, or more
-    subgroups = {name: each.of(first_Q) for name, each in samples.subgroups.items()}
-    return Cell(
-        match_metrics(ranks), kept, hits, own_P[first_Q], subgroups, sizes, **question.routes(own.routed)
-    )
+    pairs, samples = own.pairs.numpy(), question.samples
+    groups = query_groups(pairs, samples.groups)
+    subgroups = {name: each.of(first_pairs(pairs)) for name, each in samples.subgroups.items()}
+    return Cell(match_metrics(ranks), kept, hits, groups, subgroups, sizes, **question.routes(own.routed))
+
+
+def query_groups(pairs: NDArray[np.int64], groups: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """The group of every image, then of every text: an image and its texts belong together.
+
+    Args:
+        pairs: (P, 2) image row, text row. groups: (P,) numbers of what belongs together beyond that, such as patients.
+
+    A text of several images belongs to the first of them.
+    """
+    own_P = pairs[:, 0] if groups is None else groups
+    return own_P[first_pairs(pairs)]
 
 
 def first_pairs(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(Q,) the first pair that has every image, then every text: its group and its subgroups are the query's.
-
-    Args:
-        pairs: (P, 2) image row, text row.
-    """
+    """(Q,) the first of the pairs (P, 2) that has every image, then every text."""
     return np.concatenate([np.unique(pairs[:, side], return_index=True)[1] for side in (0, 1)])
 
 
