@@ -156,22 +156,9 @@ class Loop:
         """Of the final model: where it sent which samples, its score of each, and which samples belong together."""
         routed = [list(cell.routed) if cell and cell.routed else None for cell in cells["hidden"]]
         confusion = None if None in routed else [row for row in routed if row is not None]
-        named = {
-            protocol: {task.name: cell for task, cell in zip(self.stream, row, strict=True)}
-            for protocol, row in cells.items()
-        }
-        hits = {
-            protocol: {name: None if cell is None or cell.hits is None else SampleScores.packed(cell.hits, cell.parts)
-                       for name, cell in row.items()}
-            for protocol, row in named.items()
-        }  # fmt: skip
-        groups = {
-            name: SampleGroups.packed(np.unique(cell.groups, return_inverse=True)[1])
-            for name, cell in named["given"].items()
-            if cell is not None and cell.groups is not None
-        }
+        hits, groups = kept_of_samples(cells, [task.name for task in self.stream])
         self.record = replace(
-            self.record, router_confusion=confusion, hits=hits, groups=groups or None,
+            self.record, router_confusion=confusion, hits=hits, groups=groups,
             class_recall=apart.class_recall(cells, self.stream) if self.record.kind.labelled else None,
             subgroups=apart.subgroups(cells, self.stream),
         )  # fmt: skip
@@ -213,6 +200,22 @@ class Loop:
             train_seconds=cost.train_seconds + tasks * [seconds / tasks],
             images_per_second=cost.images_per_second + tasks * [rate],
         )
+
+
+def kept_of_samples(
+    cells: Cells, names: Sequence[str]
+) -> tuple[dict[str, dict[str, SampleScores | None]], dict[str, SampleGroups] | None]:
+    """What a record keeps of the samples of a row: by protocol and task their scores, by task what belongs together."""
+    hits: dict[str, dict[str, SampleScores | None]] = {protocol: {} for protocol in cells}
+    groups: dict[str, SampleGroups] = {}
+    for protocol, row in cells.items():
+        for name, cell in zip(names, row, strict=True):
+            hits[protocol][name] = None
+            if cell is not None and cell.hits is not None:
+                hits[protocol][name] = SampleScores.packed(cell.hits, cell.parts)
+            if cell is not None and cell.groups is not None:
+                groups[name] = SampleGroups.packed(np.unique(cell.groups, return_inverse=True)[1])
+    return hits, groups or None
 
 
 def _scores(cells: Sequence[Cell | None], metric: str) -> list[float | None]:

@@ -58,13 +58,14 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
         "group": "plain", "protocol": "given", "primary": "accuracy", "n_runs": "2", "seeds": "0 1", "orders": "0",
         "last_acc_mean": "0.766667",  # (1.9 / 3 + 2.7 / 3) / 2
         "last_acc_std": "0.188562",  # (0.9 - 0.6333) / sqrt(2)
+        "worst_task_mean": "0.700000",  # (0.5 + 0.9) / 2
         "avg_acc_mean": "0.622222",  # (5.3 / 9 + 5.9 / 9) / 2: rows 1 to 3 of each
         "avg_acc_std": "0.047140",  # (0.6556 - 0.5889) / sqrt(2)
         "aia_mean": "0.780556",  # ((0.9 + 0.75 + 0.6333) / 3 + (0.7 + 0.8 + 0.9) / 3) / 2
         "forgetting_mean": "0.075000",  # ((0.3 + 0.2) / 2 + (-0.2 + 0) / 2) / 2
         "forgetting_std": "0.247487", "bwt_mean": "-0.075000", "bwt_std": "0.247487",
         "fwt_mean": "0.050000", "transfer_mean": "0.325000", "learning_acc_mean": "0.816667",
-        "balanced_acc_mean": "0.766667", "macro_auroc_mean": "0.766667", "trainable_params": "30",
+        "balanced_acc_mean": "0.766667", "macro_auroc_mean": "0.766667", "ece_mean": "0.766667", "trainable_params": "30",
         "stored_bytes": "300", "train_seconds_mean": "7.00", "eval_seconds_mean": "1.00", "peak_memory_mib": "101.0",
         "code": "aa bb", "verified": "", "stale": "true",
     }  # fmt: skip
@@ -109,9 +110,9 @@ def test_hits_of_another_number_give_no_interval() -> None:
 def test_the_columns_are_the_contract() -> None:
     assert ", ".join(LEADERBOARD) == (
         "rank, method, backbone, key, settings, group, protocol, primary, n_runs, seeds, orders, last_acc_mean, "
-        "last_acc_std, last_acc_ci_low, last_acc_ci_high, avg_acc_mean, avg_acc_std, aia_mean, forgetting_mean, "
+        "last_acc_std, last_acc_ci_low, last_acc_ci_high, worst_task_mean, avg_acc_mean, avg_acc_std, aia_mean, forgetting_mean, "
         "forgetting_std, bwt_mean, bwt_std, fwt_mean, transfer_mean, learning_acc_mean, balanced_acc_mean, "
-        "macro_auroc_mean, trainable_params, stored_bytes, train_seconds_mean, eval_seconds_mean, "
+        "macro_auroc_mean, ece_mean, trainable_params, stored_bytes, train_seconds_mean, eval_seconds_mean, "
         "peak_memory_mib, code, verified, stale"
     )
 

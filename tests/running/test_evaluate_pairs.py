@@ -21,8 +21,10 @@ from benchmark.record.parts import SampleScores
 from benchmark.record.schema import SCHEMA, Record, StreamEntry, TaskEntry, unmeasured
 from benchmark.record.stored import write_record
 from benchmark.record.summary import missing_rows, summarise
+from benchmark.running.answers.question import Cell
 from benchmark.running.answers.retrieval import query_groups
 from benchmark.running.evaluate import Evaluator
+from benchmark.running.loop import kept_of_samples
 from benchmark.stream import Label, Stream, Task
 from methods.base import IncrementalMethod, belongs, contrastive_loss
 
@@ -131,6 +133,23 @@ def test_ranks_in_every_gallery(policy: str) -> None:
             # images first, then each text with the first of its images
             assert cell.groups.tolist() == [[0, 1, 2, 0, 1, 1], [0, 1, 2, 0, 2], [0, 1, 0, 1]][index]
     assert [cell.router_accuracy if cell else None for cell in row["hidden"]] == [1.0, 0.0, None]
+
+
+def test_the_record_keeps_scores_and_groups_of_samples() -> None:
+    plain = Cell({}, {}, np.array([True, False, True]), np.array([9, 4, 9]))
+    alone = Cell({}, {}, np.array([True, True]))
+    asked = Cell({}, {}, np.array([1 / 3, 1.0, 0.0]), np.array([0, 0, 1]), (1, 2))
+    silent = Cell({}, {}, None)
+    hits, groups = kept_of_samples(
+        {"given": [plain, alone, asked], "hidden": [None, silent, asked]}, ("plain", "alone", "asked")
+    )
+    given, hidden = hits["given"], hits["hidden"]
+    assert given["plain"] == SampleScores(3, bits="oA==") and hidden["plain"] is hidden["alone"] is None
+    assert given["asked"] == hidden["asked"] and given["asked"] is not None and given["asked"].parts == [1, 2]
+    assert given["asked"].unpacked() == pytest.approx([1 / 3, 1, 0])
+    assert groups is not None and set(groups) == {"plain", "asked"}
+    assert groups["plain"].unpacked().tolist() == [1, 0, 1]
+    assert kept_of_samples({"given": [alone], "hidden": [alone]}, ("alone",))[1] is None
 
 
 def test_queries_of_a_patient_belong_together() -> None:

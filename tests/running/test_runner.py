@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from benchmark.cli import main
+from benchmark.record.schema import PROTOCOLS
 from benchmark.record.stored import read_all, read_record
 from benchmark.running import evaluate, load
 from benchmark.running.seeds import derive_seed, seeded
@@ -173,6 +174,10 @@ def test_record_holds_what_a_reader_needs(straight: Path) -> None:
     assert hidden[0] == [None, None] and hidden[1][1] is None and None not in hidden[2]
     assert None not in [cell for row in record.matrix("given") for cell in row]
     assert record.router_accuracy[2][0] is not None
+    for protocol, last in ((name, record.matrix(name)[-1]) for name in PROTOCOLS):
+        kept = [record.hits[protocol][task].weighed().mean() for task in record.stream.task_names]
+        assert kept == pytest.approx(last)
+    assert record.groups is None  # every made image is its own
     assert record.provenance.data.keys() == {"gland_nuclei", "chest_opacity"}
 
 

@@ -38,10 +38,10 @@ def answered(question: Question) -> Cell:
     answers_N = torch.where(logits_NC.isnan().any(1), -1, ids_C[logits_NC.nan_to_num().argmax(1)])
     kept = {"answer": answers_N.numpy()} if question.hidden else {"logits": logits_NC.numpy().astype(np.float16)}
     hits = None if (answers_N < 0).any() else (answers_N == labels_N).numpy()
+    metrics, samples = sample_metrics(logits_NC, target_N, own_K), question.samples
     recalls_K = class_recalls(answers_N, labels_N, ids_C[own_K])
     return Cell(
-        sample_metrics(logits_NC, target_N, own_K), kept, hits, question.samples.groups, question.samples.subgroups,
-        recalls=recalls_K, **question.routes(routed),
+        metrics, kept, hits, samples.groups, samples.subgroups, recalls=recalls_K, **question.routes(routed)
     )  # fmt: skip
 
 
