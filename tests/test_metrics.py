@@ -255,7 +255,9 @@ def binned_by_hand(confidence: list[Fraction], right: list[bool], bins: int) -> 
     """Guo et al., section 2, sample by sample in exact fractions."""
     total = Fraction(0)
     for m in range(1, bins + 1):
-        inside = [i for i, c in enumerate(confidence) if Fraction(m - 1, bins) < c <= Fraction(m, bins) or c == 0 and m == 1]
+        inside = [
+            i for i, c in enumerate(confidence) if Fraction(m - 1, bins) < c <= Fraction(m, bins) or c == m - 1 == 0
+        ]
         if inside:
             accuracy = Fraction(sum(right[i] for i in inside), len(inside))
             held = sum((confidence[i] for i in inside), Fraction(0)) / len(inside)

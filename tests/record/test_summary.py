@@ -24,8 +24,8 @@ def test_classification_by_hand() -> None:
     assert list(summary["given"]) == [*SUMMARY, *kind.summary]
     assert summary["given"] == {
         "last_acc": 0.875, "avg_acc": 0.8125, "aia": 0.9375, "forgetting": 0.25, "bwt": -0.25, "fwt": 0.0,
-        "transfer": 0.5, "learning_acc": 1.0, "worst_task": 0.75, "balanced_acc": None, "macro_auroc": None, "macro_f1": 0.875,
-        "ece": None,
+        "transfer": 0.5, "learning_acc": 1.0, "worst_task": 0.75, "balanced_acc": None, "macro_auroc": None,
+        "macro_f1": 0.875, "ece": None,
     }  # fmt: skip
     assert summary["hidden"]["fwt"] is None and summary["hidden"]["forgetting"] == 0.5
 

@@ -41,7 +41,7 @@ def answered(question: Question) -> Cell:
     metrics, samples = sample_metrics(logits_NC, target_N, own_K), question.samples
     recalls_K = class_recalls(answers_N, labels_N, ids_C[own_K])
     return Cell(
-        metrics, kept, hits, samples.groups, samples.subgroups, recalls=recalls_K, **question.routes(routed)
+        metrics, kept, hits, samples.groups, subgroups=samples.subgroups, recalls=recalls_K, **question.routes(routed)
     )  # fmt: skip
 
 

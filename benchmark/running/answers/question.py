@@ -31,8 +31,8 @@ class Cell:
         hits: the primary metric of each sample (N,): of classes whether it is answered rightly, bool; of retrieval, for
             each image, then each text, the mean of R@1, R@5 and R@10; None without an answer.
         groups: (N,) numbers of those that belong together; None: each stands for itself.
-        subgroups: by name of a column how it divides these N.
         parts: how many of the N each of several means is over whose mean the primary metric is; empty: one mean.
+        subgroups: by name of a column how it divides these N.
         recalls: (K,) of each class of the task, NaN where it is undefined; None without labels.
         routed: how many samples the router sends to each task.
     """
@@ -41,8 +41,8 @@ class Cell:
     arrays: Mapping[str, NDArray[Any]]
     hits: NDArray[Any] | None
     groups: NDArray[np.int64] | None = None
-    subgroups: Mapping[str, Subgrouping] = field(default_factory=dict)
     parts: tuple[int, ...] = ()
+    subgroups: Mapping[str, Subgrouping] = field(default_factory=dict)
     recalls: NDArray[np.float64] | None = None
     router_accuracy: float | None = None
     routed: tuple[int, ...] | None = None

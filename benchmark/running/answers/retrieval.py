@@ -54,7 +54,7 @@ def answered(question: Question) -> Cell:
     pairs, samples = own.pairs.numpy(), question.samples
     groups = query_groups(pairs, samples.groups)
     subgroups = {name: each.of(first_pairs(pairs)) for name, each in samples.subgroups.items()}
-    return Cell(match_metrics(ranks), kept, hits, groups, subgroups, sizes, **question.routes(own.routed))
+    return Cell(match_metrics(ranks), kept, hits, groups, sizes, subgroups, **question.routes(own.routed))
 
 
 def query_groups(pairs: NDArray[np.int64], groups: NDArray[np.int64] | None) -> NDArray[np.int64]:
