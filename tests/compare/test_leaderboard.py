@@ -113,8 +113,8 @@ def test_the_columns_are_the_contract() -> None:
         "rank, method, backbone, key, settings, group, protocol, primary, n_runs, seeds, orders, last_acc_mean, "
         "last_acc_std, last_acc_ci_low, last_acc_ci_high, worst_task_mean, avg_acc_mean, avg_acc_std, aia_mean, "
         "forgetting_mean, forgetting_std, bwt_mean, bwt_std, fwt_mean, transfer_mean, learning_acc_mean, "
-        "balanced_acc_mean, macro_auroc_mean, ece_mean, trainable_params, stored_bytes, train_seconds_mean, eval_seconds_mean, "
-        "peak_memory_mib, code, verified, stale"
+        "balanced_acc_mean, macro_auroc_mean, ece_mean, trainable_params, stored_bytes, train_seconds_mean, "
+        "eval_seconds_mean, peak_memory_mib, code, verified, stale"
     )
 
 
