@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import zlib
+from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmark.cli import main
 from benchmark.compare import repeats
 from benchmark.config import arguments
-from benchmark.record.parts import Provenance
+from benchmark.record.parts import Provenance, SampleGroups, SampleScores
 from benchmark.record.schema import Record
 from benchmark.record.stored import read_record, write_record
 from benchmark.sweep import beside, verify
@@ -226,3 +229,17 @@ def test_another_commit_runs_in_a_worktree_that_goes_again(tmp_path: Path, monke
     with pytest.raises(beside.UserError, match="it left no record"):
         beside.made_by(git("rev-parse", "HEAD"), ["--method=m"], tmp_path / "other")
     assert len(git("worktree", "list").splitlines()) == 1
+
+
+def test_scores_of_samples_are_compared_as_numbers(tmp_path: Path) -> None:
+    """Not by compressed bytes, which differ from one zlib to another; groups that came later are no difference."""
+    levels = bytes([0, 85, 170, 255])
+    texts = [b64encode(zlib.compress(levels, level)).decode() for level in (0, 9)]
+    then, now, other = (
+        made(hits={"given": {"skin": SampleScores(4, levels=text)}})
+        for text in (*texts, b64encode(zlib.compress(levels[::-1])).decode())
+    )
+    assert then.hits != now.hits
+    now = replace(now, groups={"skin": SampleGroups.packed(np.arange(4) // 2)})
+    assert repeats.difference(then, tmp_path, now, tmp_path) is None
+    assert repeats.difference(then, tmp_path, other, tmp_path) == "hits differ"
