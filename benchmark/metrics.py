@@ -13,7 +13,8 @@ Every function of a matrix raises ``ValueError`` when its shape is not (T+1, T) 
 Sources: MTIL (Zheng et al., "Preventing Zero-Shot Transfer Degradation", ICCV 2023) for Transfer, Avg and Last;
 Lopez-Paz and Ranzato, "Gradient Episodic Memory", NeurIPS 2017, section 2 for backward and forward transfer;
 Chaudhry et al., "Riemannian Walk", ECCV 2018, section 3 for forgetting (here the best score may be that of the task's
-own stage, as everyone computes it); Rebuffi et al., "iCaRL", CVPR 2017 for average incremental accuracy.
+own stage, as everyone computes it); Rebuffi et al., "iCaRL", CVPR 2017 for average incremental accuracy; Guo et al.,
+"On Calibration of Modern Neural Networks", ICML 2017, section 2 for the expected calibration error.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ Array = NDArray[np.float64]
 
 DIRECTIONS = ("i2t", "t2i")  # an image asks for its texts, a text for its images
 RECALLS = (1, 5, 10)
+BINS = 15  # of the expected calibration error
 MATCHES = ("mean_recall", *(f"{way}_{name}" for way in DIRECTIONS for name in ("r1", "r5", "r10", "mrr")))
 
 
@@ -43,6 +45,11 @@ def _mean(values: ArrayLike) -> float:
 def last_accuracy(matrix: ArrayLike) -> float:
     """Last = 1/T sum_j A[T, j]."""
     return _mean(_checked(matrix)[-1])
+
+
+def worst_task(matrix: ArrayLike) -> float:
+    """min_j A[T, j]: the task that the final model does worst."""
+    return float(_checked(matrix)[-1].min())
 
 
 def average_accuracy(matrix: ArrayLike) -> float:
@@ -110,8 +117,34 @@ def summary(matrix: ArrayLike) -> dict[str, float | None]:
         "fwt": forward_transfer(matrix),
         "transfer": transfer(matrix),
         "learning_acc": learning_accuracy(matrix),
+        "worst_task": worst_task(matrix),
     }
     return {name: None if np.isnan(value) else value for name, value in values.items()}
+
+
+def expected_calibration_error(confidence: ArrayLike, right: ArrayLike, bins: int = BINS) -> float:
+    """ECE = sum_m |B_m| / N |acc(B_m) - conf(B_m)|: how far what an answer is held for is from how often it is right.
+
+    Args:
+        confidence: (N,) the probability of the label that was answered, in [0, 1].
+        right: (N,) whether it is the true one.
+        bins: of equal width; bin m = 1..M has the confidences in ((m - 1) / M, m / M], the first one 0 as well.
+
+    0 is perfect, lower is better. NaN without samples and where a confidence is NaN.
+
+    Raises:
+        ValueError: the shapes differ or are not (N,), a confidence is outside [0, 1], or there is no bin.
+    """
+    held_N, right_N = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=np.float64)
+    if held_N.ndim != 1 or held_N.shape != right_N.shape or bins < 1:
+        raise ValueError(f"confidence and right are both (N,); got {held_N.shape}, {right_N.shape} and {bins} bins")
+    if not len(held_N) or np.isnan(held_N).any():
+        return float("nan")
+    if held_N.min() < 0 or held_N.max() > 1:
+        raise ValueError(f"a confidence is in [0, 1], got {held_N.min()} to {held_N.max()}")
+    bin_N = np.searchsorted(np.arange(1, bins) / bins, held_N)
+    gap_M = np.bincount(bin_N, weights=right_N - held_N, minlength=bins)
+    return float(np.abs(gap_M).sum() / len(held_N))
 
 
 def best_ranks(similarity: ArrayLike, positives: ArrayLike) -> Array:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmark import kinds
-from benchmark.record.parts import SampleScores
+from benchmark.record.parts import SampleScores, SubgroupScore
 from benchmark.record.schema import (
     PROTOCOLS,
     Configuration,
@@ -114,3 +114,17 @@ def with_hits(record: Record, hits: Mapping[str, Sequence[int]]) -> Record:
     primary = {protocol: [*record.matrix(protocol)[:-1], last] for protocol in PROTOCOLS}
     scores = record.scores | {record.primary: primary}
     return replace(record, hits=kept, scores=scores, summary=summarise(record.kind, scores, record.missing))
+
+
+def told_apart(
+    record: Record, recalls: Mapping[str, list[float | None]],
+    subgroups: Mapping[str, Mapping[str, Mapping[str, tuple[int, float | None]]]],
+) -> Record:  # fmt: skip
+    """The record with these recalls of a task's labels, without a number for those of other tasks, and these subgroups
+    (task, column, value: samples, score), the same for both protocols."""
+    recall = {task.name: recalls.get(task.name, [None] * len(task.labels)) for task in record.stream.tasks}
+    scores = {
+        task: {column: {value: SubgroupScore(*pair) for value, pair in values.items()} for column, values in of.items()}
+        for task, of in subgroups.items()
+    }
+    return replace(record, class_recall=dict.fromkeys(PROTOCOLS, recall), subgroups=dict.fromkeys(PROTOCOLS, scores))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,7 @@ def oracle(matrix: np.ndarray) -> dict[str, float]:
         "fwt": mean(A[j - 1, j] - A[0, j] for j in range(2, T + 1)),
         "transfer": mean(mean(A[i, j] for i in range(1, j)) for j in range(2, T + 1)),
         "learning_acc": mean(A[j, j] for j in range(1, T + 1)),
+        "worst_task": sorted(A[T, j] for j in range(1, T + 1))[0],
     }
 
 
@@ -244,3 +246,41 @@ def test_recall_refuses_nonsense() -> None:
         metrics.recall_at_k(np.eye(2), positives, 0)
     with pytest.raises(ValueError, match=r"\(Q, G\)"):
         metrics.recall_at_k(np.eye(3), positives, 1)
+
+
+# Calibration
+
+
+def binned_by_hand(confidence: list[Fraction], right: list[bool], bins: int) -> Fraction:
+    """Guo et al., section 2, sample by sample in exact fractions."""
+    total = Fraction(0)
+    for m in range(1, bins + 1):
+        inside = [
+            i for i, c in enumerate(confidence) if Fraction(m - 1, bins) < c <= Fraction(m, bins) or c == m - 1 == 0
+        ]
+        if inside:
+            accuracy = Fraction(sum(right[i] for i in inside), len(inside))
+            held = sum((confidence[i] for i in inside), Fraction(0)) / len(inside)
+            total += Fraction(len(inside), len(confidence)) * abs(accuracy - held)
+    return total
+
+
+@given(st.lists(st.tuples(st.integers(0, 64), st.booleans()), min_size=1, max_size=40), st.sampled_from([1, 4, 16, 15]))
+def test_calibration_error_against_fractions(samples: list[tuple[int, bool]], bins: int) -> None:
+    """In 64ths, which floats hold exactly and among which are the ends of 4 and 16 bins."""
+    confidence, right = [Fraction(c, 64) for c, _ in samples], [r for _, r in samples]
+    found = metrics.expected_calibration_error([float(c) for c in confidence], right, bins)
+    assert found == pytest.approx(float(binned_by_hand(confidence, right, bins)), abs=1e-12)
+
+
+def test_calibration_error_by_hand() -> None:
+    assert metrics.expected_calibration_error([1.0] * 4, [True] * 4) == 0
+    assert metrics.expected_calibration_error([1.0] * 4, [False] * 4) == 1
+    # 0.9 and 0.92 share a bin: |1/2 - 0.91| of two thirds; 0.5 is alone: |1 - 0.5| of a third
+    error = metrics.expected_calibration_error([0.9, 0.92, 0.5], [True, False, True])
+    assert error == pytest.approx(2 / 3 * 0.41 + 1 / 3 * 0.5)
+    assert np.isnan(metrics.expected_calibration_error([], []))
+    assert np.isnan(metrics.expected_calibration_error([0.5, np.nan], [True, True]))
+    for confidence, right, bins in (([0.5], [1, 0], 15), ([[0.5]], [[1]], 15), ([1.5], [1], 15), ([0.5], [1], 0)):
+        with pytest.raises(ValueError):
+            metrics.expected_calibration_error(confidence, right, bins)

@@ -11,6 +11,7 @@ from benchmark.compare.entries import age, candidates, stale
 from benchmark.compare.rows import LeaderboardRow
 from benchmark.compare.stats import deviation, interval, mean, whole
 from benchmark.record.schema import Record
+from benchmark.record.summary import floats
 
 
 def aggregated(runs: Sequence[Record], protocol: str, code: str | None) -> LeaderboardRow:
@@ -43,6 +44,7 @@ def aggregated(runs: Sequence[Record], protocol: str, code: str | None) -> Leade
         last_acc_std=deviation(values("last_acc")),
         last_acc_ci_low=low,
         last_acc_ci_high=high,
+        worst_task_mean=over_runs(lambda run: _worst_task(run, protocol)),
         avg_acc_mean=mean(values("avg_acc")),
         avg_acc_std=deviation(values("avg_acc")),
         aia_mean=mean(values("aia")),
@@ -55,6 +57,7 @@ def aggregated(runs: Sequence[Record], protocol: str, code: str | None) -> Leade
         learning_acc_mean=mean(values("learning_acc")),
         balanced_acc_mean=mean(values("balanced_acc")),
         macro_auroc_mean=mean(values("macro_auroc")),
+        ece_mean=mean(values("ece")),
         trainable_params=None if trained is None else round(trained),
         stored_bytes=None if stored is None else round(stored),
         train_seconds_mean=over_runs(lambda run: sum(run.cost.train_seconds) if run.cost.train_seconds else None),
@@ -66,6 +69,12 @@ def aggregated(runs: Sequence[Record], protocol: str, code: str | None) -> Leade
         stale=bool(stale(runs, code)),
         more=_more(runs, protocol),
     )
+
+
+def _worst_task(run: Record, protocol: str) -> float | None:
+    """Of the matrix: the summary of old records does not have it."""
+    worst = metrics.worst_task([floats(row) for row in run.matrix(protocol)])
+    return None if math.isnan(worst) else worst
 
 
 def _interval(runs: Sequence[Record], protocol: str) -> tuple[float | None, float | None]:

@@ -82,9 +82,9 @@ def _place(row: LeaderboardRow) -> tuple[int, int, str, float, float, str, str]:
 
 def build(results: Path, stream: str | None = None) -> list[Path]:
     """Write ``results/leaderboards/<stream>.csv`` and beside it ``.matrix.csv``, ``.forgetting.csv`` and ``.bwt.csv``.
-    A fusion stream has ``.missing.csv`` as well: accuracy where a part of the samples lacks the image or the text; a
-    stream whose runs kept their hits ``.pairs.csv``. ``overall.csv`` and ``overall.pairs.csv`` are over all streams,
-    whichever was named.
+    Where runs kept them there are ``.recall.csv``, the recall of every class, and ``.subgroups.csv``. A fusion stream
+    has ``.missing.csv`` as well: accuracy where a part of the samples lacks the image or the text; a stream whose runs
+    kept their hits ``.pairs.csv``. ``overall.csv`` and ``overall.pairs.csv`` are over all streams, whichever was named.
 
     ``matrix.csv`` is the mean matrix of the primary metric over the runs of each key's lowest order only: stages of
     different orders have learned different tasks. The other two are per task name over all runs in which the task was

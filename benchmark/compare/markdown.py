@@ -25,6 +25,7 @@ LAST = (
     Column("last, given", "last_acc", spread=True),
     Column("last, hidden", "last_acc", hidden=True, spread=True),
 )
+WORST = (Column("worst task, given", "worst_task"), Column("worst task, hidden", "worst_task", hidden=True))
 SHOWN: dict[str, Callable[[float], str]] = {
     "count": lambda value: f"{value:,}",
     "mib": lambda value: f"{value / 2**20:.1f}",
@@ -74,7 +75,7 @@ def _stream(found: Sequence[Record], stream: str, inputs: str = "") -> list[str]
 
 
 def _of_defaults(both: Sequence[Both], kind: Kind) -> list[str]:
-    columns = (*LAST, *kind.table)
+    columns = (*LAST, *WORST, *kind.table)
     lines = [
         [
             _name(given), given.group, str(given.n_runs), f"{_rank(given)} / {_rank(hidden)}",

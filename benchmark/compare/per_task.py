@@ -1,4 +1,5 @@
-"""The CSV files of a stream that tell its tasks apart: score matrices, forgetting, transfer, missing inputs."""
+"""The CSV files of a stream that tell its tasks apart: score matrices, forgetting, transfer, recall per class, scores
+per subgroup, missing inputs."""
 
 from __future__ import annotations
 
@@ -11,19 +12,24 @@ from benchmark.record.schema import PROTOCOLS, Record
 from benchmark.record.summary import floats, missing_rows
 
 FORMULAS = {"forgetting": metrics.forgetting_per_task, "bwt": metrics.backward_transfer_per_task}
-SUFFIXES = (".matrix.csv", *(f".{name}.csv" for name in FORMULAS), ".missing.csv")
+SUFFIXES = (".matrix.csv", *(f".{name}.csv" for name in FORMULAS), ".recall.csv", ".subgroups.csv", ".missing.csv")
 
 Lines = Callable[[Sequence[Record], str], Iterable[list[object]]]  # from the runs of a key and the protocol
 
 
 def texts(keys: Sequence[Sequence[Record]]) -> dict[str, str]:
-    """The content of the files by suffix, from the runs of each key of one stream; ``.missing.csv`` where some were
-    asked without an input."""
+    """The content of the files by suffix, from the runs of each key of one stream; ``.recall.csv`` and
+    ``.subgroups.csv`` where some kept them, ``.missing.csv`` where some were asked without an input."""
     measures = _measures(keys[0][0])
     found = {".matrix.csv": _text(("stage", "task"), measures, keys, _matrix_lines)}
     for name in FORMULAS:
         columns = (name, *(f"{measure}_{name}" for measure in measures[1:]))
         found[f".{name}.csv"] = _text(("task",), columns, keys, _lines_of(name))
+    if any(run.class_recall for runs in keys for run in runs):
+        found[".recall.csv"] = _text(("task", "class"), ("recall",), keys, _recall_lines)
+    if any(run.subgroups for runs in keys for run in runs):
+        named = ("task", "column", "value", "n_samples")
+        found[".subgroups.csv"] = _text(named, measures[:1], keys, _subgroup_lines)
     asked = [runs for runs in keys if all(run.missing is not None for run in runs)]
     if asked:
         found[".missing.csv"] = _text(("missing", "rate"), measures[:1], asked, _missing_lines)
@@ -78,6 +84,45 @@ def _lines_of(name: str) -> Lines:
             yield [task, *(text for values in measures for text in _spread(values)), len(rows)]
 
     return lines
+
+
+def _recall_lines(runs: Sequence[Record], protocol: str) -> Iterator[list[object]]:
+    """Task, class, mean and deviation of its recall over the runs that kept it, and n."""
+    for (_, task, _, label), values in recalls(runs, protocol).items():
+        yield [task, label, *_spread(values), len(values)]
+
+
+def recalls(runs: Sequence[Record], protocol: str) -> dict[tuple[int, str, int, str], list[float | None]]:
+    """(place of the task, its name, place of the class, its name) -> its recall in every run that kept it, the tasks in
+    the stream's listed order and the classes in the task's."""
+    found: dict[tuple[int, str, int, str], list[float | None]] = {}
+    for run in runs:
+        kept = (run.class_recall or {}).get(protocol, {})
+        for listed, task in zip(run.permutation, run.stream.tasks, strict=True):
+            for place, (label, recall) in enumerate(zip(task.labels, kept.get(task.name, ()), strict=False)):
+                found.setdefault((listed, task.name, place, label), []).append(recall)
+    return dict(sorted(found.items()))
+
+
+def _subgroup_lines(runs: Sequence[Record], protocol: str) -> Iterator[list[object]]:
+    """Task, column, value, how many samples, mean and deviation of their score over the runs that kept it, and n."""
+    for (_, task, column, value, n), values in subgroups(runs, protocol).items():
+        yield [task, column, value, n, *_spread(values), len(values)]
+
+
+def subgroups(runs: Sequence[Record], protocol: str) -> dict[tuple[int, str, str, str, int], list[float | None]]:
+    """(place of the task, its name, column, value, samples) -> the score in every run that kept it, in that order.
+
+    What a table says of its samples is no part of a run's key: runs that count them otherwise stand apart.
+    """
+    found: dict[tuple[int, str, str, str, int], list[float | None]] = {}
+    for run in runs:
+        kept = (run.subgroups or {}).get(protocol, {})
+        for listed, task in zip(run.permutation, run.stream.task_names, strict=True):
+            for column, values in kept.get(task, {}).items():
+                for value, each in values.items():
+                    found.setdefault((listed, task, column, value, each.n), []).append(each.score)
+    return dict(sorted(found.items()))
 
 
 def _missing_lines(runs: Sequence[Record], protocol: str) -> Iterator[list[object]]:

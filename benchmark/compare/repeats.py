@@ -10,7 +10,9 @@ from pathlib import Path
 from benchmark.record.schema import Matrix, Provenance, Record
 from benchmark.record.stored import csv_texts
 
-PARTS = ("scores", "router_accuracy", "router_confusion", "hits", "missing")  # beside the summary
+PARTS = (  # beside the summary
+    "scores", "router_accuracy", "router_confusion", "hits", "class_recall", "subgroups", "missing",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

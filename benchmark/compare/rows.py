@@ -18,6 +18,8 @@ class LeaderboardRow:
     Attributes:
         rank: among the defaults of the same group, protocol and backbone.
         settings: what differs from the defaults.
+        worst_task_mean: the mean over runs of the lowest task's last score.
+        ece_mean: the expected calibration error, of labels alone; the lower the better.
         primary: the metric of ``last_acc`` and all others that no other metric is named for.
         seeds, orders: of its runs, with blanks between.
         candidates: labels over which a sample's loss ran, own (its task's) or seen; empty where there is no choice.
@@ -41,6 +43,7 @@ class LeaderboardRow:
     last_acc_std: float | None
     last_acc_ci_low: float | None
     last_acc_ci_high: float | None
+    worst_task_mean: float | None
     avg_acc_mean: float | None
     avg_acc_std: float | None
     aia_mean: float | None
@@ -53,6 +56,7 @@ class LeaderboardRow:
     learning_acc_mean: float | None
     balanced_acc_mean: float | None
     macro_auroc_mean: float | None
+    ece_mean: float | None
     trainable_params: int | None
     stored_bytes: int | None
     train_seconds_mean: float | None

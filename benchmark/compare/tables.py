@@ -66,8 +66,8 @@ def _styled(text: str, style: str = "") -> Text:
 def table(results: Path, stream: str) -> Table:
     """The leaderboard of a stream, one line per (method, key): per cent with the standard deviation over runs.
 
-    Rank, forgetting and BWT are with the identity given; bold is the best default of its group and backbone. ``n=1``
-    stands for the rank of a default that ran once.
+    Rank, worst (the lowest task), forgetting and BWT are with the identity given; bold is the best default of its group
+    and backbone. ``n=1`` stands for the rank of a default that ran once.
     """
     known_stream(Path(results), stream)
     every = rows(read_all(Path(results), stream))
@@ -78,13 +78,13 @@ def table(results: Path, stream: str) -> Table:
     result.add_column("method", no_wrap=True, max_width=18)
     result.add_column("settings", overflow="fold")
     result.add_column("group", max_width=8)
-    for name in ("runs", "last\n(given)", "last\n(hidden)", "forgetting\n(given)", "BWT\n(given)"):
+    for name in ("runs", "last\n(given)", "last\n(hidden)", "worst\n(given)", "forgetting\n(given)", "BWT\n(given)"):
         result.add_column(name, justify="right", no_wrap=True)
     best = _best(every)
     for row in (row for row in every if row.protocol == "given"):
         cells = [_styled(text) for text in (_rank(row), row.method, row.settings, row.group, str(row.n_runs))]
-        other = hidden[row.method, row.key]
-        for name, mine in (("last_acc", row), ("last_acc", other), ("forgetting", row), ("bwt", row)):
+        other, names = hidden[row.method, row.key], ("worst_task", "forgetting", "bwt")
+        for name, mine in (("last_acc", row), ("last_acc", other), *((name, row) for name in names)):
             value = mine.value(f"{name}_mean")
             first = row.default and value is not None and value == best[name, *mine.rank_class]
             cells.append(_styled(percent(value, mine.value(f"{name}_std")), "bold" if first else ""))
@@ -101,7 +101,7 @@ def _best(every: Sequence[LeaderboardRow]) -> dict[tuple[str, str, str, str], fl
     """The best mean of the defaults by (name, group, protocol, backbone): least forgetting, most of the rest."""
     best: dict[tuple[str, str, str, str], float] = {}
     choices: tuple[tuple[str, Callable[[float, float], float]], ...]
-    choices = (("last_acc", max), ("forgetting", min), ("bwt", max))
+    choices = (("last_acc", max), ("worst_task", max), ("forgetting", min), ("bwt", max))
     for row in filter(lambda row: row.default, every):
         for name, choose in choices:
             place, value = (name, *row.rank_class), row.value(f"{name}_mean")

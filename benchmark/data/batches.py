@@ -9,8 +9,8 @@ Legend: P samples, N images, M texts, B batch, H, W pixels, L tokens of a text.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -28,12 +28,31 @@ PASS_BATCH = 256  # samples per batch where nothing is learned
 
 
 @dataclass(frozen=True)
+class Subgrouping:
+    """How a column of a table divides samples: ``numbers`` (P,) are places in ``values``, which are in order."""
+
+    values: tuple[str, ...]
+    numbers: NDArray[np.int64]
+
+    @classmethod
+    def by(cls, cells: NDArray[np.str_]) -> Subgrouping:
+        """By the text (P,) that stands there for each sample."""
+        values, numbers = np.unique(cells, return_inverse=True)
+        return cls(tuple(values.tolist()), numbers)
+
+    def of(self, samples: NDArray[np.int64]) -> Subgrouping:
+        """Of some of the samples, or of some several times."""
+        return replace(self, numbers=self.numbers[samples])
+
+
+@dataclass(frozen=True)
 class Samples:
     """One split as tensors: ``labels`` (P,) global ids of the samples.
 
     ``images`` uint8 (N, 3, H, W) and ``texts`` int64 tokens (M, L) are None where a task has none or they are withheld;
     ``pairs`` (P, 2) are the image and the text of every sample, None where sample i is image i. ``groups`` (P,) number
-    what belongs together (a patient), None where each sample stands for itself.
+    what belongs together (a patient), None where each sample stands for itself. ``subgroups``: the columns of a table
+    by which scores are told apart (site, sex).
     """
 
     images: Tensor | None
@@ -41,6 +60,7 @@ class Samples:
     texts: Tensor | None = None
     pairs: Tensor | None = None
     groups: NDArray[np.int64] | None = None
+    subgroups: Mapping[str, Subgrouping] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -195,7 +215,7 @@ def task_data(
     inputs: str = "both",
 ) -> TaskData:
     """Read a task's samples (through the cache), ready for a backbone of this image size and tokenizer."""
-    splits, groups = {}, sources.groups(source)
+    splits, groups, subgroups = {}, sources.groups(source), sources.subgroups(source)
     for split, found in cached(source, identity, size).items():
         chosen = limited(found.labels, limit)
         labels = found.labels[chosen]
@@ -209,7 +229,9 @@ def task_data(
             texts = tokenize([found.texts[row] for row in text_rows])
             pairs = torch.from_numpy(np.stack([image_P, text_P], axis=1))
         own = groups[split][chosen] if split in groups else None
-        splits[split] = Samples(_pixels(found, rows), torch.from_numpy(labels), texts, pairs, own).only(inputs)
+        named = {name: Subgrouping.by(cells[chosen]) for name, cells in subgroups.get(split, {}).items()}
+        samples = Samples(_pixels(found, rows), torch.from_numpy(labels), texts, pairs, own, named)
+        splits[split] = samples.only(inputs)
     return TaskData(task, splits)
 
 

@@ -43,7 +43,7 @@ SOURCES = {
     "npz": SourceKeys(("path",)),
     "medmnist": SourceKeys(("flag", "size", "multi_label"), places=True),
     "folder": SourceKeys(("path", "folders", *DRAWN), path="folder"),
-    "table": SourceKeys(("path", "images", "suffix", "columns", "values", "rows", *DRAWN), texts=True),
+    "table": SourceKeys(("path", "images", "suffix", "columns", "values", "rows", "subgroups", *DRAWN), texts=True),
     "phantom": SourceKeys(
         ("generator", "regions", "seed", "sizes", "notes", "captions", "wording", "region", "shift"), texts=True
     ),

@@ -14,8 +14,13 @@ KIND = Kind(
     smoke="smoke",
     inputs=("image",),
     labelled=True,
-    metrics=("accuracy", "balanced_accuracy", "macro_auroc", "macro_f1"),
-    last_row={"balanced_acc": "balanced_accuracy", "macro_auroc": "macro_auroc", "macro_f1": "macro_f1"},
+    metrics=("accuracy", "balanced_accuracy", "macro_auroc", "macro_f1", "ece"),
+    last_row={
+        "balanced_acc": "balanced_accuracy",
+        "macro_auroc": "macro_auroc",
+        "macro_f1": "macro_f1",
+        "ece": "ece",
+    },
     kept={"given": ("logits",), "hidden": ("answer",)},
     table=(
         *FORGETTING,

@@ -30,7 +30,7 @@ class Kind:
         inputs: what a sample holds, of image and text.
         labelled: the candidates are labels, so that a task names its classes and a template; without labels the
             candidates are the test items themselves, a gallery.
-        metrics: of a test set's answers, the primary one first.
+        metrics: of a test set's answers, the primary one first; all but ``ece`` are the better the higher.
         last_row: summary name -> the metric whose mean over the last row it is.
         of_matrix: summary name -> (a function of ``benchmark.metrics``, the metric whose matrix it is of).
         beside: metrics that stand beside the primary one in the tables per task.

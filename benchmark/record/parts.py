@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Count = Annotated[int, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1 + 1e-6)]  # sums of float32 may end just above 1
 Amount = Annotated[float, Meta(ge=0, le=1e300)]  # finite
 FileName = Annotated[str, Meta(pattern=r"^(?!\.{1,2}$)[^/\\\x00-\x1f]+$")]  # a record's place is a path
 
@@ -187,6 +188,15 @@ class SampleGroups:
         import numpy as np
 
         return np.frombuffer(_inflated(self.numbers), "<u4").astype(np.int64)
+
+
+@dataclass(frozen=True)
+class SubgroupScore:
+    """The primary metric of the ``n`` test samples or queries of a subgroup; None without an answer, and for retrieval
+    where only images, or only texts, are in it."""
+
+    n: Annotated[int, Meta(ge=1)]
+    score: Share | None
 
 
 def _deflated(data: bytes) -> str:

@@ -16,12 +16,21 @@ from msgspec import Meta
 
 from benchmark import kinds
 from benchmark.kinds import Kind
-from benchmark.record.parts import Configuration, Costs, Count, FileName, Provenance, SampleGroups, SampleScores
+from benchmark.record.parts import (
+    Configuration,
+    Costs,
+    Count,
+    FileName,
+    Provenance,
+    SampleGroups,
+    SampleScores,
+    Share,
+    SubgroupScore,
+)
 
 SCHEMA = 1
 PROTOCOLS = ("given", "hidden")
 
-Share = Annotated[float, Meta(ge=0, le=1 + 1e-6)]  # sums of float32 may end just above 1
 Row = list[Share | None]  # a number for each task; None where the protocol defines no cell or the method has no answer
 Matrix = list[Row]  # (T+1, T): row 0 before any training
 
@@ -64,6 +73,10 @@ class Record:
         hits: protocol -> task -> the final model's score of each sample, None without an answer; None in records made
             before they were kept. Old retrieval records have R@1 there.
         groups: task -> which of these samples belong together; without the tasks where each stands for itself.
+        class_recall: protocol -> task -> the final model's recall of each of its labels, None where a label has no test
+            sample or the method no answer; of tasks with labels.
+        subgroups: protocol -> task -> column of its table -> value -> the final model's score of the samples with it;
+            of tasks that name such columns.
         missing: withheld input -> protocol -> the final model's row without it; of fusion.
         stages: rows of the matrices that are filled.
     """
@@ -92,6 +105,8 @@ class Record:
     router_confusion: list[list[Count]] | None = None
     hits: dict[str, dict[str, SampleScores | None]] | None = None
     groups: dict[str, SampleGroups] | None = None
+    class_recall: dict[str, dict[str, Row]] | None = None
+    subgroups: dict[str, dict[str, dict[str, dict[str, SubgroupScore]]]] | None = None
     missing: dict[str, dict[str, Row]] | None = None
 
     @classmethod
@@ -119,7 +134,7 @@ class Record:
     def to_json(self) -> dict[str, Any]:
         """The keys in the order of ``run.json``; parts that a run does not have are left out."""
         value = asdict(self)
-        last = [name for name in ("router_confusion", "hits", "groups", "missing") if value[name] is not None]
+        last = [name for name in LAST if value[name] is not None]
         ordered = {name: value[name] for name in (*ORDER, *last)}
         for part, names in LATER.items():
             for name, default in names.items():
@@ -198,9 +213,9 @@ class Record:
         for protocol in PROTOCOLS:
             known = (self.summary or {}).get(protocol, {})
             for name in (*SUMMARY, *self.kind.summary):
-                if name not in known:
+                if name not in known and name not in LATER_NUMBERS:
                     yield f"summary.{protocol} lacks {name!r}"
-                elif abs(known[name] or 0) > 1 + 1e-6:
+                elif abs(known.get(name) or 0) > 1 + 1e-6:
                     yield f"summary.{protocol}.{name} {known[name]} is not between -1 and 1"
         if sorted(self.permutation) != list(range(tasks)):
             yield f"permutation {self.permutation} is not one of {tasks} tasks"
@@ -210,6 +225,10 @@ class Record:
             rows = self.missing.get(name, {}) if self.missing is not None else None
             if rows is not None and [len(rows.get(protocol, ())) for protocol in PROTOCOLS] != [tasks] * 2:
                 yield f"missing lacks {name!r} with {tasks} tasks, identity given and hidden"
+        labels = {task.name: len(task.labels) for task in self.stream.tasks}
+        for protocol, recalls in (self.class_recall or {}).items():
+            if {task: len(row) for task, row in recalls.items()} != labels:
+                yield f"class_recall.{protocol} is not a number for each label of each task"
         groups = self.groups or {}
         for protocol, kept in (self.hits or {}).items():
             for task, hits in kept.items():
@@ -235,7 +254,11 @@ class Record:
             yield "router_accuracy", self.router_accuracy
 
 
-SUMMARY = ("last_acc", "avg_acc", "aia", "forgetting", "bwt", "fwt", "transfer", "learning_acc")  # of every kind
+SUMMARY = (  # of every kind
+    "last_acc", "avg_acc", "aia", "forgetting", "bwt", "fwt", "transfer", "learning_acc", "worst_task",
+)  # fmt: skip
+LATER_NUMBERS = ("worst_task", "ece")  # of the summary, than the first records, which do not have them
+LAST = ("router_confusion", "hits", "groups", "class_recall", "subgroups", "missing")  # where a run has them
 ORDER = (
     "schema", "key", "method", "group", "stream", "config", "settings", "backbone", "seed", "order", "permutation",
     "limit", "split", "status", "stages", "primary", "scores", "router_accuracy", "summary", "cost", "provenance",

@@ -14,13 +14,14 @@ from benchmark.compare.rows import LeaderboardRow, OverallRow
 from benchmark.compare.tables import percent
 from benchmark.kinds.retrieval import RECALLS, RECIPROCAL
 from benchmark.record.schema import PROTOCOLS, Record
-from benchmark.report import findings, latex, panels, plates
+from benchmark.report import breakdown, findings, latex, panels, plates
 from benchmark.report.details import MethodView
 from benchmark.report.findings import Best, Lead
 from benchmark.report.views import StreamView, stream_view
 from benchmark.report.wording import recall
 
 Links = list[tuple[str, str]]  # label, address
+NO_CLASS_RECALLS = "These records were made before recall per class was kept; new runs will have it."
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class StreamSection:
         pairs, no_pairs: one of the two is empty.
         links: to the CSVs that ``leaderboard.build`` writes for these records.
         recalls: label and column of the leaderboard, where the kind of task has recalls.
+        class_recalls, no_class_recalls: at most one of the two is there, none without labels.
     """
 
     view: StreamView
@@ -69,6 +71,9 @@ class StreamSection:
     no_pairs: str
     links: Links
     recalls: Links
+    class_recalls: list[breakdown.Breakdown]
+    no_class_recalls: str
+    subgroups: list[breakdown.Breakdown]
     missing: panels.MissingPanel | None
     methods: list[MethodSection]
 
@@ -104,6 +109,7 @@ def stream_section(records: Sequence[Record], results_at: str, matrices: bool, p
     steps_said, no_steps = findings.steps(view.methods)
     compared = comparisons.pairs(view.runs)
     pairs, no_pairs = panels.pairs(view, compared)
+    class_recalls = breakdown.recalls(view)
     return StreamSection(
         view=view,
         about=_about(view),
@@ -121,6 +127,9 @@ def stream_section(records: Sequence[Record], results_at: str, matrices: bool, p
         pairs=pairs,
         no_pairs=no_pairs,
         links=_links(view, bool(pairs), results_at),
+        class_recalls=class_recalls,
+        no_class_recalls="" if class_recalls or not view.kind.labelled else NO_CLASS_RECALLS,
+        subgroups=breakdown.subgroups(view),
         recalls=[(recall(name), f"{name}_mean") for name in (*RECALLS, *RECIPROCAL) if name in view.kind.summary],
         missing=panels.missing(view),
         methods=[MethodSection(method, _matrix_said(method), findings.code(method)) for method in view.methods],
@@ -147,6 +156,8 @@ def _bold(rows: Sequence[LeaderboardRow], best: Best) -> set[tuple[str, str, str
 
 def _links(view: StreamView, paired: bool, results_at: str) -> Links:
     suffixes = ["", ".matrix", ".forgetting", ".bwt"]
+    suffixes += [".recall"] if any(run.class_recall for run in view.runs) else []
+    suffixes += [".subgroups"] if any(run.subgroups for run in view.runs) else []
     suffixes += [".missing"] if any(method.missing for method in view.methods) else []
     suffixes += [".pairs"] if paired else []
     folder = f"{results_at}/leaderboards/{quote(view.name)}"

@@ -24,6 +24,7 @@ from benchmark.record.parts import SampleGroups, SampleScores
 from benchmark.record.schema import PROTOCOLS, Costs, Record
 from benchmark.record.summary import summarise
 from benchmark.running import state
+from benchmark.running.answers import apart
 from benchmark.running.answers.question import Cell
 from benchmark.running.evaluate import Cells, Evaluator
 from benchmark.running.fit import Lesson, fit, look
@@ -156,7 +157,11 @@ class Loop:
         routed = [list(cell.routed) if cell and cell.routed else None for cell in cells["hidden"]]
         confusion = None if None in routed else [row for row in routed if row is not None]
         hits, groups = kept_of_samples(cells, [task.name for task in self.stream])
-        self.record = replace(self.record, router_confusion=confusion, hits=hits, groups=groups)
+        self.record = replace(
+            self.record, router_confusion=confusion, hits=hits, groups=groups,
+            class_recall=apart.class_recall(cells, self.stream) if self.record.kind.labelled else None,
+            subgroups=apart.subgroups(cells, self.stream),
+        )  # fmt: skip
 
     def _finish(self) -> None:
         """What the final model answers without an input, then all that stays, the record last."""

@@ -19,8 +19,8 @@ from benchmark.compare.rows import LEADERBOARD
 from benchmark.errors import UserError
 from benchmark.record.files import write_json
 from benchmark.record.parts import SampleGroups, SampleScores, Verified
-from benchmark.record.schema import PROTOCOLS, Provenance, Record
-from tests.made_records import TASKS, flat, lacking, made, on, save, unanswered, with_hits
+from benchmark.record.schema import LATER_NUMBERS, PROTOCOLS, Provenance, Record
+from tests.made_records import TASKS, flat, lacking, made, on, save, told_apart, unanswered, with_hits
 
 ROOT = Path(__file__).resolve().parents[2]
 Rows = list[dict[str, str]]
@@ -58,14 +58,16 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
         "group": "plain", "protocol": "given", "primary": "accuracy", "n_runs": "2", "seeds": "0 1", "orders": "0",
         "last_acc_mean": "0.766667",  # (1.9 / 3 + 2.7 / 3) / 2
         "last_acc_std": "0.188562",  # (0.9 - 0.6333) / sqrt(2)
+        "worst_task_mean": "0.700000",  # (0.5 + 0.9) / 2
         "avg_acc_mean": "0.622222",  # (5.3 / 9 + 5.9 / 9) / 2: rows 1 to 3 of each
         "avg_acc_std": "0.047140",  # (0.6556 - 0.5889) / sqrt(2)
         "aia_mean": "0.780556",  # ((0.9 + 0.75 + 0.6333) / 3 + (0.7 + 0.8 + 0.9) / 3) / 2
         "forgetting_mean": "0.075000",  # ((0.3 + 0.2) / 2 + (-0.2 + 0) / 2) / 2
         "forgetting_std": "0.247487", "bwt_mean": "-0.075000", "bwt_std": "0.247487",
         "fwt_mean": "0.050000", "transfer_mean": "0.325000", "learning_acc_mean": "0.816667",
-        "balanced_acc_mean": "0.766667", "macro_auroc_mean": "0.766667", "trainable_params": "30",
-        "stored_bytes": "300", "train_seconds_mean": "7.00", "eval_seconds_mean": "1.00", "peak_memory_mib": "101.0",
+        "balanced_acc_mean": "0.766667", "macro_auroc_mean": "0.766667", "ece_mean": "0.766667",
+        "trainable_params": "30", "stored_bytes": "300", "train_seconds_mean": "7.00",
+        "eval_seconds_mean": "1.00", "peak_memory_mib": "101.0",
         "candidates": "", "code": "aa bb", "verified": "", "stale": "true",
     }  # fmt: skip
     assert low == high == ""  # without the score of every test sample nothing is said of other samples
@@ -109,10 +111,10 @@ def test_hits_of_another_number_give_no_interval() -> None:
 def test_the_columns_are_the_contract() -> None:
     assert ", ".join(LEADERBOARD) == (
         "rank, method, backbone, key, settings, group, protocol, primary, n_runs, seeds, orders, last_acc_mean, "
-        "last_acc_std, last_acc_ci_low, last_acc_ci_high, avg_acc_mean, avg_acc_std, aia_mean, forgetting_mean, "
-        "forgetting_std, bwt_mean, bwt_std, fwt_mean, transfer_mean, learning_acc_mean, balanced_acc_mean, "
-        "macro_auroc_mean, trainable_params, stored_bytes, train_seconds_mean, eval_seconds_mean, "
-        "peak_memory_mib, candidates, code, verified, stale"
+        "last_acc_std, last_acc_ci_low, last_acc_ci_high, worst_task_mean, avg_acc_mean, avg_acc_std, aia_mean, "
+        "forgetting_mean, forgetting_std, bwt_mean, bwt_std, fwt_mean, transfer_mean, learning_acc_mean, "
+        "balanced_acc_mean, macro_auroc_mean, ece_mean, trainable_params, stored_bytes, train_seconds_mean, "
+        "eval_seconds_mean, peak_memory_mib, candidates, code, verified, stale"
     )
 
 
@@ -243,6 +245,39 @@ def test_per_task_csvs_go_by_name_over_all_orders(tmp_path: Path) -> None:
     assert [(row["task"], row["bwt_mean"]) for row in rows] == [
         ("lung_ct", "-0.300000"), ("retina_oct", "-0.150000"), ("skin", "-0.500000"),
     ]  # fmt: skip
+
+
+def test_recall_and_subgroups_are_means_over_the_runs_that_kept_them(tmp_path: Path) -> None:
+    first = told_apart(made(), {"lung_ct": [0.5]}, {"lung_ct": {"sex": {"f": (4, 0.25), "m": (2, 1.0)}}})
+    second = told_apart(made(order=1), {"lung_ct": [1.0], "skin": [0.0]}, {"lung_ct": {"sex": {"f": (4, 0.75)}}})
+    leaderboard.build(save(tmp_path, first, second, made(seed=1), made("lwf")))
+    rows = [row for row in read(tmp_path, ".recall.csv") if row["protocol"] == "given"]
+    assert [list(row.values())[3:] for row in rows] == [
+        ["lung_ct", "a", "0.750000", "0.353553", "2"],
+        ["retina_oct", "a", "", "", "2"],
+        ["skin", "a", "", "", "2"],  # the first run has no number there
+    ]
+    rows = [row for row in read(tmp_path, ".subgroups.csv") if row["protocol"] == "hidden"]
+    assert [list(row.values())[:2] + list(row.values())[3:] for row in rows] == [
+        ["ewc", "0123456789ab", "lung_ct", "sex", "f", "4", "0.500000", "0.353553", "2"],
+        ["ewc", "0123456789ab", "lung_ct", "sex", "m", "2", "1.000000", "", "1"],
+    ]
+    assert leaderboard.build(save(tmp_path / "old", made()))
+    assert not list((tmp_path / "old").rglob("*.recall.csv")) + list((tmp_path / "old").rglob("*.subgroups.csv"))
+
+
+def test_old_records_have_their_worst_task_by_the_matrix_and_no_calibration(tmp_path: Path) -> None:
+    record = made(given=[[0.0] * 3, [0.9, 0.0, 0.0], [0.8, 0.7, 0.0], [0.6, 0.5, 0.8]])
+    summary = {
+        protocol: {name: number for name, number in numbers.items() if name not in LATER_NUMBERS}
+        for protocol, numbers in (record.summary or {}).items()
+    }
+    scores = {metric: matrix for metric, matrix in record.scores.items() if metric != "ece"}
+    leaderboard.build(save(tmp_path, replace(record, summary=summary, scores=scores)))
+    assert [(row["worst_task_mean"], row["ece_mean"]) for row in read(tmp_path)] == [("0.500000", "")] * 2
+    save(tmp_path, made(seed=1))  # with calibration: a mean of one of two runs would be no mean of the row
+    leaderboard.build(tmp_path)
+    assert {row["ece_mean"] for row in read(tmp_path)} == {""}
 
 
 def test_errors_name_the_file_or_the_stream(tmp_path: Path) -> None:

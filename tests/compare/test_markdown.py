@@ -13,7 +13,8 @@ from benchmark.record.schema import Costs, Record
 from tests.made_records import made, on, save
 
 MARK = "before\n<!-- leaderboard three -->\nold\n<!-- end -->\nafter\n"
-BASIC = ["method", "group", "runs", "rank, given / hidden", "last, given", "last, hidden"]
+BASIC = ["method", "group", "runs", "rank, given / hidden", "last, given", "last, hidden",
+         "worst task, given", "worst task, hidden"]  # fmt: skip
 
 
 def cells(text: str) -> list[list[str]]:
@@ -37,7 +38,7 @@ def test_a_table_by_hand(tmp_path: Path) -> None:
     headings, *lines = table(tmp_path, *many, made(key="0a", settings="rank=16"))
     rest = ["forgetting, given", "forgetting, hidden", "forward transfer", "trained parameters", "kept MiB"]
     assert headings == BASIC + rest
-    scores = ["1.5 / 1.5", "63.3 ± 0.0", "63.3 ± 0.0", "25.0", "25.0", "10.0"]
+    scores = ["1.5 / 1.5", "63.3 ± 0.0", "63.3 ± 0.0", "50.0", "50.0", "25.0", "25.0", "10.0"]
     assert lines == [["`ewc`", "plain", "2", *scores, "92,160", "3.0"], ["`lwf`", "plain", "2", *scores, "-", "-"]]
 
 

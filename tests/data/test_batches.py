@@ -252,3 +252,17 @@ def test_task_data_keeps_the_images_and_texts_that_its_samples_name(limit: int |
         assert rows[row]["question"] == f"question {train.texts[text].item()}"
         assert label == 7 + YES_NO.index(rows[row]["answer"])
     assert len(train.images) == len({rows[row]["file"] for row in kept})
+
+
+def test_a_subgroup_of_every_sample_that_is_kept(twenty: Path) -> None:
+    source = fusion(written(twenty, QUESTIONS), subgroups=["kind"])
+
+    def tokenize(texts: Sequence[str]) -> torch.Tensor:
+        return torch.zeros(len(texts), 1, dtype=torch.long)
+
+    for limit in (None, 5):
+        train = task_data(task(0, [7, 8]), source, sources.identity(source), 8, limit, tokenize).splits["train"]
+        rows = [row for row in QUESTIONS if row["part"] == "train"]
+        kept = limited(np.array([YES_NO.index(row["answer"]) for row in rows]), limit)
+        kind = train.subgroups["kind"]
+        assert [kind.values[number] for number in kind.numbers] == [rows[row]["kind"] for row in kept]

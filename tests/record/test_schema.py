@@ -21,7 +21,7 @@ from benchmark.errors import UserError
 from benchmark.record.parts import SampleGroups, SampleScores
 from benchmark.record.schema import Configuration, Record, StreamEntry, TaskEntry, blank, unmeasured
 from benchmark.record.stored import read_all, read_record, run_files
-from tests.made_records import CONFIG, TASKS, made, save, with_hits
+from tests.made_records import CONFIG, TASKS, made, save, told_apart, with_hits
 
 ROOT = Path(__file__).resolve().parents[2]
 LATER = {"config": {"inputs": "both", "gallery": "seen"}}  # what older records lack, and what it stands for
@@ -47,12 +47,16 @@ def test_committed_records_come_back_as_they_are() -> None:
 
 def test_old_records_without_what_came_later() -> None:
     value = raw()
-    for name in ("router_confusion", "hits", "missing"):
+    for name in ("router_confusion", "hits", "class_recall", "subgroups", "missing"):
         assert name not in value
     assert "inputs" not in value["config"] and "gallery" not in value["config"]
     record = Record.from_json(value)
     assert (record.config.inputs, record.config.gallery) == ("both", "seen")
     assert record.router_confusion is record.hits is record.missing is None
+    assert record.class_recall is record.subgroups is None
+    for numbers in value["summary"].values():
+        del numbers["worst_task"], numbers["ece"]
+    assert Record.from_json(value).number("given", "worst_task") is None
     later = replace(
         record, config=replace(record.config, inputs="image", gallery="all"), router_confusion=[[1] * 3] * 3
     )
@@ -108,6 +112,15 @@ def test_keys_stand_in_order() -> None:
         "router_confusion", "hits",
     ]  # fmt: skip
     assert list(value["stream"]) == ["name", "folder", "version", "hash", "kind", "label_space", "tasks"]
+
+
+def test_what_is_told_apart_comes_back() -> None:
+    apart = {"skin": {"site": {"": (3, None), 'Bern, "Nord"': (6, 0.5)}}}
+    record = told_apart(made(), {"skin": [0.25]}, apart)
+    value = json.loads(json.dumps(record.to_json()))
+    assert Record.from_json(value) == record and list(value)[-2:] == ["class_recall", "subgroups"]
+    assert value["class_recall"]["hidden"] == {"lung_ct": [None], "retina_oct": [None], "skin": [0.25]}
+    assert value["subgroups"]["given"]["skin"]["site"][""] == {"n": 3, "score": None}
 
 
 # What is refused
@@ -179,6 +192,8 @@ REFUSED = [
     (put({"given": {"skin": {"n": 3, "levels": "AA=="}}}, "hits"), "hits.given.skin is not n and the bits or levels"),
     (put({"given": {"skin": {"n": 3, "bits": "4A==", "parts": [1, 1]}}}, "hits"), "hits.given.skin is not n"),
     (put({"skin": {"n": 3, "numbers": "AA=="}}, "groups"), "groups.skin is not n and the numbers of n samples"),
+    (put({"given": {"skin": [0.5]}}, "class_recall"), "class_recall.given is not a number for each label of each task"),
+    (put({"given": {"skin": {"sex": {"f": {"n": 0, "score": 1.0}}}}}, "subgroups"), "`int` >= 1"),
     # types
     (put("x", *GIVEN, 0, 0), "Expected `float | null`, got `str`"),
     (put("0.5", *GIVEN, 0, 0), "got `str`"),

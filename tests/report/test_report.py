@@ -15,7 +15,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
-from made_records import flat, made, save, with_hits
+from made_records import flat, made, save, told_apart, with_hits
 
 from benchmark import cli, report
 from benchmark.compare import comparisons, leaderboard
@@ -166,6 +166,7 @@ def test_every_figure_is_described_and_on_disk(built: Path, page: Page) -> None:
 def test_what_is_missing_is_said(page: Page) -> None:
     assert "made before each sample's answer was kept" in page.text
     assert "made before confusions were kept" in page.text
+    assert "made before recall per class was kept" in page.text and "Subgroups" not in page.text
     assert "ct_lung 50.0, mri_brain 100.0, ct_liver 25.0, us_breast 100.0 per cent" in page.text
     assert "Ranks over streams need at least 3 streams" in page.text
     assert "Not ranked, one run only, which says nothing about chance: zero_shot." in page.text
@@ -256,6 +257,26 @@ def test_what_a_kind_has_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "ewc 80.0 62.0 50.0 38.0 26.0 20.0 74.0 70.0 66.0 62.0 60.0 68.0 60.0 52.0 44.0 40.0 60.0 20.0 0.50"
         in shown_of["both"]
     )
+
+
+def test_classes_and_subgroups_have_a_column_for_every_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plates, "render", lambda *_, **__: ('<svg viewBox="0 0 1 1"></svg>', b""))
+    found = [
+        told_apart(made(method, key, seed), {"lung_ct": [recall], "skin": [0.0]},
+                   {"skin": {"sex": {"": (3, None), "f": (5, recall)}}})
+        for method, key, recall in (("ewc", "01", 0.5), ("lwf", "02", 0.25)) for seed in (0, 1)
+    ]  # fmt: skip
+    results = save(tmp_path, *found, made("er", "03"), made("ewc", "04", settings="rank=16"))
+    report.build(results)
+    page = Page((results / "report" / "index.html").read_text(encoding="utf-8"))
+    names = " ".join(row.method for row in leaderboard.rows(found) if row.protocol == "given")
+    first = ("50.0", "25.0") if names == "ewc lwf" else ("25.0", "50.0")
+    assert f"task class {names} lung ct a {' '.join(first)} retina oct a skin a 0.0 0.0" in page.text
+    assert f"task column value samples {names} skin sex not told 3 sex f 5 {' '.join(first)}" in page.text
+    links = {link.rsplit("/", 1)[1] for link in page.links if "/leaderboards/" in link}
+    assert links == {path.name for path in leaderboard.build(results)} >= {"three.recall.csv", "three.subgroups.csv"}
+    (column,) = (column for column in report.COLUMNS if column.key == "ece_mean")
+    assert column.first == "ascending"  # the lower the better
 
 
 def test_errors_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from benchmark import metrics
 from benchmark.compare import tables
 from benchmark.config.run_config import RunConfig
-from benchmark.data.batches import Batches, Samples, TaskData
+from benchmark.data.batches import Batches, Samples, Subgrouping, TaskData
 from benchmark.errors import UserError
 from benchmark.record.parts import SampleScores
 from benchmark.record.schema import SCHEMA, Record, StreamEntry, TaskEntry, unmeasured
@@ -155,6 +156,16 @@ def test_the_record_keeps_scores_and_groups_of_samples() -> None:
 def test_queries_of_a_patient_belong_together() -> None:
     pairs = np.array([[0, 0], [1, 1], [1, 2], [2, 3]])
     assert query_groups(pairs, np.array([7, 5, 5, 7])).tolist() == [7, 5, 7, 7, 5, 5, 7]
+
+
+def test_a_query_is_in_the_subgroup_of_its_first_pair() -> None:
+    stream, data = retrieval()
+    sex = Subgrouping.by(np.array(["f", "m", "", "f"]))  # of the four pairs of three images and three texts
+    data[0] = TaskData(data[0].task, {"test": replace(data[0].splits["test"], subgroups={"sex": sex})})
+    cell = evaluator(Known(), stream, data).row(1)["given"][0]
+    assert cell is not None
+    found = cell.subgroups["sex"]
+    assert [found.values[number] for number in found.numbers] == ["f", "m", "f", "f", "m", ""]
 
 
 def test_a_method_never_sees_a_pair_a_label_or_which_sample_it_is() -> None:

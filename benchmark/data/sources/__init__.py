@@ -11,7 +11,7 @@ from benchmark.data.catalog import Source
 from benchmark.data.sources import class_folders, function, medmnist, npz, phantoms, table
 from benchmark.data.sources.split import SPLITS, Split, check_labels
 
-__all__ = ["READERS", "SPLITS", "Reader", "Split", "check_labels", "groups", "identity", "load"]
+__all__ = ["READERS", "SPLITS", "Reader", "Split", "check_labels", "groups", "identity", "load", "subgroups"]
 
 
 class Reader(Protocol):
@@ -41,6 +41,14 @@ def groups(source: Source) -> dict[str, NDArray[np.int64]]:
     samples nor the cache knows of it.
     """
     return table.groups(source) if source.kind == "table" else {}
+
+
+def subgroups(source: Source) -> dict[str, dict[str, NDArray[np.str_]]]:
+    """By split and column what a table says of every sample by which scores are told apart, such as its site.
+
+    No content either.
+    """
+    return table.subgroups(source) if source.kind == "table" else {}
 
 
 def identity(source: Source) -> str:

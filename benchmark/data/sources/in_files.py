@@ -27,12 +27,16 @@ from benchmark.errors import UserError
 
 @dataclass(frozen=True)
 class Sample:
-    """``group`` is what must not be torn apart when splits are drawn: a patient, or the image alone."""
+    """``group`` is what must not be torn apart when splits are drawn: a patient, or the image alone.
+
+    ``subgroups`` are what its scores are told apart by: neither of these is content.
+    """
 
     path: Path
     label: int
     group: str
     text: str = ""
+    subgroups: tuple[str, ...] = ()
 
 
 Listed = Mapping[str, Sequence[Sample]]

@@ -24,16 +24,29 @@ def mapping(source: Source, key: str, valid: Sequence[str]) -> dict[str, Any]:
 def named(source: Source, key: str, valid: Sequence[str]) -> dict[str, Any]:
     """An optional :func:`mapping` whose values are different names: text or whole numbers."""
     value = mapping(source, key, valid)
-    texts = [as_text(text) for text in value.values() if isinstance(text, (str, int)) and not isinstance(text, bool)]
+    texts = [as_text(text) for text in value.values() if _is_name(text)]
     if len(set(texts)) < len(value):
         raise UserError(f"{source.where}.{key}: expected different names, got {value!r}")
     return value
 
 
+def names(source: Source, key: str) -> list[str]:
+    """An optional list of different names."""
+    value = source.options.get(key, [])
+    texts = [as_text(name) for name in value] if isinstance(value, list) and all(map(_is_name, value)) else []
+    if (key in source.options and not texts) or len(set(texts)) < len(texts):
+        raise UserError(f"{source.where}.{key}: expected a list of different names, got {value!r}")
+    return texts
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, (str, int)) and not isinstance(value, bool)
+
+
 def one_for_each_class(source: Source, key: str) -> list[Any]:
     """An optional list of names in the order of the classes; the classes' own where there is none."""
     value = source.options.get(key, [])
-    right = isinstance(value, list) and all(isinstance(x, (str, int)) and not isinstance(x, bool) for x in value)
+    right = isinstance(value, list) and all(map(_is_name, value))
     count = len(source.classes)
     if key in source.options and (not right or not len({as_text(x) for x in value}) == len(value) == count):
         raise UserError(f"{source.where}.{key}: expected {count} different names, one for each class")

@@ -19,7 +19,7 @@ def cells_of(path: Path, columns: Mapping[str, str], rows: Any, where: str) -> t
 
     Args:
         path: the table.
-        columns: key -> the name of a column.
+        columns: key of the options that names it, such as ``columns.image`` -> the name of a column.
         rows: column -> value or values: rows with another cell there are passed over; empty keeps all.
         where: what a message about the options begins with.
 
@@ -28,8 +28,7 @@ def cells_of(path: Path, columns: Mapping[str, str], rows: Any, where: str) -> t
     """
     wanted = _wanted(rows, where)
     table = read(path)
-    named = {f"columns.{key}": column for key, column in columns.items()} | {f"rows.{name}": name for name in wanted}
-    for key, column in named.items():
+    for key, column in (dict(columns) | {f"rows.{name}": name for name in wanted}).items():
         if column not in table.columns:
             raise unknown("column", column, table.columns, f"{path}: {where}.{key}")
     table = table.astype(object).where(table.notna(), None)

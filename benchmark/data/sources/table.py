@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ from benchmark import kinds
 from benchmark.data.catalog import Source
 from benchmark.data.sources.held_out import drawn
 from benchmark.data.sources.in_files import Sample, as_split, content_identity, none_empty
-from benchmark.data.sources.options import named, one_for_each_class
+from benchmark.data.sources.options import named, names, one_for_each_class
 from benchmark.data.sources.pairs import components, numbered
 from benchmark.data.sources.split import SPLITS, Split
 from benchmark.data.sources.spreadsheet import as_text, cells_of
 from benchmark.errors import UserError, unknown
 
 COLUMNS = ("image", "label", "split", "group", "text")
+MOST_SUBGROUPS = 50  # values of a column: more are no subgroups, but an age or a name
 
 
 def load(source: Source, split: str) -> Split:
@@ -35,15 +37,41 @@ def groups(source: Source) -> dict[str, NDArray[np.int64]]:
     return {split: number_P for split, number_P in numbers.items() if number_P.max() + 1 < len(number_P)}
 
 
+def subgroups(source: Source) -> dict[str, dict[str, NDArray[np.str_]]]:
+    """By split and column of ``subgroups`` what stands there for every sample; a missing cell is the value ''."""
+    columns = names(source, "subgroups")
+    if not columns:
+        return {}
+    return {
+        split: {
+            column: np.array([sample.subgroups[place] for sample in samples], np.str_)
+            for place, column in enumerate(columns)
+        }
+        for split, samples in listed(source).items()
+    }
+
+
 def listed(source: Source) -> dict[str, list[Sample]]:
-    """A sample for each row: its file, its label, its text, and if there are such columns its split and its group.
+    """A sample for each row: its file, its label, its text, and if there are such columns its split, its group and its
+    subgroups.
 
     Raises:
         UserError: an option is wrong, a column, file or class is missing, a text is empty, a split has no images.
     """
-    path, columns = Path(source.options["path"]), _columns(source)
-    numbers, cells = cells_of(path, columns, source.options.get("rows", {}), source.where)
-    samples = _samples(source, path, columns, numbers, cells)
+    path, columns, apart = Path(source.options["path"]), _columns(source), names(source, "subgroups")
+    wanted = {f"columns.{key}": column for key, column in columns.items()}
+    wanted |= {f"subgroups[{place}]": column for place, column in enumerate(apart)}
+    numbers, found = cells_of(path, wanted, source.options.get("rows", {}), source.where)
+    cells = {key: found[f"columns.{key}"] for key in columns}
+    told = [found[f"subgroups[{place}]"] for place in range(len(apart))]
+    for column, values in zip(apart, told, strict=True):
+        if len(set(values)) > MOST_SUBGROUPS:
+            many = f"column {column!r} has {len(set(values))} values, at most {MOST_SUBGROUPS} are subgroups"
+            raise UserError(f"{path}: {source.where}.subgroups: {many}")
+    samples = [
+        replace(sample, subgroups=tuple(values[place] for values in told))
+        for place, sample in enumerate(_samples(source, path, columns, numbers, cells))
+    ]
     given = named(source, "splits", SPLITS)
     if "split" not in columns:
         if given:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score, multiclass_recall
 
 from benchmark.kinds import classification
+from benchmark.metrics import expected_calibration_error
 from benchmark.running.answers.question import Cell, Question
 
 SAME = 1e-5  # of the largest logit; one image's logits in batches of other sizes differ by 2e-7 of it
@@ -35,8 +36,32 @@ def answered(question: Question) -> Cell:
     answers_N = torch.where(logits_NC.isnan().any(1), -1, ids_C[logits_NC.nan_to_num().argmax(1)])
     kept = {"answer": answers_N.numpy()} if question.hidden else {"logits": logits_NC.numpy().astype(np.float16)}
     hits = None if (answers_N < 0).any() else (answers_N == labels_N).numpy()
-    metrics, groups = sample_metrics(logits_NC, target_N, own_K), question.samples.groups
-    return Cell(metrics, kept, hits, groups, **question.routes(routed))
+    metrics, samples = sample_metrics(logits_NC, target_N, own_K), question.samples
+    recalls_K = class_recalls(answers_N, labels_N, ids_C[own_K])
+    return Cell(
+        metrics, kept, hits, samples.groups, subgroups=samples.subgroups, recalls=recalls_K, **question.routes(routed)
+    )  # fmt: skip
+
+
+def class_recalls(answers_N: Tensor, labels_N: Tensor, ids_K: Tensor) -> NDArray[np.float64]:
+    """(K,) the share of each class's samples that are answered rightly; NaN for a class without a sample, and for all
+    classes where a sample has no answer.
+
+    Args:
+        answers_N, labels_N: label ids, -1 without an answer. ids_K: of the task's labels.
+    """
+    own_NK = (labels_N[:, None] == ids_K).numpy()
+    counts_K, hits_K = own_NK.sum(0), own_NK[(answers_N == labels_N).numpy()].sum(0)
+    known_K = (counts_K > 0) & bool((answers_N >= 0).all())
+    return np.where(known_K, hits_K / np.maximum(counts_K, 1), np.nan)
+
+
+def calibration_error(logits_NC: Tensor, target_N: Tensor) -> float:
+    """The expected calibration error of the answers under the softmax over all candidates, of whatever the method gives
+    as its scores: cosines that are scaled, or the outputs of a regression."""
+    answer_N = logits_NC.argmax(1)
+    confidence_N = logits_NC.double().softmax(1).gather(1, answer_N[:, None])[:, 0].clamp(max=1)
+    return expected_calibration_error(confidence_N.numpy(), (answer_N == target_N).numpy())
 
 
 def sample_metrics(logits_NC: Tensor, target_N: Tensor, own_K: Tensor) -> dict[str, float]:
@@ -70,6 +95,7 @@ def sample_metrics(logits_NC: Tensor, target_N: Tensor, own_K: Tensor) -> dict[s
         "balanced_accuracy": recall_C[present_C].mean().item(),
         "macro_auroc": fmean(aurocs) if aurocs else float("nan"),
         "macro_f1": f1_C[present_C].mean().item(),
+        "ece": calibration_error(logits_NC, target_N),
     }
 
 

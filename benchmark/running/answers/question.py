@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.data.batches import Samples, TaskData
+from benchmark.data.batches import Samples, Subgrouping, TaskData
 from benchmark.stream import Label, Stream, Task
 from methods.base import Batch, IncrementalMethod, takes_route
 
@@ -32,6 +32,8 @@ class Cell:
             each image, then each text, the mean of R@1, R@5 and R@10; None without an answer.
         groups: (N,) numbers of those that belong together; None: each stands for itself.
         parts: how many of the N each of several means is over whose mean the primary metric is; empty: one mean.
+        subgroups: by name of a column how it divides these N.
+        recalls: (K,) of each class of the task, NaN where it is undefined; None without labels.
         routed: how many samples the router sends to each task.
     """
 
@@ -40,6 +42,8 @@ class Cell:
     hits: NDArray[Any] | None
     groups: NDArray[np.int64] | None = None
     parts: tuple[int, ...] = ()
+    subgroups: Mapping[str, Subgrouping] = field(default_factory=dict)
+    recalls: NDArray[np.float64] | None = None
     router_accuracy: float | None = None
     routed: tuple[int, ...] | None = None
 

@@ -51,8 +51,10 @@ def answered(question: Question) -> Cell:
     hits = None if np.isnan(rank_Q).any() else np.mean([rank_Q <= k for k in RECALLS], axis=0)
     sizes = tuple(len(ranks[way]) for way in DIRECTIONS)
     kept = {f"{way}_rank": rank.astype(np.float32) for way, rank in ranks.items()}
-    groups = query_groups(own.pairs.numpy(), question.samples.groups)
-    return Cell(match_metrics(ranks), kept, hits, groups, sizes, **question.routes(own.routed))
+    pairs, samples = own.pairs.numpy(), question.samples
+    groups = query_groups(pairs, samples.groups)
+    subgroups = {name: each.of(first_pairs(pairs)) for name, each in samples.subgroups.items()}
+    return Cell(match_metrics(ranks), kept, hits, groups, sizes, subgroups, **question.routes(own.routed))
 
 
 def query_groups(pairs: NDArray[np.int64], groups: NDArray[np.int64] | None) -> NDArray[np.int64]:
@@ -64,7 +66,12 @@ def query_groups(pairs: NDArray[np.int64], groups: NDArray[np.int64] | None) -> 
     A text of several images belongs to the first of them.
     """
     own_P = pairs[:, 0] if groups is None else groups
-    return np.concatenate([own_P[np.unique(pairs[:, side], return_index=True)[1]] for side in (0, 1)])
+    return own_P[first_pairs(pairs)]
+
+
+def first_pairs(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(Q,) the first of the pairs (P, 2) that has every image, then every text."""
+    return np.concatenate([np.unique(pairs[:, side], return_index=True)[1] for side in (0, 1)])
 
 
 def _embedded(question: Question, task: Task) -> Items:

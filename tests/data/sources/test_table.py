@@ -12,6 +12,7 @@ import pytest
 
 from benchmark.data import sources
 from benchmark.data.cache import cached
+from benchmark.data.sources import table
 from tests.source_files import CLASSES, WHERE, in_folders, in_table, listed, names, pixels, refused, save, written
 
 ROWS = [
@@ -121,6 +122,27 @@ def test_a_table_names_its_splits_and_one_may_be_missing(images: Path) -> None:
     assert "row 3: column 'split': unknown split '2'" in message
 
 
+def test_subgroups_are_told_apart_and_are_no_content(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = {"image": "file", "label": "finding", "split": "split"}
+    rows = [row | {"sex": "fm"[i % 2] if i % 5 else ""} for i, row in enumerate(ROWS)]
+    for kind in KINDS:
+        path = written(images, [row | {"sex": row["sex"] or None} for row in rows], kind)  # a missing cell
+        source = in_table(path, columns=columns, subgroups=["sex", "patient"])
+        found = sources.subgroups(source)
+        for split in sources.SPLITS:
+            own = [row for row in rows if row["split"] == split]
+            assert list(found[split]) == ["sex", "patient"]
+            assert found[split]["sex"].tolist() == [row["sex"] for row in own]
+            assert found[split]["patient"].tolist() == [row["patient"] for row in own]
+        plain = in_table(path, columns=columns)
+        assert sources.subgroups(plain) == {} and sources.identity(plain) == sources.identity(source)
+        drawn = in_table(path, columns={"image": "file", "label": "finding"})
+        divided = in_table(path, columns={"image": "file", "label": "finding"}, subgroups=["sex"])
+        assert names(drawn) == names(divided)  # nor do drawn splits depend on them
+    monkeypatch.setattr(table, "MOST_SUBGROUPS", 7)
+    assert "column 'patient' has 8 values, at most 7 are subgroups" in refused(source)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -139,6 +161,10 @@ def test_a_table_names_its_splits_and_one_may_be_missing(images: Path) -> None:
         ({"images": 3}, (WHERE, ".images", "a list of folders")),
         ({"images": "pictures"}, ("row 1", "image not found", "pictures")),
         ({"splits": {"train": "train"}}, (WHERE, ".splits", "no columns.split")),
+        ({"subgroups": ["patient", "repport"]}, ("table.csv", "column 'repport'", ".subgroups[1]", "mean 'report'?")),
+        ({"subgroups": "patient"}, (WHERE, ".subgroups", "a list of different names, got 'patient'")),
+        ({"subgroups": ["patient", "patient"]}, (WHERE, ".subgroups", "different names")),
+        ({"subgroups": []}, (WHERE, ".subgroups", "different names")),
     ],
 )
 def test_wrong_options_of_a_table(options: dict[str, Any], says: tuple[str, ...], images: Path) -> None:
