@@ -19,7 +19,7 @@ from methods.stacked_lora import StackedLora
 from methods.zero_shot import ZeroShot
 
 SCORES = json.loads((Path(__file__).resolve().parents[1] / "golden" / "smoke_scores.json").read_text())
-SAMPLES = 16  # of each test set there: an accuracy moves in sixteenths
+SAMPLES = 8  # of each test set there: an accuracy moves in eighths
 
 
 @pytest.mark.parametrize("name", registry.names())
@@ -42,11 +42,11 @@ def test_contract(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def drift(now: Matrix, before: Matrix, what: str) -> None:
-    """Another processor rounds otherwise, and a sample or two of a cell may be answered otherwise for it."""
+    """Another processor rounds otherwise, and a sample of a cell may be answered otherwise for it."""
     cells = [(a, b) for row in zip(now, before, strict=True) for a, b in zip(*row, strict=True)]
     assert [a is None for a, _ in cells] == [b is None for _, b in cells], what
     apart = [abs(a - b) for a, b in cells if a is not None]
-    assert max(apart) <= 2.5 / SAMPLES and sum(apart) / len(apart) <= 0.5 / SAMPLES, f"{what}: {apart}"
+    assert max(apart) <= 1.25 / SAMPLES and sum(apart) / len(apart) <= 0.25 / SAMPLES, f"{what}: {apart}"
 
 
 class Forgetful(SequentialLora):
@@ -125,7 +125,7 @@ class Cheating(ZeroShot):
     kinds = ("classification",)
 
     def scores(self, batch, labels, task):
-        return F.one_hot(batch["index"] * len(labels) // 16 % len(labels), len(labels)).float()
+        return F.one_hot(batch["index"] * len(labels) // SAMPLES % len(labels), len(labels)).float()
 
 
 class Averaging(ZeroShot):
