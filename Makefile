@@ -1,6 +1,8 @@
 # Every target is one line of `python -m benchmark`; what it needs is installed by whichever target comes first:
 # what a run needs by `make setup`, the tools of development by `make test` and `make lint`.
 PYTHON ?= python3
+# Empty, whatever it was: where Python may keep no bytecode, every process compiles 2,000 imported files anew.
+export PYTHONDONTWRITEBYTECODE =
 PY := .venv/bin/python
 UV ?= $(PY) -m uv
 METHOD ?=

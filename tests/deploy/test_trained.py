@@ -120,7 +120,7 @@ def test_a_finished_run_keeps_no_images_unless_asked(
     assert cli.main([*argv, "--results", str(tmp_path)]) == 0
     (run,) = tmp_path.glob(f"runs/smoke/{method}/*/*")
     assert len(load_file(run / "method.safetensors")["memory.buffer_image"]) == 32 and "memory.buffer_image" in seen[-1]
-    assert len(trained.load(run).method.memory["buffer_image"]) == 48
+    assert len(trained.load(run).method.memory["buffer_image"]) == 32
 
 
 def task_of(method: str) -> str:
