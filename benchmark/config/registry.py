@@ -99,11 +99,11 @@ def _lineage(tree: ast.Module, cls: str) -> list[tuple[ast.Module, ast.ClassDef]
 
 def _file(module: str) -> Path | None:
     """The file of a module, found without importing ``methods``, as ``find_spec`` would for what is in it."""
-    first, *rest = module.split(".")
-    if first == "methods" and rest:
-        file = methods_folder().joinpath(*rest).with_suffix(".py")
-        return file if file.is_file() else None
     try:
+        top, *below = module.split(".")
+        if top == "methods" and below and (package := find_spec(top)) and package.submodule_search_locations:
+            file = Path(next(iter(package.submodule_search_locations))).joinpath(*below).with_suffix(".py")
+            return file if file.is_file() else None
         spec = find_spec(module)
     except (ImportError, ValueError):
         return None
