@@ -9,11 +9,10 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmark.config.registry import MethodCard, part_versions
+from benchmark.config.registry import MethodCard, package_folder, part_versions
 from benchmark.config.run_config import RunConfig, canonical
 from benchmark.errors import UserError
 from benchmark.record.schema import LATER, Configuration, Record
@@ -114,9 +113,7 @@ def weights_identity(backbone: str, pretrained: str | None) -> str:
     """
     local: Path | None = None
     if backbone == "phantom-clip":
-        spec = find_spec("methods")
-        assert spec is not None and spec.submodule_search_locations
-        local = Path(next(iter(spec.submodule_search_locations))) / "weights" / "phantom-clip"
+        local = package_folder() / "weights" / "phantom-clip"
     elif backbone.startswith(LOCAL):
         local = Path(backbone.removeprefix(LOCAL))
         if not local.is_dir():

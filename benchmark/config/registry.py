@@ -50,10 +50,16 @@ class MethodCard:
         return self.doc.strip().splitlines()[0] if self.doc else ""
 
 
-def methods_folder() -> Path:
+def package_folder() -> Path:
+    """Where the package ``methods`` is, which is not imported for it."""
     spec = find_spec("methods")
     assert spec is not None and spec.submodule_search_locations
     return Path(next(iter(spec.submodule_search_locations)))
+
+
+def methods_folder() -> Path:
+    """Where method files are looked for."""
+    return package_folder()
 
 
 @lru_cache(maxsize=256)
@@ -99,11 +105,11 @@ def _lineage(tree: ast.Module, cls: str) -> list[tuple[ast.Module, ast.ClassDef]
 
 def _file(module: str) -> Path | None:
     """The file of a module, found without importing ``methods``, as ``find_spec`` would for what is in it."""
+    top, *below = module.split(".")
+    if top == "methods" and below:
+        file = package_folder().joinpath(*below).with_suffix(".py")
+        return file if file.is_file() else None
     try:
-        top, *below = module.split(".")
-        if top == "methods" and below and (package := find_spec(top)) and package.submodule_search_locations:
-            file = Path(next(iter(package.submodule_search_locations))).joinpath(*below).with_suffix(".py")
-            return file if file.is_file() else None
         spec = find_spec(module)
     except (ImportError, ValueError):
         return None
