@@ -23,7 +23,7 @@ CELL = $(if $(METHOD),--method $(METHOD)) --stream $(STREAM) --seed $(SEED) --or
 GRID = --methods "$(METHODS)" --streams "$(STREAMS)" --seeds $(SEEDS) --orders $(ORDERS) $(OPTIONS)
 
 .PHONY: help setup bench sweep plan check smoke methods streams leaderboard verify report merge predict export pretrain speed \
-	test test-all lint
+	test test-all test-faults lint
 .DEFAULT_GOAL := help
 
 help:
@@ -32,7 +32,7 @@ help:
 	@echo "make plan METHOD=... or METHODS=... | check METHOD=... | smoke | methods | streams | leaderboard | report"
 	@echo 'make verify [METHODS="ncm ranpac" STREAM= RUN=dir]      does this machine reproduce the table?'
 	@echo 'make speed [METHODS="sequential_lora mslora_cr" STREAMS=phantom20]'
-	@echo "make merge FROM=dir | predict RUN=dir IMAGES=dir | export RUN=dir TASK=name TO=dir | pretrain | test | test-all | lint"
+	@echo "make merge FROM=dir | predict RUN=dir IMAGES=dir | export RUN=dir TASK=name TO=dir | pretrain | test | test-all | test-faults | lint"
 
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt
 # uv does not read pip's configuration: an index that was set there is handed to it.
@@ -91,6 +91,8 @@ test: .venv/.developed
 	$(PY) -m pytest
 test-all: .venv/.developed
 	$(PY) -m pytest -m '' --hypothesis-profile all
+test-faults: .venv/.developed
+	$(PY) -m pytest -m '' tests/faults
 lint: .venv/.developed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
