@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmark.errors import UserError, unknown
+from benchmark.errors import UserError, forget_notices, unknown
 
 USAGE = """usage: python -m benchmark VERB [options]        (python -m benchmark VERB --help)
 
@@ -32,6 +32,7 @@ USAGE = """usage: python -m benchmark VERB [options]        (python -m benchmark
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 2 bad input (one line says what), 1 a check that failed, 130 interrupted."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
+    forget_notices()
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0 if argv else 2
@@ -213,6 +214,8 @@ def verify_(argv: Sequence[str]) -> int:
     parser.add_argument("--results", default="results", help="folder of runs/ and leaderboards/")
     parser.add_argument("--data", default="data", help="folder in which relative paths of cards are looked up")
     parser.add_argument("--no_beside", action="store_true", help="where bytes differ, do not run the record's commit")
+    parser.add_argument("--method", nargs="+", default=[], help="plug-ins that are imported if a record names them: "
+                        "package.module:Class of a method, package.module:function of a stream's source")  # fmt: skip
     given = _parse(parser, argv)
     from benchmark.compare import leaderboard
     from benchmark.sweep import verify
@@ -224,7 +227,7 @@ def verify_(argv: Sequence[str]) -> int:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     data = str(Path(given.data).absolute())  # the record's own commit runs in another folder
-    code = verify.Verification(data, not given.no_beside, say).of(folders)
+    code = verify.Verification(data, not given.no_beside, say, tuple(given.method)).of(folders)
     if run is None:
         leaderboard.build(results, given.stream)
     return code
@@ -233,7 +236,7 @@ def verify_(argv: Sequence[str]) -> int:
 def leaderboard_(argv: Sequence[str]) -> int:
     from benchmark.compare import leaderboard, markdown, tables
     from benchmark.compare.entries import alike, made_by_other_code
-    from benchmark.record.stored import read_all, run_files
+    from benchmark.record.stored import read_all
 
     parser = _parser("leaderboard")
     parser.add_argument("--stream", default=None, help="of one stream; default: all that have records")
@@ -241,15 +244,16 @@ def leaderboard_(argv: Sequence[str]) -> int:
     parser.add_argument("--readme", default=None, help="a Markdown file whose marked tables are written anew")
     given = _parse(parser, argv)
     results, console = Path(given.results), _console()
-    streams = sorted({path.parts[-5] for path in run_files(results)})
+    streams = sorted({record.stream.folder for record in read_all(results)})
     if given.readme is not None:
         markdown.rewrite(Path(given.readme), results)
     if given.stream is not None and given.stream not in streams:
         raise unknown("stream with records", given.stream, streams)
     if not streams:
-        console.print(f"no records below {results / 'runs'} yet: make bench METHOD=mslora_cr", highlight=False)
+        line = f"no records below {results / 'runs'} yet: make bench METHOD=mslora_cr"
+        console.print(line, highlight=False, markup=False)
     for path in leaderboard.build(results, given.stream):
-        console.print(str(path), highlight=False, soft_wrap=True)
+        console.print(str(path), highlight=False, markup=False, soft_wrap=True)
     for stream in [given.stream] if given.stream else streams:
         console.print(tables.table(results, stream))
         records = read_all(results, stream)
@@ -275,12 +279,12 @@ def report_(argv: Sequence[str]) -> int:
 
     to = Path(given.to) if given.to else None
     for path in build(Path(given.results), given.stream, to, given.matrices):
-        _console().print(str(path), highlight=False, soft_wrap=True)
+        _console().print(str(path), highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
 def merge_(argv: Sequence[str]) -> int:
-    """Copy another results folder's records; exit status 1 if some are in conflict."""
+    """Copy another results folder's records; exit status 1 if some are in conflict or no sound records."""
     from benchmark.sweep import merge
 
     parser = _parser("merge")
@@ -293,8 +297,8 @@ def merge_(argv: Sequence[str]) -> int:
     merged = merge.merge(Path(given["from"]), Path(given.results), given.prefer)
     console = _console()
     for line in merged.lines():
-        console.print(line, highlight=False, soft_wrap=True)
-    return 1 if merged.conflicts else 0
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return 1 if merged.conflicts or merged.left_out else 0
 
 
 def predict_(argv: Sequence[str]) -> int:
@@ -307,11 +311,14 @@ def predict_(argv: Sequence[str]) -> int:
                         help="of a fusion run: answer from the image alone, without the text")  # fmt: skip
     parser.add_argument("--to", default="predictions.csv", help="CSV that is written")
     parser.add_argument("--top", type=int, default=1, help="rows for an image, likeliest class first")
+    parser.add_argument("--method", default=None, help="of a run whose method is a plug-in: package.module:Class, "
+                        "which is imported then; never because a record says so")  # fmt: skip
     given = _parse(parser, argv)
     from benchmark.deploy.predict import predict
 
-    count = predict(Path(given.run), Path(given.images), given.task, Path(given.to), given.top, given.inputs)
-    _console().print(f"{given.to}: {count} images", highlight=False, soft_wrap=True)
+    run, images, to = Path(given.run), Path(given.images), Path(given.to)
+    count = predict(run, images, given.task, to, given.top, given.inputs, given.method)
+    _console().print(f"{given.to}: {count} images", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -322,10 +329,13 @@ def export_(argv: Sequence[str]) -> int:
     parser.add_argument("--task", required=True, help="a task of its stream")
     parser.add_argument("--to", required=True, help="folder that is made")
     parser.add_argument("--format", type=Literal["peft", "open_clip"], default="peft", help="an adapter, or weights")
+    parser.add_argument("--method", default=None, help="of a run whose method is a plug-in: package.module:Class, "
+                        "which is imported then; never because a record says so")  # fmt: skip
     given = _parse(parser, argv)
     from benchmark.deploy.export import export
 
-    _console().print(export(Path(given.run), given.task, Path(given.to), given.format), highlight=False, soft_wrap=True)
+    line = export(Path(given.run), given.task, Path(given.to), given.format, given.method)
+    _console().print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

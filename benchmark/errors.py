@@ -1,13 +1,38 @@
-"""What a user did wrong, in one line."""
+"""What a user did wrong, in one line; and what is left out of a command that goes on, in a line each."""
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # would act on a terminal, or end the line
+_noticed: set[str] = set()
 
 
 class UserError(Exception):
     """Bad input: the command line prints the message alone, writes nothing and exits with status 2."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
+
+def one_line(text: str) -> str:
+    """The text without line ends and what else moves a terminal's cursor: names of files may hold anything."""
+    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def notice(line: str) -> None:
+    """Say on stderr what stops nothing, each line once a command."""
+    if line not in _noticed:
+        _noticed.add(line)
+        print(one_line(line), file=sys.stderr)
+
+
+def forget_notices() -> None:
+    """A command begins: what was said before is said again."""
+    _noticed.clear()
 
 
 def unknown(what: str, given: object, valid: Iterable[object], where: str = "") -> UserError:

@@ -20,6 +20,7 @@ from benchmark.record.schema import (
     Record,
     StreamEntry,
     TaskEntry,
+    blank,
 )
 from benchmark.record.stored import path_of, write_record
 from benchmark.record.summary import summarise
@@ -51,19 +52,24 @@ def made(
         seed=seed,
         order=order,
         status="complete",
-        config=replace(CONFIG, method=method),
+        config=replace(CONFIG, method=method, backbone=changes.get("backbone", CONFIG.backbone)),
         backbone="phantom-clip",
         permutation=permutation,
         stages=T + 1,
         primary=kinds.of(kind).primary,
         scores=scores,
         summary=summarise(kinds.of(kind), scores),
-        cost=Costs(
-            [10, 30, 20], [1, 2, 3], [100, 200, 300], [1.0, 2.0, 3.5 + seed], [0.25] * 4, [1.0] * 3, [100.0 + seed]
-        ),
+        cost=costs(T, seed),
         provenance=Provenance(fingerprint="aa", finished=f"2026-01-01T00:00:{seed:02d}+00:00"),
     )
     return replace(record, **changes)
+
+
+def costs(tasks: int, seed: int) -> Costs:
+    """What a run of so many tasks took; the same every time but for the seed."""
+    of_three = ([10, 30, 20], [1, 2, 3], [100, 200, 300], [1.0, 2.0, 3.5 + seed])
+    repeated = [(values * tasks)[:tasks] for values in of_three]
+    return Costs(*repeated, [0.25] * (tasks + 1), [1.0] * tasks, [100.0 + seed])
 
 
 def flat(method: str, key: str, *scores: float, **changes: Any) -> list[Record]:
@@ -84,8 +90,9 @@ def on(stream: str, record: Record) -> Record:
 
 def unanswered(record: Record) -> Record:
     """The record of a method that has no answer with the identity hidden."""
-    summary = dict(record.summary or {})
-    return replace(record, summary=summary | {"hidden": dict.fromkeys(summary["hidden"])})
+    T = len(record.stream.tasks)
+    scores = {metric: protocols | {"hidden": blank(T)} for metric, protocols in record.scores.items()}
+    return replace(record, scores=scores, summary=summarise(record.kind, scores, record.missing))
 
 
 def lacking(record: Record) -> Record:

@@ -120,7 +120,7 @@ def tree_code(method: str, stream: str) -> str | None:
     try:
         sources = _source_kinds(str(Path(stream).absolute()) if stream.endswith((".yaml", ".yml")) else stream)
         return provenance.fingerprint(provenance.ROOT, registry.card(method).file, sources)
-    except UserError:
+    except (UserError, OSError):  # OSError: of a path from elsewhere that is none here
         return None
 
 

@@ -19,10 +19,10 @@ from benchmark.compare.stats import average_ranks
 from benchmark.errors import UserError, unknown
 from benchmark.record.files import csv_text, decimals, write_text
 from benchmark.record.schema import PROTOCOLS, Record
+from benchmark.record.soundness import ACROSS
 from benchmark.record.stored import read_all
 
 DIGITS = {"rank": 2, "train_seconds_mean": 2, "eval_seconds_mean": 2, "peak_memory_mib": 1}
-ACROSS = "overall"  # the files over all streams
 
 
 # Rows
@@ -98,7 +98,7 @@ def build(results: Path, stream: str | None = None) -> list[Path]:
         The files written.
 
     Raises:
-        UserError: no runs of that stream, a stream named ``overall``, or an unreadable record of any stream.
+        UserError: no runs of that stream.
     """
     results = Path(results)
     known_stream(results, stream)
@@ -112,17 +112,21 @@ def build(results: Path, stream: str | None = None) -> list[Path]:
 
 
 def known_stream(results: Path, stream: str | None) -> None:
-    """Raise UserError where there are no runs of that stream, or where a stream has the name of all."""
-    names = sorted(path.name for path in (results / "runs").glob("*") if path.is_dir())
-    if ACROSS in names:
-        raise UserError(f"{results / 'runs' / ACROSS}: {ACROSS}.csv is the table over all streams; rename this one")
+    """Raise UserError where there are no runs of that stream."""
+    names = _streams(results)
     if stream is not None and stream not in names:
         raise unknown("stream", stream, names, f"{results / 'runs'}") if names else UserError(f"no runs in {results}")
 
 
+def _streams(results: Path) -> list[str]:
+    """The folders of runs by name; one that has the name of the tables over all streams is none."""
+    names = sorted(path.name for path in (results / "runs").glob("[!.]*") if path.is_dir())
+    return [name for name in names if name.casefold() != ACROSS]
+
+
 def _write(results: Path, entering: list[Record], stream: str | None) -> list[Path]:
     """The files of one stream or of all, then those over all streams; all texts are made before a file is written."""
-    streams: dict[str, list[Record]] = {path.name: [] for path in (results / "runs").glob("*")}
+    streams: dict[str, list[Record]] = {name: [] for name in _streams(results)}
     for record in entering:
         streams.setdefault(record.stream.folder, []).append(record)
     texts: dict[str, str] = {}

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from benchmark.record import provenance
 FLAGS = {"requires_task_id": False, "keeps_images": False, "needs_length": False, "joint": False, "ddp": True}
 KINDS = ("classification",)  # of tasks that a method learns, unless it names others
 ROOT = "IncrementalMethod"
+PLUG_IN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def methods_folder() -> Path:
 def _parse(file: Path) -> ast.Module:
     try:
         return ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
-    except (SyntaxError, UnicodeDecodeError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: brackets without end
         raise UserError(f"{file}: no valid Python: {error}") from None
 
 
@@ -104,13 +108,16 @@ def _lineage(tree: ast.Module, cls: str) -> list[tuple[ast.Module, ast.ClassDef]
 
 
 def _file(module: str) -> Path | None:
-    """The file of a module, found without importing ``methods``, as ``find_spec`` would for what is in it."""
+    """The file of a module, found without importing anything of it: a record from elsewhere may name any."""
     top, *below = module.split(".")
     if top == "methods" and below:
         file = package_folder().joinpath(*below).with_suffix(".py")
         return file if file.is_file() else None
     try:
-        spec = find_spec(module)
+        spec = find_spec(top)
+        for end in range(2, len(below) + 2):  # find_spec of a.b would import a
+            places = spec.submodule_search_locations if spec else None
+            spec = PathFinder.find_spec(".".join([top, *below][:end]), places) if places else None
     except (ImportError, ValueError):
         return None
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
@@ -174,6 +181,8 @@ def card(name: str) -> MethodCard:
         UserError: no such method (with the nearest name), module, or class.
     """
     if ":" in name:
+        if not PLUG_IN.fullmatch(name) or len(name) > 200:
+            raise UserError(f"method {name[:200]!r}: expected package.module:Class, in letters, digits and '_'")
         module, cls = name.split(":", 1)
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
@@ -198,6 +207,12 @@ def part_versions(card: MethodCard) -> dict[str, int]:
         for file, code in files.items()
         if file.parent.name == "parts" and code.version is not None
     }
+
+
+def ours_or_typed(name: str, typed: Iterable[str]) -> None:
+    """Raise UserError for a plug-in that a record names and the user has not typed: to load it runs its code."""
+    if ":" in name and name not in typed:
+        raise UserError(f"the record's method is a plug-in, which is imported only if you type --method {name}")
 
 
 def load(name: str) -> type[Any]:

@@ -23,7 +23,7 @@ from benchmark.errors import UserError
 from benchmark.record.files import write_text
 from benchmark.record.schema import Configuration
 from benchmark.stream import Task
-from methods.parts.backbones import WEIGHTS
+from methods.parts.backbones import opened
 from methods.parts.experts import Blend, Experts
 
 PLACES = {  # of open_clip's and timm's blocks: name of the weight, and which third of it where q, k, v are fused
@@ -35,19 +35,20 @@ PLACES = {  # of open_clip's and timm's blocks: name of the weight, and which th
 }  # fmt: skip
 
 
-def export(run: Path, task: str, to: Path, format: str = "peft") -> str:
+def export(run: Path, task: str, to: Path, format: str = "peft", method: str | None = None) -> str:
     """Write what answers a task into the folder ``to``; returns how to load it, in one line.
 
     Args:
         format: ``peft`` (adapter_config.json, adapter_model.safetensors) or ``open_clip`` (open_clip_config.json,
             open_clip_model.safetensors).
+        method: the plug-in that made the run, ``package.module:Class``, if one did: it is imported.
 
     Raises:
         UserError: no such run or task, ``to`` is not empty, or the answer is more than a LoRA in the towers.
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"--to {to}: there is something already")
-    trained = load(run)
+    trained = load(run, method)
     factors, experts = _factors(trained, trained.task(task))
     to.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=to.parent, prefix=".exporting-") as building:
@@ -132,12 +133,7 @@ def _adapter(experts: Experts, factors: dict[str, tuple[Tensor, Tensor]], to: Pa
 
 
 def _folded(config: Configuration, factors: dict[str, tuple[Tensor, Tensor]], to: Path) -> None:
-    name, pretrained = config.backbone, config.pretrained
-    if name == "phantom-clip":
-        name = f"local-dir:{WEIGHTS / name}"
-    elif pretrained is None and ":" not in name and name.count("/") == 1:
-        name, pretrained = name.split("/")
-    model: Any = open_clip.create_model(name, pretrained=pretrained, pretrained_text=False, require_pretrained=True)
+    name, model, _ = opened(config.backbone, config.pretrained)
     state = {key: value.detach().clone().contiguous() for key, value in model.state_dict().items()}
     for path, (A, B) in factors.items():
         key, third = _place(path, state)

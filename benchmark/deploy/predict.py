@@ -20,12 +20,16 @@ COLUMNS = ("image", "task", "class", "probability")
 BATCH = 64
 
 
-def predict(run: Path, images: Path, task: str | None, to: Path, top: int = 1, inputs: str | None = None) -> int:
+def predict(
+    run: Path, images: Path, task: str | None, to: Path, top: int = 1, inputs: str | None = None,
+    method: str | None = None,
+) -> int:  # fmt: skip
     """Write ``to``: ``top`` rows for every image below ``images``, the likeliest class first; returns how many images.
 
     Args:
         task: whose classes are the candidates; None: the classes of all tasks, and the method finds the task.
         inputs: ``image`` to let a run that learned from image and text answer without the text.
+        method: the plug-in that made the run, ``package.module:Class``, if one did: it is imported.
 
     ``task`` in the CSV is the one given, or where the method has a router the one it sends the image to, else the task
     of the class. ``probability`` is the softmax over the candidates, which no method here was trained to calibrate.
@@ -36,7 +40,7 @@ def predict(run: Path, images: Path, task: str | None, to: Path, top: int = 1, i
     if top < 1:
         raise UserError(f"--top: expected a whole number of at least 1, got {top}")
     paths = _images(images)
-    trained = load(run)
+    trained = load(run, method)
     kind = trained.record.kind
     if not kind.labelled:
         raise UserError(f"{run}: a {kind.name} run finds texts and has no classes to predict")

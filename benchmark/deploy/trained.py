@@ -6,13 +6,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from benchmark import kinds
 from benchmark.config import registry
 from benchmark.data import catalog
 from benchmark.errors import UserError, unknown
-from benchmark.record.schema import Record
+from benchmark.record.schema import Configuration, Record
 from benchmark.record.stored import read_record
 from benchmark.running.load import attached, quiet
 from benchmark.stream import Budget, Stream, Task
@@ -39,11 +40,16 @@ class Trained:
         return known[name]
 
 
-def load(folder: Path) -> Trained:
+def load(folder: Path, typed: str | None = None) -> Trained:
     """The method of a complete run.
 
+    Args:
+        typed: the plug-in that the user has named, ``package.module:Class``; no other is imported, whatever the record
+            says.
+
     Raises:
-        UserError: no complete run is there, its state was left on another machine, or its stream's labels have changed.
+        UserError: no complete run is there, its state was left on another machine, its method is another plug-in than
+            the one typed, what it says cannot be built, or its stream's labels have changed.
     """
     quiet()
     record = read_record(folder)
@@ -52,19 +58,38 @@ def load(folder: Path) -> Trained:
         raise UserError(f"{folder}: the run is unfinished; the command that began it continues")
     if not state.is_file():
         raise UserError(f"{state}: not there (it stays on the machine that made the run): run it again with --force")
-    stream = catalog.load(config.stream, None).stream.reordered(record.permutation)
-    learned = [task.labels for task in record.stream.tasks]
+    name = config.method or record.method
+    if typed not in (None, name):
+        raise UserError(f"--method {typed}: the method of {folder} is {name}")
+    registry.ours_or_typed(name, [] if typed is None else [typed])
+    listed = catalog.load(config.stream, None).stream
+    order = record.permutation if len(record.permutation) == len(listed) else range(len(listed))
+    stream, learned = listed.reordered(order), [task.labels for task in record.stream.tasks]
     if [[label.name for label in task.labels] for task in stream] != learned:
         raise UserError(f"{folder}: the classes of stream {config.stream} are not those that were learned")
-    cls, kind = registry.load(config.method), kinds.of(stream.kind)
-    budget = Budget(**{field.name: getattr(config, field.name) for field in fields(Budget)})
-    with torch.random.fork_rng():  # what grows is drawn at random, and then overwritten
-        method = attached(cls, config.method_args, config.backbone, config.pretrained, kind, budget)
-        for task in stream:
-            method.begin_task(task)
-    tensors = load_file(state)
-    _, unexpected = method.load_state_dict(tensors, strict=False)
+    method = _grown(registry.load(name), config, stream, folder)
+    try:
+        tensors = load_file(state)
+        _, unexpected = method.load_state_dict(tensors, strict=False)
+    except (SafetensorError, RuntimeError, OSError) as error:  # no such file; tensors of other shapes
+        raise UserError(f"{state}: cannot be loaded ({' '.join(str(error).split())[:300]})") from None
     lost = [*unexpected, *(set(method.state_dict()) - set(tensors))]
     if lost:
         raise UserError(f"{state}: does not fit this version of {record.method} ({', '.join(sorted(lost)[:3])})")
     return Trained(method.eval(), stream, record)
+
+
+def _grown(cls: type[IncrementalMethod], config: Configuration, stream: Stream, folder: Path) -> IncrementalMethod:
+    """A method on its backbone with the structure that all tasks of the stream have given it."""
+    budget = Budget(**{field.name: getattr(config, field.name) for field in fields(Budget)})
+    try:
+        with torch.random.fork_rng():  # what grows is drawn at random, and then overwritten
+            method = attached(
+                cls, config.method_args, config.backbone, config.pretrained, kinds.of(stream.kind), budget
+            )
+            for task in stream:
+                method.begin_task(task)
+    except Exception as error:  # the record may be from elsewhere, and its arguments anything
+        told = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"{folder}: its method cannot be built as its record says: {told}") from None
+    return method

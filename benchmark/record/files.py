@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four are wide ones
+
 
 def now() -> str:
     """The time in UTC as the records write it: ``2026-05-09T07:35:25+00:00``."""
@@ -66,12 +68,22 @@ def _json(value: object, indent: str = "") -> str:
 
 
 def csv_text(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A CSV with ``\\n`` at line ends on every system."""
+    """A CSV with ``\\n`` at line ends on every system, of which a spreadsheet computes nothing."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows([_told(cell) for cell in row] for row in (header, *rows))
     return buffer.getvalue()
+
+
+def _told(cell: object) -> object:
+    """A cell; text that a spreadsheet would take for a formula begins with ``'``, numbers do not."""
+    if not isinstance(cell, str) or not cell.startswith(FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def decimals(value: float | None, digits: int = 6) -> str:

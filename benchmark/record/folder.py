@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmark.errors import UserError
 from benchmark.record.claim import alone_in
+from benchmark.record.foreign import copied
 from benchmark.record.schema import Record
 from benchmark.record.stored import RECORD, adopt, read_record, write_record
 
@@ -161,14 +162,14 @@ def _beside_record(folder: Path) -> list[Path]:
 def replaced(folder: Path, source: Path, record: Record) -> None:
     """Put a complete run from elsewhere at ``folder``, whole from the first moment; one that is there makes room.
 
-    To be called inside :meth:`RunFolder.claimed`. What belongs to the making of a run is left behind.
+    To be called inside :meth:`RunFolder.claimed`. Of ``source`` only what a run leaves is taken.
     """
     building = folder.parents[2] / f".merging-{folder.name}-{record.key}.tmp"  # where no reader looks for a run.json
     old, new = building / "old", building / "new"
     _put_back(old, folder)
     shutil.rmtree(building, ignore_errors=True)
     try:
-        shutil.copytree(source, new, ignore=shutil.ignore_patterns(STATE, ".*"))
+        copied(source, new, record)
         adopt(new, source, record)
         if folder.exists():
             folder.rename(old)

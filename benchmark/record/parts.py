@@ -14,10 +14,29 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Count = Annotated[int, Meta(ge=0)]
+PROTOCOLS = ("given", "hidden")
+MOST_SAMPLES = 10_000_000  # of a task, and of all tasks together
+
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Samples = Annotated[int, Meta(ge=1, le=MOST_SAMPLES)]
 Share = Annotated[float, Meta(ge=0, le=1 + 1e-6)]  # sums of float32 may end just above 1
-Amount = Annotated[float, Meta(ge=0, le=1e300)]  # finite
-FileName = Annotated[str, Meta(pattern=r"^(?!\.{1,2}$)[^/\\\x00-\x1f]+$")]  # a record's place is a path
+Amount = Annotated[float, Meta(ge=0, le=1e15)]  # seconds, MiB, images a second
+Setting = Annotated[float, Meta(ge=-1e300, le=1e300)]  # finite
+Name = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,199}\Z")
+]  # becomes a path, or a part of a file's name
+Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]{0,64}\Z")]
+Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{0,64}\Z")]
+Label = Annotated[str, Meta(max_length=4000)]
+Text = Annotated[  # a path, a device, settings: without what would act on a terminal, and without halves of characters
+    str, Meta(max_length=4000, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]*\Z")
+]
+_DAY_AND_TIME, _ZONE = (
+    r"^20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?",
+    r"(Z|[+-][0-2][0-9]:[0-5][0-9])",
+)
+Time = Annotated[str, Meta(pattern=rf"{_DAY_AND_TIME}{_ZONE}?\Z")]
+ZonedTime = Annotated[str, Meta(pattern=rf"{_DAY_AND_TIME}{_ZONE}\Z")]
 
 
 @dataclass(frozen=True)
@@ -31,24 +50,24 @@ class Configuration:
 
     epochs: Count = 0
     batch_size: Count = 0
-    optimizer: str = ""
-    lr: float = 0.0
-    weight_decay: float = 0.0
-    schedule: str = ""
-    warmup: float = 0.0
-    augment: str = ""
-    method: str = ""
-    stream: str = ""
-    backbone: str = ""
-    pretrained: str | None = None
+    optimizer: Text = ""
+    lr: Setting = 0.0
+    weight_decay: Setting = 0.0
+    schedule: Text = ""
+    warmup: Setting = 0.0
+    augment: Text = ""
+    method: Text = ""
+    stream: Text = ""
+    backbone: Text = ""
+    pretrained: Text | None = None
     limit: int | None = None
     split: str = "test"
-    sampling: str = ""
-    inputs: str = "both"
-    gallery: str = "seen"
-    precision: str = ""
-    weights: str = ""
-    versions: dict[str, int] = field(default_factory=dict)
+    sampling: Text = ""
+    inputs: Text = "both"
+    gallery: Text = "seen"
+    precision: Text = ""
+    weights: Text = ""
+    versions: dict[str, Count] = field(default_factory=dict)
     method_args: dict[str, Any] = field(default_factory=dict)
 
     def value(self, name: str) -> Any:
@@ -83,30 +102,30 @@ class Verified:
     same with both.
     """
 
-    code: str
-    finished: str
-    device: str | None = None
-    processor: str | None = None
-    python: str | None = None
-    packages: dict[str, str | None] = field(default_factory=dict)
-    git_sha: str | None = None
-    beside: str | None = None
+    code: Word
+    finished: Time
+    device: Text | None = None
+    processor: Text | None = None
+    python: Text | None = None
+    packages: dict[str, Text | None] = field(default_factory=dict)
+    git_sha: Hex | None = None
+    beside: Hex | None = None
 
 
 @dataclass(frozen=True)
 class Provenance:
     """Where a run came from (``benchmark.record.provenance``); times are ISO 8601 with their zone."""
 
-    git_sha: str | None = None
+    git_sha: Hex | None = None
     git_dirty: bool | None = None
-    fingerprint: str = ""
-    python: str | None = None
-    packages: dict[str, str | None] = field(default_factory=dict)
-    device: str | None = None
-    data: dict[str, str] = field(default_factory=dict)
-    started: str | None = None
-    finished: str | None = None
-    processor: str | None = None  # later than the first records
+    fingerprint: Word = ""
+    python: Text | None = None
+    packages: dict[str, Text | None] = field(default_factory=dict)
+    device: Text | None = None
+    data: dict[str, Text] = field(default_factory=dict)
+    started: ZonedTime | None = None
+    finished: Time | None = None
+    processor: Text | None = None  # later than the first records
     verified: Verified | None = None
 
 
@@ -121,7 +140,7 @@ class SampleScores:
             image and those by text; empty: one mean over all.
     """
 
-    n: Annotated[int, Meta(ge=1)]
+    n: Samples
     bits: str = ""
     levels: str = ""
     parts: list[Count] = field(default_factory=list)
@@ -141,7 +160,7 @@ class SampleScores:
         """Whether these are the scores of ``n`` samples."""
         try:
             packed = len(b64decode(self.bits, validate=True)) == -(-self.n // 8) and not self.levels
-            levels = not self.bits and len(_inflated(self.levels)) == self.n
+            levels = not self.bits and len(_inflated(self.levels, self.n)) == self.n
         except ValueError:
             return False
         return (packed or levels) and (not self.parts or (sum(self.parts) == self.n and min(self.parts) > 0))
@@ -152,7 +171,7 @@ class SampleScores:
 
         if self.bits:
             return np.unpackbits(np.frombuffer(b64decode(self.bits), np.uint8), count=self.n).astype(np.float64)
-        return np.frombuffer(_inflated(self.levels), np.uint8) / 255.0
+        return np.frombuffer(_inflated(self.levels, self.n), np.uint8) / 255.0
 
     def weighed(self) -> NDArray[np.float64]:
         """The scores (N,), each times what it counts, so that their mean is the task's score."""
@@ -167,7 +186,7 @@ class SampleScores:
 class SampleGroups:
     """Which of ``n`` test samples belong together (a patient, an image and its captions): base64 of zlib of uint32."""
 
-    n: Annotated[int, Meta(ge=1)]
+    n: Samples
     numbers: str
 
     @classmethod
@@ -179,7 +198,7 @@ class SampleGroups:
     def whole(self) -> bool:
         """Whether these are the groups of ``n`` samples."""
         try:
-            return len(_inflated(self.numbers)) == 4 * self.n
+            return len(_inflated(self.numbers, 4 * self.n)) == 4 * self.n
         except ValueError:
             return False
 
@@ -187,7 +206,7 @@ class SampleGroups:
         """The number of each sample's group (N,)."""
         import numpy as np
 
-        return np.frombuffer(_inflated(self.numbers), "<u4").astype(np.int64)
+        return np.frombuffer(_inflated(self.numbers, 4 * self.n), "<u4").astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -195,7 +214,7 @@ class SubgroupScore:
     """The primary metric of the ``n`` test samples or queries of a subgroup; None without an answer, and for retrieval
     where only images, or only texts, are in it."""
 
-    n: Annotated[int, Meta(ge=1)]
+    n: Samples
     score: Share | None
 
 
@@ -203,9 +222,16 @@ def _deflated(data: bytes) -> str:
     return b64encode(zlib.compress(data, 9)).decode()
 
 
-def _inflated(text: str) -> bytes:
-    """The bytes behind ``_deflated``; ValueError where there are none."""
+def _inflated(text: str, size: int) -> bytes:
+    """The ``size`` bytes behind ``_deflated``, one more where there are more; ValueError where there are none.
+
+    A few bytes may stand for gigabytes, which are not made to be counted.
+    """
+    stream = zlib.decompressobj()
     try:
-        return zlib.decompress(b64decode(text, validate=True))
+        data = stream.decompress(b64decode(text, validate=True), size + 1)
     except zlib.error as error:
         raise ValueError(str(error)) from None
+    if len(data) <= size and not stream.eof:
+        raise ValueError("cut short")
+    return data

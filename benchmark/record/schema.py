@@ -6,7 +6,8 @@ an unfinished run only its identity is certain, the rest has defaults. Values ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -16,20 +17,24 @@ from msgspec import Meta
 
 from benchmark import kinds
 from benchmark.kinds import Kind
+from benchmark.record import soundness
 from benchmark.record.parts import (
+    PROTOCOLS,
     Configuration,
     Costs,
     Count,
-    FileName,
+    Hex,
+    Label,
+    Name,
     Provenance,
     SampleGroups,
     SampleScores,
     Share,
     SubgroupScore,
+    Text,
 )
 
 SCHEMA = 1
-PROTOCOLS = ("given", "hidden")
 
 Row = list[Share | None]  # a number for each task; None where the protocol defines no cell or the method has no answer
 Matrix = list[Row]  # (T+1, T): row 0 before any training
@@ -39,22 +44,22 @@ Matrix = list[Row]  # (T+1, T): row 0 before any training
 class TaskEntry:
     """A task as the record names it."""
 
-    name: str
-    modality: str = ""
-    labels: list[str] = field(default_factory=list)
+    name: Name
+    modality: Text = ""
+    labels: list[Label] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class StreamEntry:
     """The stream in the order of the run; ``folder`` is its name, with the start of the hash where names clash."""
 
-    name: str
-    folder: FileName
+    name: Name
+    folder: Annotated[str, Meta(max_length=210)]
     tasks: Annotated[list[TaskEntry], Meta(min_length=1)]
-    version: int = 1
-    hash: str = ""
+    version: Annotated[int, Meta(ge=-(2**53), le=2**53)] = 1
+    hash: Hex = ""
     kind: str = "classification"
-    label_space: str = "own"
+    label_space: Annotated[str, Meta(pattern=r"^(own|shared)\Z")] = "own"
 
     @property
     def task_names(self) -> list[str]:
@@ -82,19 +87,19 @@ class Record:
     """
 
     schema: int
-    key: Annotated[str, Meta(pattern="^[0-9a-f]+$")]
-    method: FileName
+    key: Annotated[str, Meta(pattern=r"^[0-9a-f]{1,64}\Z")]
+    method: Name
     stream: StreamEntry
     seed: Count
     order: Count
     status: Literal["running", "complete"]
-    group: str = "plain"
+    group: Annotated[str, Meta(pattern=r"^[a-z][a-z ]{0,40}\Z")] = "plain"
     config: Configuration = field(default_factory=Configuration)
-    settings: str = ""
-    backbone: str = ""
+    settings: Text = ""
+    backbone: Text = ""
     permutation: list[Count] = field(default_factory=list)
-    limit: int | None = None
-    split: str = "test"
+    limit: Annotated[int, Meta(ge=1, le=2**53)] | None = None
+    split: Annotated[str, Meta(pattern=r"^(test|val)\Z")] = "test"
     stages: Count = 0
     primary: str = "accuracy"
     scores: dict[str, dict[str, Matrix]] = field(default_factory=dict)
@@ -125,8 +130,9 @@ class Record:
         try:
             record = msgspec.convert(value, cls)
         except msgspec.ValidationError as error:
-            raise ValueError(f"not a whole record: {error}") from None
-        wrong = next(record._wrong(), None)
+            said = re.sub(r" matching regex .* - at", " of another form - at", str(error))
+            raise ValueError(f"not a whole record: {said}") from None
+        wrong = next(soundness.wrong(record), None)
         if wrong is not None:
             raise ValueError(f"not a whole record: {wrong}")
         return record
@@ -192,72 +198,7 @@ class Record:
         router_accuracy = _put(self.router_accuracy or [], stage, router)
         return replace(self, scores=scores, router_accuracy=router_accuracy, stages=stage + 1)
 
-    def _wrong(self) -> Iterator[str]:
-        """What would break a reader."""
-        tasks = len(self.stream.tasks)
-        if self.stream.kind not in kinds.KINDS:
-            yield f"stream.kind {self.stream.kind!r} is not known"
-        for name, matrix in self._matrices():
-            if [len(row) for row in matrix] != [tasks] * (tasks + 1):
-                yield f"{name} is not {tasks + 1} x {tasks}"
-        if self.stages > tasks + 1:
-            yield f"stages {self.stages} are more than {tasks + 1}"
-        if self.complete:
-            yield from self._lacking(tasks)
 
-    def _lacking(self, tasks: int) -> Iterator[str]:
-        """What a complete record must have beyond its identity."""
-        for metric in (self.primary, *self.scores):
-            if set(self.scores.get(metric, ())) != set(PROTOCOLS):
-                yield f"scores lacks {metric!r} with identity given and hidden"
-        for protocol in PROTOCOLS:
-            known = (self.summary or {}).get(protocol, {})
-            for name in (*SUMMARY, *self.kind.summary):
-                if name not in known and name not in LATER_NUMBERS:
-                    yield f"summary.{protocol} lacks {name!r}"
-                elif abs(known.get(name) or 0) > 1 + 1e-6:
-                    yield f"summary.{protocol}.{name} {known[name]} is not between -1 and 1"
-        if sorted(self.permutation) != list(range(tasks)):
-            yield f"permutation {self.permutation} is not one of {tasks} tasks"
-        if self.router_confusion is not None and [len(row) for row in self.router_confusion] != [tasks] * tasks:
-            yield f"router_confusion is not {tasks} x {tasks}"
-        for name in self.kind.withheld:
-            rows = self.missing.get(name, {}) if self.missing is not None else None
-            if rows is not None and [len(rows.get(protocol, ())) for protocol in PROTOCOLS] != [tasks] * 2:
-                yield f"missing lacks {name!r} with {tasks} tasks, identity given and hidden"
-        labels = {task.name: len(task.labels) for task in self.stream.tasks}
-        for protocol, recalls in (self.class_recall or {}).items():
-            if {task: len(row) for task, row in recalls.items()} != labels:
-                yield f"class_recall.{protocol} is not a number for each label of each task"
-        groups = self.groups or {}
-        for protocol, kept in (self.hits or {}).items():
-            for task, hits in kept.items():
-                if hits is not None and not hits.whole:
-                    yield f"hits.{protocol}.{task} is not n and the bits or levels of n samples"
-                elif hits is not None and task in groups and groups[task].n != hits.n:
-                    yield f"groups.{task} is not of the samples of hits.{protocol}.{task}"
-        for task, numbers in groups.items():
-            if not numbers.whole:
-                yield f"groups.{task} is not n and the numbers of n samples"
-        if not self.provenance.fingerprint:
-            yield "provenance lacks 'fingerprint'"
-        try:
-            _ = self.finished
-        except ValueError:
-            yield "provenance.finished is no ISO 8601 time"
-
-    def _matrices(self) -> Iterator[tuple[str, Matrix]]:
-        for metric, protocols in self.scores.items():
-            for protocol, matrix in protocols.items():
-                yield f"scores.{metric}.{protocol}", matrix
-        if self.router_accuracy is not None:
-            yield "router_accuracy", self.router_accuracy
-
-
-SUMMARY = (  # of every kind
-    "last_acc", "avg_acc", "aia", "forgetting", "bwt", "fwt", "transfer", "learning_acc", "worst_task",
-)  # fmt: skip
-LATER_NUMBERS = ("worst_task", "ece")  # of the summary, than the first records, which do not have them
 LAST = ("router_confusion", "hits", "groups", "class_recall", "subgroups", "missing")  # where a run has them
 ORDER = (
     "schema", "key", "method", "group", "stream", "config", "settings", "backbone", "seed", "order", "permutation",

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import stat
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, notice
+from benchmark.record.agreement import common
 from benchmark.record.files import csv_text, decimals, write_bytes, write_json, write_text
 from benchmark.record.schema import Matrix, Record
-from benchmark.record.summary import missing_rows
+from benchmark.record.soundness import shallow
+from benchmark.record.summary import disagreement, missing_rows
 
 RECORD = "run.json"
+LARGEST = 64 * 2**20  # bytes of a record; those of the largest streams have some hundred thousand
 
 
 def run_path(results: Path, stream_folder: str, method: str, key: str, seed: int, order: int) -> Path:
@@ -31,8 +37,8 @@ def path_of(results: Path, record: Record) -> Path:
 
 def stream_folder(results: Path, name: str, hashed: str) -> str:
     """The stream's name; with the start of its hash if records of another stream have that name."""
-    for path in run_files(results, name):
-        return name if read_record(path).stream.hash == hashed else f"{name}@{hashed[:6]}"
+    for _, record in readable(run_files(results, name)):
+        return name if record.stream.hash == hashed else f"{name}@{hashed[:6]}"
     return name
 
 
@@ -47,45 +53,79 @@ def read_record(path: Path) -> Record:
     """The record in ``path``, a run's folder or its ``run.json``, in today's schema.
 
     Raises:
-        UserError: naming the file, when it is missing, is no JSON or no record, or was written by a newer version.
+        UserError: naming the file, when it is missing, is no JSON or no record, contradicts itself, or was written by a
+            newer version.
     """
     file = Path(path) / RECORD if Path(path).is_dir() else Path(path)
     try:
-        return _parsed(file, file.read_bytes())
+        value = json.loads(_content(file).decode(), parse_constant=lambda _: None, object_pairs_hook=_once)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-
-
-def _parsed(file: Path, data: bytes) -> Record:
-    try:
-        value = json.loads(data, parse_constant=lambda _: None)  # NaN is null, whoever wrote it
     except (ValueError, RecursionError) as error:  # of JSON and of UTF-8; of lists in lists without end
         raise UserError(f"{file}: not a JSON file ({error})") from None
     try:
-        return Record.from_json(value)
+        shallow(value)
+        record = Record.from_json(value)
+        wrong = disagreement(record) if record.complete else None
     except ValueError as error:
         raise UserError(f"{file}: {' '.join(str(error).split())}") from None
+    if wrong is not None:
+        raise UserError(f"{file}: contradicts itself: {wrong}")
+    return record
+
+
+def _content(file: Path) -> bytes:
+    """What is in a file; of a pipe, which would be waited for, or a device nothing is read."""
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise UserError(f"{file}: no regular file")
+    with file.open("rb") as opened:
+        data = opened.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise UserError(f"{file}: larger than {LARGEST // 2**20} MiB, which no record is")
+    return data
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, in which no key stands twice: readers would differ in which of the two counts."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
+    return value
+
+
+def readable(files: Iterable[Path]) -> Iterator[tuple[Path, Record]]:
+    """These ``run.json`` with the records in them; one that ``read_record`` refuses is named on stderr and left out."""
+    for file in files:
+        try:
+            yield file, read_record(file)
+        except UserError as error:
+            if not isinstance(error.__context__, FileNotFoundError):  # started anew by another process since listed
+                notice(f"left out: {error}")
 
 
 def read_all(results: Path, stream: str | None = None) -> list[Record]:
     """All records, unfinished ones too, sorted by (stream folder, method, key, seed, order).
 
-    Raises:
-        UserError: naming the file, for one that ``read_record`` refuses, and for two records of the same run.
+    One that cannot be read, that lies where another run belongs, or that contradicts the others of its stream, is named
+    on stderr and left out.
     """
-    found: dict[tuple[object, ...], tuple[Path, Record]] = {}
-    for path in run_files(results, stream):
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:  # started anew by another process since it was listed
-            continue
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-        record = _parsed(path, data)
-        if record.place in found:
-            raise UserError(f"{path}: the same run as {found[record.place][0]}; remove one of them")
-        found[record.place] = (path, record)
-    return [found[place][1] for place in sorted(found)]
+    streams: dict[str, dict[Path, Record]] = {}
+    for file, record in readable(run_files(results, stream)):
+        if file.parent == path_of(results, record):
+            streams.setdefault(record.stream.folder, {})[file] = record
+        else:
+            notice(f"left out: {file}: lies where another run belongs; this is {'/'.join(map(str, record.place))}")
+    found = []
+    for records in streams.values():
+        said = common(records.values())
+        for file, record in records.items():
+            wrong = said.contradicted(record) if said is not None and record.complete else None
+            if wrong is None:
+                found.append(record)
+            else:
+                notice(f"left out: {file}: {wrong}")
+    return sorted(found, key=lambda record: record.place)
 
 
 def write_record(folder: Path, record: Record) -> None:

@@ -9,7 +9,9 @@ from benchmark import metrics
 from benchmark.kinds import Kind
 from benchmark.record.files import decimals
 from benchmark.record.schema import PROTOCOLS, Matrix, Record, Row
+from benchmark.record.soundness import shortened
 
+ROUNDING = 1e-9  # other machines may add up in another order
 MISSING_RATES = (0.3, 0.5, 0.7, 0.9, 1.0)
 
 
@@ -40,6 +42,19 @@ def summarise(
                 values[name] = getattr(metrics, function)(*(values[part] for part in parts))
         result[protocol] = {name: None if v is None or math.isnan(v) else v for name, v in values.items()}
     return result
+
+
+def disagreement(record: Record) -> str | None:
+    """A number in the summary of a complete record that is not that of its matrices; None where all are."""
+    recomputed = summarise(record.kind, record.scores, record.missing)
+    for protocol, numbers in (record.summary or {}).items():
+        for name, number in numbers.items():
+            if protocol not in recomputed or name not in recomputed[protocol]:
+                return f"summary.{shortened(protocol)} has {shortened(name)}, which is no number of it"
+            again = recomputed[protocol][name]
+            if (number is None) != (again is None) or abs((number or 0) - (again or 0)) > ROUNDING:
+                return f"summary.{protocol}.{name} is {number}, of the matrices it is {again}"
+    return None
 
 
 def floats(row: Iterable[float | None]) -> list[float]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from benchmark.compare.entries import counts
-from benchmark.compare.leaderboard import known_stream
 from benchmark.errors import UserError, unknown
 from benchmark.record.files import write_bytes, write_text
 from benchmark.record.schema import Record
@@ -36,7 +35,7 @@ def build(results: Path, streams: Sequence[str] = (), to: Path | None = None, ma
         The page, then the folders of figures and tables.
 
     Raises:
-        UserError: no record that counts, an unknown stream, an unreadable record; nothing has been written then.
+        UserError: no record that counts, or an unknown stream; nothing has been written then.
     """
     results = Path(results)
     to = Path(to) if to is not None else results / "report"
@@ -61,7 +60,6 @@ def build(results: Path, streams: Sequence[str] = (), to: Path | None = None, ma
 
 def _chosen(results: Path, streams: Sequence[str]) -> list[list[Record]]:
     """The records of every chosen stream, all of them without a choice, by name."""
-    known_stream(results, None)
     by_stream: dict[str, list[Record]] = {}
     for record in read_all(results):
         by_stream.setdefault(record.stream.folder, []).append(record)

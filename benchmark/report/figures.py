@@ -37,7 +37,7 @@ STYLE: dict[str, Any] = {
     "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.7, "xtick.color": MUTED, "ytick.color": MUTED,
     "xtick.labelcolor": INK, "ytick.labelcolor": INK, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5,
     "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "svg.fonttype": "none",
-    "figure.dpi": 72.0, "axes.unicode_minus": True,
+    "figure.dpi": 72.0, "axes.unicode_minus": True, "text.parse_math": False,
 }  # fmt: skip
 SIZE = (5.4, 3.7)
 

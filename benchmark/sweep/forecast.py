@@ -81,7 +81,7 @@ def _runs(like: Sequence[Record]) -> str:
 
 
 def _memory(like: Sequence[Record]) -> float:
-    return float(max(max(r.cost.peak_memory_mib) for r in like))
+    return float(max(max(r.cost.peak_memory_mib, default=0.0) for r in like))
 
 
 def _seconds_per_task_epoch(record: Record) -> float:

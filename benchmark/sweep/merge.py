@@ -2,38 +2,46 @@
 
 Of two runs with the same numbers the record of the one that finished first stays, so that merging in any order gives
 the same tables; where two streams of one name differ, the name belongs to the one that was here first, as in ``run``.
+What came from elsewhere is not trusted: a record that is none, or that would lead out of the results, is left there.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmark.compare import leaderboard
-from benchmark.errors import UserError
+from benchmark.errors import UserError, one_line
+from benchmark.record import foreign
+from benchmark.record.agreement import Common, common
 from benchmark.record.folder import RunFolder, replaced
 from benchmark.record.schema import Record
-from benchmark.record.stored import adopt, path_of, read_all, read_record, renamed, stream_folder
+from benchmark.record.stored import RECORD, adopt, path_of, read_all, renamed, stream_folder
 
 PREFER = ("newest", "theirs")
 
 
 @dataclass
 class Merged:
-    """What became of the records found there: run folders here, and a line for every conflict that is left."""
+    """What became of the records found there: run folders here, a line for every conflict that is left, and one for
+    everything that was left out because it is no sound record.
+    """
 
     copied: list[Path] = field(default_factory=list)
     same: list[Path] = field(default_factory=list)
     unfinished: int = 0
     conflicts: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def lines(self) -> Iterator[str]:
         yield (
             f"{len(self.copied)} copied, {len(self.same)} here already, {self.unfinished} unfinished left out, "
-            f"{len(self.conflicts)} in conflict"
+            f"{len(self.conflicts)} in conflict, {len(self.left_out)} refused"
         )
+        yield from (f"left out: {one_line(line)}" for line in self.left_out)
         yield from self.conflicts
         if self.conflicts:
             yield f"of these nothing was copied; --prefer {' or --prefer '.join(PREFER)} decides"
@@ -47,58 +55,115 @@ def merge(source: Path, results: Path, prefer: str | None = None) -> Merged:
         prefer: which of two records in conflict to keep: the ``newest``, or ``theirs``; None keeps what is here.
 
     Raises:
-        UserError: there are no records, or one of them cannot be read; nothing has been copied then.
+        UserError: there are no records, or both are the same folder; nothing has been copied then.
     """
     source, results = Path(source), Path(results)
-    runs = source / "runs" if (source / "runs").is_dir() else source
-    found = [(path.parent, read_record(path)) for path in sorted(runs.glob("*/*/*/*/run.json"))]
+    runs = _runs_of(source, results)
+    merged, found = Merged(), list(foreign.runs_in(runs)) if runs.is_dir() else []
     if not found:
         raise UserError(f"--from {source}: no records there (<stream>/<method>/<key>/<run>/run.json)")
-    read_all(results)  # what is here must be readable too
-    merged = Merged()
+    here: dict[str, Common | None] = {}
     for folder, record in found:
-        if record.complete:
-            _bring(folder, record, results, prefer, merged)
+        if isinstance(record, str):
+            merged.left_out.append(record)
+        elif record.complete:
+            _bring(folder, record, results, prefer, merged, here)
         else:
             merged.unfinished += 1
     leaderboard.build(results)
     return merged
 
 
-def _bring(source: Path, record: Record, results: Path, prefer: str | None, merged: Merged) -> None:
-    """One complete record: copied, skipped, or noted as a conflict."""
+def _runs_of(source: Path, results: Path) -> Path:
+    """The folder of runs that is meant by ``source``."""
+    runs = source / "runs" if (source / "runs").is_dir() else source
+    if runs != source and runs.is_symlink():
+        raise UserError(f"--from {source}: its runs are a symbolic link, which is not followed; give the folder itself")
+    there, here = runs.resolve(), (results / "runs").resolve()
+    if there.is_relative_to(here) or here.is_relative_to(there):
+        raise UserError(
+            f"--from {source}: its runs and those of --results {results} are the same folder, or in each other"
+        )
+    return runs
+
+
+def _bring(
+    source: Path, record: Record, results: Path, prefer: str | None, merged: Merged, streams: dict[str, Common | None]
+) -> None:
+    """One complete record: copied, skipped, left out, or noted as a conflict.
+
+    Args:
+        streams: what the records here say of the streams that were looked at so far.
+    """
     own = renamed(record, stream_folder(results, record.stream.name, record.stream.hash))
-    target = path_of(results, own)
+    target, name = path_of(results, own), own.stream.folder
+    if name not in streams or streams[name] is None:
+        streams[name] = common(read_all(results, name))
+    known = streams[name]
+    wrong = known.contradicted(own) if known is not None else None
+    wrong = wrong or _no_place(target, results)
+    if wrong is not None:
+        merged.left_out.append(f"{source}: {wrong}")
+        return
     with ExitStack() as held:
         try:
             folder = held.enter_context(RunFolder(target, own.key).claimed())
         except UserError as error:
             merged.conflicts.append(f"conflict: {error}")
             return
-        found = folder.found()
-        here = found.record if found.complete else None
-        if here is None:
-            replaced(target, source, own)
-            merged.copied.append(target)
-        elif not (differing := differences(here, own)):
-            if own.finished < here.finished:
-                adopt(target, source, own)
-            merged.same.append(target)
-        elif prefer == "theirs" or (prefer == "newest" and own.finished > here.finished):
-            replaced(target, source, own)
-            merged.copied.append(target)
-        elif prefer == "newest" and own.finished < here.finished:
-            merged.same.append(target)
-        else:
-            merged.conflicts.append(
-                f"conflict: {target}: other {' and '.join(differing)}; here {_made(here)}; there {_made(own)}"
-            )
+        try:
+            _decide(folder, source, own, prefer, merged)
+        except UserError as error:  # of what is to be copied
+            merged.left_out.append(str(error))
+
+
+def _no_place(target: Path, results: Path) -> str | None:
+    """Why nothing can be put at ``target``: it lies elsewhere, or there is something that is no run."""
+    if not target.resolve().is_relative_to((results / "runs").resolve()):
+        return f"{target} is a symbolic link, or below one, and leads out of the results"
+    if (
+        os.path.lexists(target)
+        and not (target / RECORD).is_file()
+        and not (target.is_dir() and not any(target.iterdir()))
+    ):
+        return f"at {target} there is something that is no run, which stays"
+    return None
+
+
+def _decide(folder: RunFolder, source: Path, own: Record, prefer: str | None, merged: Merged) -> None:
+    """What becomes of one record whose place is claimed."""
+    target, found = folder.path, folder.found()
+    here = found.record if found.complete else None
+    if here is None:
+        replaced(target, source, own)
+        merged.copied.append(target)
+    elif not (differing := differences(here, own)):
+        if own.finished < here.finished:
+            adopt(target, source, own)
+        merged.same.append(target)
+    elif prefer == "theirs" or (prefer == "newest" and own.finished > here.finished):
+        replaced(target, source, own)
+        merged.copied.append(target)
+    elif prefer == "newest" and own.finished < here.finished:
+        merged.same.append(target)
+    else:
+        merged.conflicts.append(
+            f"conflict: {target}: other {' and '.join(differing)}; here {_made(here)}; there {_made(own)}"
+        )
 
 
 def differences(here: Record, there: Record) -> list[str]:
-    """Which of scores and code differ between two records of one run; costs and times always do."""
+    """Which of scores, code and settings differ between two records of one run; costs and times always do."""
     differing = ["scores"] if here.scores != there.scores else []
-    return differing + (["code"] if here.provenance.fingerprint != there.provenance.fingerprint else [])
+    differing += ["code"] if here.provenance.fingerprint != there.provenance.fingerprint else []
+    return differing + (["settings"] if _said(here) != _said(there) else [])
+
+
+def _said(record: Record) -> tuple[object, ...]:
+    """What a record says of the run itself; where weights lie is another matter on every machine."""
+    config = replace(record.config, backbone="", pretrained=None)
+    settings = record.settings if record.config.pretrained is None else ""
+    return config, settings, record.group, record.permutation, record.limit, record.split
 
 
 def _made(record: Record) -> str:

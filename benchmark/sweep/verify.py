@@ -16,7 +16,8 @@ from tempfile import TemporaryDirectory
 from benchmark.compare import leaderboard, repeats
 from benchmark.compare.entries import by_key, counts, method_args
 from benchmark.compare.tables import clock
-from benchmark.config import arguments
+from benchmark.config import arguments, registry
+from benchmark.data import catalog
 from benchmark.errors import UserError, unknown
 from benchmark.record.files import now
 from benchmark.record.folder import RunFolder
@@ -35,11 +36,13 @@ class Verification:
     Args:
         data: the folder in which relative paths of cards are looked up.
         own_commit: whether the record's own commit is run beside where bytes differ.
+        typed: the plug-ins and functions of sources that the user has typed; no others are imported.
     """
 
     data: str
     own_commit: bool
     say: Say
+    typed: tuple[str, ...] = ()
 
     def of(self, folders: Sequence[Path]) -> int:
         """Verify the records of these folders one after the other.
@@ -63,6 +66,7 @@ class Verification:
         return 1 if failed else 0
 
     def _reproduced(self, record: Record, folder: Path, scratch: Path) -> bool:
+        self._only_typed(record)
         argv = [*words(record), f"--data={self.data}"]
         wrong = repeats.contradiction(record, folder)
         if wrong is not None:
@@ -97,6 +101,14 @@ class Verification:
         stamp(folder, record, again, sha)
         self.say(f"  so the machine is what differs, not the code: verified with code {again.provenance.fingerprint}")
         return True
+
+    def _only_typed(self, record: Record) -> None:
+        """Raise UserError where a run would import what its record names and the user has not typed."""
+        registry.ours_or_typed(record.config.method or record.method, self.typed)
+        for source in catalog.load(record.config.stream or record.stream.name, None).sources:
+            if source.kind == "function" and source.options["function"] not in self.typed:
+                raise UserError(f"{source.where}: source {source.options['function']} is imported only if you type "
+                                f"--method {source.options['function']}")  # fmt: skip
 
     def _own_commit(self, record: Record) -> str | None:
         """The commit to run beside; None, with the reason said, where there is none."""

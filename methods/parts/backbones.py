@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,13 @@ from methods.parts.towers import (
     Tower,
 )
 
-__all__ = ["PLACES", "WEIGHTS", "Backbone", "BesideMLP", "Block", "EditTokens", "TextTower", "Tower", "load"]
+__all__ = ["PLACES", "WEIGHTS", "Backbone", "BesideMLP", "Block", "EditTokens", "TextTower", "Tower", "load", "opened"]
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+SHIPPED = {  # sha256 of the files of phantom-clip
+    "open_clip_config.json": "fb65d6e409115adc68b132ae28120e5ec8784af46a0b2379ff405ad53533cf62",
+    "open_clip_model.safetensors": "b57a7056c7305b7d550971eb34011957f138a9316f7c72c1a2fe1f997eb6036f",
+}
 
 
 class Backbone(nn.Module):
@@ -125,21 +131,61 @@ def load(name: str, pretrained: str | None = None) -> Backbone:
     Raises:
         ValueError: the architecture is unknown or not a vision transformer, or its weights cannot be had.
     """
+    _, model, tokenizer = opened(name, pretrained)
+    return Backbone(model, tokenizer, name)
+
+
+def opened(name: str, pretrained: str | None = None) -> tuple[str, Any, Callable[[Sequence[str]], Tensor]]:
+    """The name in open_clip of a backbone as :func:`load` takes it, open_clip's model, and its tokenizer.
+
+    Of weights only tensors are read (safetensors, or pickles without code), and what a folder or a hub has of Python is
+    not run.
+
+    Raises:
+        ValueError: the architecture is unknown, or its weights cannot be had or are not those that were shipped.
+    """
     if name == "phantom-clip":
-        name_in_open_clip: str = f"local-dir:{WEIGHTS / name}"
+        _check_shipped(WEIGHTS / name)
+        known: str = f"local-dir:{WEIGHTS / name}"
     elif pretrained is None and ":" not in name and name.count("/") == 1:
-        name_in_open_clip, pretrained = name.split("/")
+        known, pretrained = name.split("/")
     else:
-        name_in_open_clip = name
+        known = name
     previous = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        model: Any = open_clip.create_model(
-            name_in_open_clip, pretrained=pretrained, pretrained_text=False, require_pretrained=True
-        )
-        tokenizer = open_clip.get_tokenizer(name_in_open_clip)
+        text = (open_clip.get_model_config(known) or {}).get("text_cfg", {})
+        with _no_code_of_hubs(bool(text.get("hf_model_name") or text.get("hf_tokenizer_name"))):
+            model: Any = open_clip.create_model(
+                known, pretrained=pretrained, pretrained_text=False, require_pretrained=True, weights_only=True
+            )
+            trust = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}  # over what a config says
+            tokenizer = open_clip.get_tokenizer(known, **trust)
     except Exception as error:  # open_clip raises many kinds: unknown names, missing files, no network
         raise ValueError(f"backbone {name!r}: {' '.join(str(error).split())[:300]}") from error
     finally:
         logging.disable(previous)
-    return Backbone(model, tokenizer, name)
+    return known, model, tokenizer
+
+
+def _check_shipped(folder: Path) -> None:
+    for file, digest in SHIPPED.items():
+        path = folder / file
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise ValueError(f"{path}: not the weights that this suite ships; get the file again (git checkout)")
+
+
+@contextmanager
+def _no_code_of_hubs(asked: bool) -> Iterator[None]:
+    """Inside, transformers refuses a model that comes with Python of its own; else it asks on the terminal."""
+    if not asked:
+        yield
+        return
+    from transformers import dynamic_module_utils
+
+    before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # seconds to answer
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = before

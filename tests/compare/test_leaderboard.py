@@ -14,12 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmark import cli
 from benchmark.compare import leaderboard, stats
 from benchmark.compare.rows import LEADERBOARD
 from benchmark.errors import UserError
 from benchmark.record.files import write_json
 from benchmark.record.parts import SampleGroups, SampleScores, Verified
-from benchmark.record.schema import LATER_NUMBERS, PROTOCOLS, Provenance, Record
+from benchmark.record.schema import PROTOCOLS, Provenance, Record
+from benchmark.record.soundness import LATER_NUMBERS
+from benchmark.record.stored import path_of
+from benchmark.record.summary import summarise
 from tests.made_records import TASKS, flat, lacking, made, on, save, told_apart, unanswered, with_hits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -280,17 +284,26 @@ def test_old_records_have_their_worst_task_by_the_matrix_and_no_calibration(tmp_
     assert {row["ece_mean"] for row in read(tmp_path)} == {""}
 
 
-def test_errors_name_the_file_or_the_stream(tmp_path: Path) -> None:
+def test_errors_name_the_stream(tmp_path: Path) -> None:
     save(tmp_path, made())
     with pytest.raises(UserError, match="did you mean 'three'"):
         leaderboard.build(tmp_path, "thre")
     with pytest.raises(UserError, match="no runs in"):
         leaderboard.build(tmp_path / "nothing", "three")
-    path = tmp_path / "runs" / "three" / "ewc" / "0123456789ab" / "seed0-order0" / "run.json"
-    path.write_text("{")
-    with pytest.raises(UserError, match=r"run\.json: not a JSON file"):
-        leaderboard.build(tmp_path)
     assert not (tmp_path / "leaderboards").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{"])
+def test_a_bad_record_is_named_and_stops_nobody_elses_table(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path, made(seed=0), made(seed=1), on("another", made()))
+    bad = path_of(tmp_path, made(seed=1)) / "run.json"
+    bad.write_text(content)
+    assert cli.main(["leaderboard", "--results", str(tmp_path)]) == 0
+    assert capsys.readouterr().err.count(f"left out: {bad}: not a JSON file") == 1
+    assert {row["seeds"] for row in read(tmp_path)} == {"0"}
+    assert (tmp_path / "leaderboards" / "another.csv").is_file()
 
 
 def test_a_record_that_comes_meanwhile_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,9 +340,10 @@ def test_a_fusion_stream_has_what_is_lost_without_an_input(tmp_path: Path) -> No
 
 def test_dominance_is_of_the_mean_drops_and_only_of_losses(tmp_path: Path) -> None:
     def dropping(seed: int, image: float, text: float) -> Record:
-        record = lacking(made(seed=seed, kind="fusion"))
-        drops = {"image_drop": image, "text_drop": text, "dominance": 9.0}
-        return replace(record, summary={name: numbers | drops for name, numbers in (record.summary or {}).items()})
+        record = made(seed=seed, kind="fusion", given=np.full((4, 3), 0.5))
+        drops = {"image": image, "text": text}
+        missing = {name: {protocol: [0.5 - drop] * 3 for protocol in PROTOCOLS} for name, drop in drops.items()}
+        return replace(record, missing=missing, summary=summarise(record.kind, record.scores, missing))
 
     leaderboard.build(save(tmp_path, dropping(0, 0.2, 0.1), dropping(1, 0.4, 0.1)))
     assert read(tmp_path)[0]["dominance_mean"] == "0.500000"
@@ -407,11 +421,15 @@ def test_eight_processes_write_records_and_rebuild_at_once(tmp_path: Path) -> No
     assert all(found[name].count(b"\n") > 1 for name in found)
 
 
-def test_a_stream_of_the_name_of_the_table_over_all_is_refused(tmp_path: Path) -> None:
-    save(tmp_path, on("overall", made()))
-    with pytest.raises(UserError, match="rename"):
-        leaderboard.build(tmp_path)
-    assert not (tmp_path / "leaderboards").exists()
+def test_a_stream_of_the_name_of_the_table_over_all_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path, made(), on("overall", made()), on("Overall", made()))
+    names = sorted(path.name for path in leaderboard.build(tmp_path))
+    assert names == sorted(path.name for path in leaderboard.build(save(tmp_path / "alone", made())))
+    assert "stream.name 'overall' is that of the tables over all streams" in capsys.readouterr().err
+    with pytest.raises(UserError, match="unknown stream"):
+        leaderboard.build(tmp_path, "overall")
 
 
 def test_no_torch() -> None:

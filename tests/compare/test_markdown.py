@@ -32,7 +32,7 @@ def table(tmp_path: Path, *many: Record, mark: str = MARK) -> list[list[str]]:
 
 def test_a_table_by_hand(tmp_path: Path) -> None:
     given = [[0.3, 0.3, 0.3], [0.9, 0.4, 0.2], [0.8, 0.7, 0.4], [0.6, 0.5, 0.8]]
-    cost = Costs(trainable_params=[1000, 92160], stored_bytes=[5, 3 * 2**20])
+    cost = Costs(trainable_params=[1000, 92160, 1000], stored_bytes=[5, 6, 3 * 2**20])
     many = [made(seed=seed, given=given, cost=cost) for seed in (0, 1)]
     many += [made("lwf", seed=seed, given=given, cost=Costs()) for seed in (0, 1)]
     headings, *lines = table(tmp_path, *many, made(key="0a", settings="rank=16"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmark import kinds
-from benchmark.record.schema import LATER_NUMBERS, SUMMARY
+from benchmark.record.soundness import LATER_NUMBERS, SUMMARY
 from benchmark.record.stored import read_record, run_files
 from benchmark.record.summary import MISSING_RATES, missing_rows, summarise
 from tests.made_records import made

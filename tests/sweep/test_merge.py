@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from benchmark import cli
 from benchmark.compare import leaderboard
-from benchmark.errors import UserError
 from benchmark.record.folder import RunFolder
 from benchmark.record.schema import Record
 from benchmark.record.stored import path_of, read_all, read_record, renamed, run_files
@@ -138,13 +137,17 @@ def test_another_stream_of_the_same_name_keeps_apart(here: Path, there: Path) ->
     assert len(merge.merge(there, here).same) == 1  # found again under that name
 
 
-def test_a_broken_record_stops_all_before_anything_is_copied(here: Path, there: Path) -> None:
+def test_a_broken_record_is_named_and_the_others_are_copied(
+    here: Path, there: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     save(there, made(seed=0), made(seed=1))
     broken = path_of(there, made(seed=1)) / "run.json"
     broken.write_text("{")
-    with pytest.raises(UserError, match=r"seed1-order0/run\.json: not a JSON file"):
-        merge.merge(there, here)
-    assert not here.exists()
+    assert cli.main(["merge", "--from", str(there), "--results", str(here)]) == 1
+    said = capsys.readouterr()
+    assert "1 copied" in said.out and "1 refused" in said.out and said.err == ""
+    assert f"left out: {broken}: not a JSON file" in said.out
+    assert read_all(here) == [made(seed=0)]
 
 
 def test_no_records_is_a_mistake(here: Path, there: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,57 @@
+"""Do records of one stream's folder speak of the same stream? Each may be sound and still not belong to the others."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from benchmark.record.schema import Record
+
+
+@dataclass(frozen=True)
+class Common:
+    """What most complete records of a stream say; equals are decided by who stands first.
+
+    Attributes:
+        stream: its hash, kind, label space, and in listed order the names and numbers of classes of its tasks.
+        samples: task -> how many test samples, of the records that enter a leaderboard.
+    """
+
+    stream: tuple[object, ...]
+    samples: dict[str, int]
+
+    def contradicted(self, record: Record) -> str | None:
+        """Why a complete record is not of this stream; None where it is."""
+        if _stream(record) != self.stream:
+            return "its tasks or its hash are not those of the other records of this stream"
+        for task, n in _samples(record) if record.ranked else ():
+            if self.samples.get(task, n) != n:
+                return f"it is of {n} test samples of {task}, other records of this stream of {self.samples[task]}"
+        return None
+
+
+def common(records: Iterable[Record]) -> Common | None:
+    """What most of these records say, those that are not complete aside; None where there is none."""
+    complete = [record for record in records if record.complete]
+    if not complete:
+        return None
+    ((stream, _),) = Counter(map(_stream, complete)).most_common(1)
+    sizes: dict[str, Counter[int]] = {}
+    for record in complete:
+        if record.ranked and _stream(record) == stream:
+            for task, n in _samples(record):
+                sizes.setdefault(task, Counter())[n] += 1
+    return Common(stream, {task: count.most_common(1)[0][0] for task, count in sizes.items()})
+
+
+def _stream(record: Record) -> tuple[object, ...]:
+    stream = record.stream
+    listed = sorted(zip(record.permutation, stream.tasks, strict=True), key=lambda placed: placed[0])
+    tasks = tuple((task.name, len(task.labels)) for _, task in listed)
+    return stream.hash, stream.kind, stream.label_space, tasks
+
+
+def _samples(record: Record) -> set[tuple[str, int]]:
+    kept = (record.hits or {}).values()
+    return {(task, hits.n) for of in kept for task, hits in of.items() if hits is not None}

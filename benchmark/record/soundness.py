@@ -1,0 +1,154 @@
+"""What the types of a record do not say: which names, shapes and numbers belong together. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from benchmark import kinds
+from benchmark.record.parts import MOST_SAMPLES, PROTOCOLS
+
+if TYPE_CHECKING:
+    from benchmark.record.schema import Matrix, Record
+
+ACROSS = "overall"  # of the tables over all streams: no stream has this name
+DEEPEST = 20  # lists in lists
+SUMMARY = (  # of every kind
+    "last_acc", "avg_acc", "aia", "forgetting", "bwt", "fwt", "transfer", "learning_acc", "worst_task",
+)  # fmt: skip
+LATER_NUMBERS = ("worst_task", "ece")  # of the summary, than the first records, which do not have them
+
+
+def shallow(value: object, depth: int = 0) -> None:
+    """Raise ValueError where lists and objects stand in each other without end, before anything is made of them."""
+    if depth > DEEPEST:
+        raise ValueError(f"lists and objects stand in each other more than {DEEPEST} deep")
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            shallow(item, depth + 1)
+
+
+def wrong(record: Record) -> Iterator[str]:
+    """What would break a reader, or become a path that leads elsewhere."""
+    stream = record.stream
+    tasks, names = len(stream.tasks), stream.task_names
+    if stream.kind not in kinds.KINDS:
+        yield f"stream.kind {shortened(stream.kind)} is not known"
+        return
+    if stream.name.casefold() == ACROSS:
+        yield f"stream.name {stream.name!r} is that of the tables over all streams"
+    if stream.folder not in (stream.name, f"{stream.name}@{stream.hash[:6]}"):
+        yield f"stream.folder {shortened(stream.folder)} is neither the stream's name nor that with its hash"
+    if len(set(names)) < tasks:
+        yield "stream.tasks has a name twice"
+    if record.config.method.replace(":", ".") not in ("", record.method):
+        yield f"config.method {shortened(record.config.method)} is not {record.method}"
+    if record.config.backbone not in ("", record.backbone):
+        yield f"config.backbone {shortened(record.config.backbone)} is not {shortened(record.backbone)}"
+    for argument in record.config.method_args:
+        if not argument.isidentifier():
+            yield f"config.method_args has {shortened(argument)}, which is no name of an argument"
+    for metric, protocols in record.scores.items():
+        if metric not in record.kind.metrics or set(protocols) != set(PROTOCOLS):
+            yield f"scores has {shortened(metric)}, which is no metric with identity given and hidden"
+    for name, matrix in _matrices(record):
+        if [len(row) for row in matrix] != [tasks] * (tasks + 1):
+            yield f"{name} is not {tasks + 1} x {tasks}"
+    if record.stages > tasks + 1:
+        yield f"stages {record.stages} are more than {tasks + 1}"
+    made = record.provenance
+    for when in (made.started, made.finished, made.verified.finished if made.verified else None):
+        if when is not None and not _is_time(when):
+            yield f"provenance has {when!r}, which is no ISO 8601 time"
+    yield from _of_samples(record, set(names))
+    if record.complete:
+        yield from _lacking(record, tasks)
+
+
+def _of_samples(record: Record, names: set[str]) -> Iterator[str]:
+    """What is wrong with what is kept of single samples, classes and subgroups: they are of protocols and tasks."""
+    parts: dict[str, Mapping[str, Any]] = {
+        "hits": record.hits or {}, "class_recall": record.class_recall or {}, "subgroups": record.subgroups or {}
+    }  # fmt: skip
+    for part, protocols in parts.items():
+        for protocol, kept in protocols.items():
+            if protocol not in PROTOCOLS or not names >= set(kept):
+                yield f"{part}.{shortened(protocol)} is not of a protocol and the tasks"
+    groups, labels = record.groups or {}, {task.name: len(task.labels) for task in record.stream.tasks}
+    if not names >= set(groups):
+        yield "groups is not of the tasks"
+    for protocol, recalls in (record.class_recall or {}).items():
+        if {task: len(row) for task, row in recalls.items()} != labels:
+            yield f"class_recall.{protocol} is not a number for each label of each task"
+    for protocol, kept in (record.hits or {}).items():
+        if sum(hits.n for hits in kept.values() if hits is not None) > MOST_SAMPLES:
+            yield f"hits.{protocol} is of more than {MOST_SAMPLES} samples"
+            return
+        for task, hits in kept.items():
+            if hits is not None and not hits.whole:
+                yield f"hits.{protocol}.{task} is not n and the bits or levels of n samples"
+            elif hits is not None and task in groups and groups[task].n != hits.n:
+                yield f"groups.{task} is not of the samples of hits.{protocol}.{task}"
+    if sum(numbers.n for numbers in groups.values()) > MOST_SAMPLES:
+        yield f"groups is of more than {MOST_SAMPLES} samples"
+        return
+    for task, numbers in groups.items():
+        if not numbers.whole:
+            yield f"groups.{task} is not n and the numbers of n samples"
+
+
+def _lacking(record: Record, tasks: int) -> Iterator[str]:
+    """What a complete record must have beyond its identity."""
+    for metric in (record.primary, *record.kind.metrics):
+        if metric not in record.scores and metric not in LATER_NUMBERS:
+            yield f"scores lacks {shortened(metric)} with identity given and hidden"
+    if record.primary != record.kind.primary:
+        yield f"primary {shortened(record.primary)} is not that of {record.kind.name} tasks"
+    for protocol in PROTOCOLS:
+        known = (record.summary or {}).get(protocol, {})
+        for name in (*SUMMARY, *record.kind.summary):
+            if name not in known and name not in LATER_NUMBERS:
+                yield f"summary.{protocol} lacks {name!r}"
+    if record.stages != tasks + 1:
+        yield f"stages {record.stages} of a complete run are not {tasks + 1}"
+    if sorted(record.permutation) != list(range(tasks)):
+        yield f"permutation {shortened(record.permutation)} is not one of {tasks} tasks"
+    if record.router_confusion is not None and [len(row) for row in record.router_confusion] != [tasks] * tasks:
+        yield f"router_confusion is not {tasks} x {tasks}"
+    for name, numbers in vars(record.cost).items():
+        wanted = {"eval_seconds": tasks + 1, "peak_memory_mib": 1}.get(name, tasks)
+        if len(numbers) not in (0, wanted):
+            yield f"cost.{name} is not {wanted} number{'s' if wanted > 1 else ''}, or none"
+    for name in record.kind.withheld if record.missing is not None else ():
+        rows = (record.missing or {}).get(name, {})
+        if [len(rows.get(protocol, ())) for protocol in PROTOCOLS] != [tasks] * 2:
+            yield f"missing lacks {name!r} with {tasks} tasks, identity given and hidden"
+    if record.missing is not None and set(record.missing) != set(record.kind.withheld):
+        yield f"missing is not of what {record.kind.name} tasks may lack"
+    if not record.provenance.fingerprint:
+        yield "provenance lacks 'fingerprint'"
+    if record.provenance.finished is None:
+        yield "provenance lacks 'finished'"
+
+
+def _matrices(record: Record) -> Iterator[tuple[str, Matrix]]:
+    for metric, protocols in record.scores.items():
+        for protocol, matrix in protocols.items():
+            yield f"scores.{metric}.{protocol}", matrix
+    if record.router_accuracy is not None:
+        yield "router_accuracy", record.router_accuracy
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def shortened(value: object) -> str:
+    """A value of a record in a message."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
