@@ -24,7 +24,7 @@ from benchmark.record import provenance
 FLAGS = {"requires_task_id": False, "keeps_images": False, "needs_length": False, "joint": False, "ddp": True}
 KINDS = ("classification",)  # of tasks that a method learns, unless it names others
 ROOT = "IncrementalMethod"
-PLUG_IN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*")
+RECORDED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:]{0,199}")
 
 
 @dataclass(frozen=True)
@@ -181,8 +181,6 @@ def card(name: str) -> MethodCard:
         UserError: no such method (with the nearest name), module, or class.
     """
     if ":" in name:
-        if not PLUG_IN.fullmatch(name) or len(name) > 200:
-            raise UserError(f"method {name[:200]!r}: expected package.module:Class, in letters, digits and '_'")
         module, cls = name.split(":", 1)
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
@@ -192,6 +190,8 @@ def card(name: str) -> MethodCard:
         lineage = _lineage(_parse(file), cls)
         if not lineage:
             raise UserError(f"method {name!r}: {file} has no {ROOT} subclass {cls!r}")
+        if not RECORDED.fullmatch(name):
+            raise UserError(f"method {name!r}: a record's place cannot have this name: letters, digits, '_' and '.'")
         return _card(name.replace(":", "."), module, file, cls, lineage)
     file = methods_folder() / f"{name}.py"
     if not name.isidentifier() or not file.is_file() or not (found := _method_in(file)):

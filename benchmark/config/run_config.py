@@ -5,6 +5,7 @@ No torch here: ``plan`` must know a run without importing it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
@@ -28,6 +29,9 @@ CHOICES = {
     "logger": (None, "csv", "tensorboard", "wandb", "mlflow"),
 }
 AUTO = {True: "bf16-mixed", False: "32-true"}  # the precision that ``auto`` picks where there is CUDA, and where not
+MOST = 2**53  # of a number in a record, which JSON's readers have exactly
+LONGEST = 2000  # letters
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 WHERE_AND_HOW = (
     "seed", "order", "data", "results", "device", "devices", "strategy", "logger", "force", "force_before",
     "full_evaluation", "keep_images", "quiet",
@@ -107,8 +111,13 @@ class RunConfig(Budget):
                 "--pretrained goes with an architecture alone, such as --backbone ViT-B-16"
             )
         for name, low in {"epochs": 1, "batch_size": 1, "seed": 0, "order": 0, "devices": 1}.items():
-            if getattr(self, name) < low:
+            if not low <= getattr(self, name) <= MOST:
                 raise UserError(f"--{name}: expected a whole number of at least {low}, got {getattr(self, name)}")
+        kept = {name: getattr(self, name) for name in ("method", "stream", "backbone", "pretrained")}
+        for name, value in (kept | {f"method.{name}": value for name, value in self.method_args.items()}).items():
+            if isinstance(value, str) and not (UNPRINTABLE.search(value) is None and len(value) <= LONGEST):
+                raise UserError(f"--{name}: {value[:80]!a} cannot be kept in a record: it is longer than {LONGEST} "
+                                "letters, or has some that are not printed in a line")  # fmt: skip
         if self.force_before is not None:
             try:
                 aware = datetime.fromisoformat(self.force_before).tzinfo is not None

@@ -18,7 +18,8 @@ STREAM_KEYS = ("name", "version", "description", "label_space", "orders", "tasks
 TASK_KEYS = ("card", "name", "modality", "kind", "source", "classes", "template", "mirror")
 CARD_KEYS = ("title", "homepage", "obtain", "preparation", "publication", "licence", "md5", "notes")
 DRAWN = ("splits", "fractions", "seed")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
+ACROSS = "overall"  # as in benchmark.record
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -117,7 +118,9 @@ def load(name: str, data: Path | None) -> Recipe:
     check_keys(content, STREAM_KEYS, str(path))
     stream_name = text_of(content, "name", path)
     if not NAME.fullmatch(stream_name):
-        raise UserError(f"{path}: name: {stream_name!r} must be of letters, digits, '_', '-' and '.'")
+        raise UserError(f"{path}: name: {stream_name!r} must be of letters, digits, '_', '-' and '.', at most 200")
+    if stream_name.casefold() == ACROSS:
+        raise UserError(f"{path}: name: {stream_name!r} is that of the tables over all streams")
     version = content.get("version", 1)
     if not isinstance(version, int) or isinstance(version, bool):
         raise UserError(f"{path}: version: expected a whole number, got {version!r}")
@@ -176,7 +179,9 @@ def _task(item: Any, where: str, data: Path | None, folder: Path) -> tuple[dict[
     check_keys(item, (*TASK_KEYS, *CARD_KEYS, *allowed.own), where)
     entry = {"name": text_of(item, "name", where), "modality": text_of(item, "modality", where)}
     if not NAME.fullmatch(entry["name"]):
-        raise UserError(f"{where}.name: {entry['name']!r} must be of letters, digits, '_', '-' and '.'")
+        raise UserError(f"{where}.name: {entry['name']!r} must be of letters, digits, '_', '-' and '.', at most 200")
+    if not entry["modality"].isprintable():
+        raise UserError(f"{where}.modality: {entry['modality']!r} cannot be printed in one line")
     entry["mirror"] = item.get("mirror", True)
     if not isinstance(entry["mirror"], bool):
         raise UserError(f"{where}.mirror: expected true or false, got {entry['mirror']!r}")

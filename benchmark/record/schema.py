@@ -124,9 +124,11 @@ class Record:
         if not isinstance(value, dict) or not isinstance(value.get("schema"), int):
             raise ValueError("not a record, it has no 'schema'")
         if value["schema"] > SCHEMA:
-            raise ValueError(f"schema {value['schema']} is newer than {SCHEMA}, the last one this version knows")
+            raise ValueError(
+                f"schema {soundness.shortened(value['schema'])} is newer than {SCHEMA}, the last one this version knows"
+            )
         if value["schema"] < 1:
-            raise ValueError(f"schema {value['schema']} is not known")
+            raise ValueError(f"schema {soundness.shortened(value['schema'])} is not known")
         try:
             record = msgspec.convert(value, cls)
         except msgspec.ValidationError as error:

@@ -124,7 +124,7 @@ def _lacking(record: Record, tasks: int) -> Iterator[str]:
         rows = (record.missing or {}).get(name, {})
         if [len(rows.get(protocol, ())) for protocol in PROTOCOLS] != [tasks] * 2:
             yield f"missing lacks {name!r} with {tasks} tasks, identity given and hidden"
-    if record.missing is not None and set(record.missing) != set(record.kind.withheld):
+    if record.missing is not None and set(record.missing) != (set(record.kind.withheld) or None):
         yield f"missing is not of what {record.kind.name} tasks may lack"
     if not record.provenance.fingerprint:
         yield "provenance lacks 'fingerprint'"

@@ -216,6 +216,8 @@ def overview(cells: Sequence[GridRun], redo: str, expected: Expected, slots: int
     due = [cell for cell in cells if cell.runs(redo)]
     count = {state: sum(cell.state == state for cell in cells) for state in ("done", "unfinished", "missing")}
     stale = sum(cell.stale for cell in cells)
+    damaged = sum(cell.state == "damaged" for cell in cells)
+    count |= {"damaged": damaged} if damaged else {}
     states = ", ".join(f"{number} {state}" for state, number in count.items())
     other = f"; {stale} neither made nor verified by this tree's code" if stale else ""
     yield f"{len(cells)} cell{'s' if len(cells) > 1 else ''}: {states}{other}; {len(due)} to run"

@@ -13,8 +13,8 @@ from benchmark.config.resolve import Plan, resolve
 from benchmark.config.run_config import RunConfig
 from benchmark.data import catalog
 from benchmark.errors import UserError
-from benchmark.record.folder import Found, RunFolder, State
-from benchmark.record.stored import RECORD, read_record
+from benchmark.record.folder import Found, RunFolder
+from benchmark.record.stored import RECORD, readable
 
 INSTEAD = {
     "--method": "--methods",
@@ -49,7 +49,7 @@ class GridRun:
 
     @property
     def state(self) -> str:
-        """missing, unfinished, or done: the record is complete, wherever it was made."""
+        """missing, unfinished, damaged, or done: the record is complete, wherever it was made."""
         return "done" if self.found.complete else self.found.state.value
 
     @property
@@ -141,14 +141,13 @@ def runs(grid: Grid, cuda: Callable[[RunConfig], bool]) -> tuple[list[GridRun], 
 
 def _replicates(grid: Grid, plan: Plan, argv: tuple[str, ...]) -> Iterator[GridRun]:
     """The seeds and orders of a run, whose key and stream are the same for all."""
-    code, rows = plan.code, [read_record(file) for file in sorted(plan.path.parent.glob(f"*/{RECORD}"))]
+    code = plan.code
+    rows = [record for _, record in readable(sorted(plan.path.parent.glob(f"*/{RECORD}")))]
     other = {record.place for record in stale([record for record in rows if record.complete], code)}
     for order in grid.orders:
         for seed in grid.seeds:
             own = plan.replicate(seed, order)
             found = RunFolder(own.path, own.key).found()
-            if found.state is State.DAMAGED:
-                raise UserError(found.reason)
             made = found.record
             old = made is not None and (made.place in other if made.complete else made.provenance.fingerprint != code)
             yield GridRun(own, (*argv, "--seed", str(seed), "--order", str(order), "--quiet"), found, old)

@@ -162,7 +162,9 @@ def opened(name: str, pretrained: str | None = None) -> tuple[str, Any, Callable
             trust = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}  # over what a config says
             tokenizer = open_clip.get_tokenizer(known, **trust)
     except Exception as error:  # open_clip raises many kinds: unknown names, missing files, no network
-        raise ValueError(f"backbone {name!r}: {' '.join(str(error).split())[:300]}") from error
+        told = " ".join(str(error).split())[:300]
+        told = "comes with Python of its own, which is not run" if "trust_remote_code" in told else told
+        raise ValueError(f"backbone {name!r}: {told}") from error
     finally:
         logging.disable(previous)
     return known, model, tokenizer

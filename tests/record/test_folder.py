@@ -12,7 +12,7 @@ import pytest
 from benchmark.errors import UserError
 from benchmark.record import stored
 from benchmark.record.folder import RunFolder, State, replaced
-from benchmark.record.schema import Record, unmeasured
+from benchmark.record.schema import PROTOCOLS, Record, unmeasured
 from benchmark.record.stored import (
     path_of,
     read_all,
@@ -58,13 +58,8 @@ def test_write_and_read(tmp_path: Path) -> None:
     record = two()
     folder = path_of(save(tmp_path, record), record)
     assert read_record(folder) == read_record(folder / "run.json") == record
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "accuracy_given.csv",
-        "accuracy_hidden.csv",
-        "macro_f1_given.csv",
-        "macro_f1_hidden.csv",
-        "run.json",
-    ]
+    matrices = [f"{metric}_{protocol}.csv" for metric in record.scores for protocol in PROTOCOLS]
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*matrices, "run.json"])
     assert (folder / "accuracy_hidden.csv").read_text(encoding="utf-8") == (
         "stage,lung-x.ray,Urine_2\nbefore,,\nlung-x.ray,1.000000,\nUrine_2,0.500000,1.000000\n"
     )
