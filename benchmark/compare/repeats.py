@@ -59,7 +59,8 @@ def difference(then: Record, then_at: Path, now: Record, now_at: Path) -> str | 
         if getattr(then, part) is not None and _plain(then, part) != _plain(now, part):
             return f"{part} differ"
     for file in sorted(then_at.glob("*.csv")):
-        if not (now_at / file.name).is_file() or (now_at / file.name).read_bytes() != file.read_bytes():
+        again_at = now_at / file.name
+        if not (file.is_file() and again_at.is_file()) or again_at.read_bytes() != file.read_bytes():
             return f"{file.name} differs"
     return None
 

@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from benchmark import cli
+from benchmark.compare import repeats
 from benchmark.data import catalog
 from benchmark.record.schema import TaskEntry
 from benchmark.record.stored import path_of, read_all
@@ -293,6 +294,15 @@ def test_a_record_imports_nothing(
     if verb in ("predict", "export", "verify"):
         assert code == (1 if verb == "verify" else 2) and f"--method {plug_in}" in printed.out + printed.err
     tally("imports kept out")
+
+
+def test_a_pipe_for_a_matrix_is_not_waited_for(tmp_path: Path) -> None:
+    one, two = made(), made(seed=0)
+    here, there = (path_of(save(tmp_path / name, one), one) for name in ("here", "there"))
+    (there / "accuracy_given.csv").unlink()
+    os.mkfifo(there / "accuracy_given.csv")
+    assert repeats.difference(one, there, two, here) == "accuracy_given.csv differs"
+    assert repeats.contradiction(one, there) == "accuracy_given.csv is not what run.json says"
 
 
 def test_what_is_typed_is_imported_and_nothing_else(plugged: Path, capsys: pytest.CaptureFixture[str]) -> None:
