@@ -15,7 +15,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
-from made_records import flat, made, save, told_apart, with_hits
+from made_records import flat, made, on, save, told_apart, with_hits
 
 from benchmark import cli, report
 from benchmark.compare import comparisons, leaderboard
@@ -23,7 +23,7 @@ from benchmark.compare.rows import PairRow
 from benchmark.config import arguments
 from benchmark.errors import UserError
 from benchmark.record.schema import Configuration, Record, StreamEntry, TaskEntry
-from benchmark.record.stored import read_all, read_record, renamed
+from benchmark.record.stored import read_all, read_record
 from benchmark.record.summary import summarise
 from benchmark.report import figures, findings, labels, latex, modality, origins, plates, views
 from benchmark.report.wording import MINUS, NONE, exact, per_cent, recall, shown
@@ -221,8 +221,8 @@ def test_unusual_streams_are_shown(tmp_path: Path) -> None:
     silent = made("isolated", "03", tasks=TASKS, group="needs identity")
     scores = silent.scores | {"accuracy": silent.scores["accuracy"] | {"hidden": [[None] * 4] * 5}}
     silent = replace(silent, scores=scores, summary=summarise(silent.kind, scores))
-    silent = renamed(silent, "silent")
-    single = renamed(made("ncm", "01", tasks=("lung",), given=[[0.5], [0.9]]), "single")
+    silent = on("silent", silent)
+    single = on("single", made("ncm", "01", tasks=("lung",), given=[[0.5], [0.9]]))
     single = replace(single, cost=replace(single.cost, trainable_params=[0], train_seconds=[0.0]))
     tuned = made("ewc", "02", settings="lr=1")
     report.build(save(tmp_path, silent, single, tuned))
@@ -235,9 +235,9 @@ def test_unusual_streams_are_shown(tmp_path: Path) -> None:
 def test_what_a_kind_has_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Recalls where test items are the candidates, scores without an input where one was withheld, chance of labels."""
     monkeypatch.setattr(plates, "render", lambda *_, **__: ('<svg viewBox="0 0 1 1"></svg>', b""))
-    plain = renamed(made("ewc", "01"), "plain")
-    asking = renamed(made("ewc", "01", kind="retrieval"), "asking")
-    both = renamed(made("ewc", "01", kind="fusion", given=np.full((4, 3), 0.8)), "both")
+    plain = on("plain", made("ewc", "01"))
+    asking = on("asking", made("ewc", "01", kind="retrieval"))
+    both = on("both", made("ewc", "01", kind="fusion", given=np.full((4, 3), 0.8)))
     missing = {"image": dict.fromkeys(("given", "hidden"), [0.2] * 3),
                "text": dict.fromkeys(("given", "hidden"), [0.6] * 3)}  # fmt: skip
     both = replace(both, missing=missing, summary=summarise(both.kind, both.scores, missing))
