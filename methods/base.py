@@ -250,8 +250,7 @@ class IncrementalMethod(L.LightningModule):
         options: dict[str, Any] = {"lr": self.budget.lr, "weight_decay": self.budget.weight_decay}
         if self.budget.optimizer == "sgd":
             options["momentum"] = 0.9
-        if self.device.type == "cuda":
-            options["fused"] = True
+        options["fused"] = self.device.type in ("cuda", "cpu")
         return OPTIMIZERS[self.budget.optimizer](self.trainable_parameters(), **options)
 
     def configure_optimizers(self) -> Any:

@@ -19,6 +19,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
+from methods.parts.lean_layers import LeanLinear
+
 Layers = Sequence[Any]  # of LoraLinear
 Scaling = float | Tensor
 
@@ -43,6 +45,7 @@ def inject(model: nn.Module, config: LoraConfig, name: str) -> None:
     active = [(layer, layer._active_adapter) for layer in model.modules() if isinstance(layer, LoraLinear)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*peft_config.*")  # several adapters are the point here
+        config._register_custom_module({nn.Linear: LeanLinear})
         inject_adapter_in_model(config, model, adapter_name=name)
     for layer, names in active:
         layer._active_adapter = names
