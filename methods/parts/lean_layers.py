@@ -28,13 +28,14 @@ class LeanLinear(LoraLinear):
         """(..., D_in) -> (..., D_out)."""
         if not _measured(x) or args or kwargs:
             return super().forward(x, *args, **kwargs)
-        names, W, b = _acting(self), self.base_layer.weight, self.base_layer.bias
-        if len(names) == 1 and _plain(self, names[0]) and _learns(x, W, [self], names[0]):
-            return _adapted(x, W, b, [self], names[0])
-        y = F.linear(x, W, b)
+        base: Any = self.base_layer
+        names = _acting(self)
+        if len(names) == 1 and _plain(x, base.weight, [self], names[0]):
+            return _adapted(x, base.weight, base.bias, [self], names[0])
+        y = F.linear(x, base.weight, base.bias)
         for name in names:
-            low = F.linear(_dropped(self, name, x), self.lora_A[name].weight)
-            y = _plus(y, low, self.lora_B[name].weight, self.scaling[name])
+            A, B = (own[name].weight for own in (self.lora_A, self.lora_B))
+            y = _plus(y, F.linear(_dropped(self, name, x), A), B, self.scaling[name])  # type: ignore[arg-type]
         return y
 
 
@@ -50,37 +51,26 @@ class SideBySide:
 
     def __call__(self, layers: Sequence[Any], x: Tensor) -> Sequence[Tensor] | None:
         """The output of every layer; None where they have to be asked one by one."""
-        names = self._adapters(layers, x)
-        if names is None:
-            return None
-        self._tie([layer.base_layer if isinstance(layer, LoraLinear) else layer for layer in layers])
-        assert self.weight is not None
-        learns = len(names) == 1 and _learns(x, self.weight, layers, names[0])
-        y = _adapted(x, self.weight, self.bias, layers, names[0]) if learns else F.linear(x, self.weight, self.bias)
-        outputs = y.split_with_sizes([len(self.weight) // len(layers)] * len(layers), -1)
-        for name in [] if learns else names:
-            outputs = tuple(
-                _plus(y, F.linear(x, layer.lora_A[name].weight), layer.lora_B[name].weight, layer.scaling[name])
-                for y, layer in zip(outputs, layers, strict=True)
-            )
-        return outputs
-
-    def _adapters(self, layers: Sequence[Any], x: Tensor) -> list[str] | None:
-        """The adapters that act in all of them; None where the layers differ, or one is watched or computed apart."""
         kinds = {type(layer) for layer in layers}
         watched = any(layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer) for layer in layers)
         if not _measured(x) or watched or kinds not in ({nn.Linear}, {LeanLinear}):
             return None
-        if kinds == {nn.Linear}:
-            return [] if _alike(layers) else None
-        first, *others = (_acting(layer) for layer in layers)
-        same = _alike([layer.base_layer for layer in layers]) and all(other == first for other in others)
-        return first if same and all(_plain(layer, name) for name in first for layer in layers) else None
+        frozen = kinds == {nn.Linear}
+        bases = layers if frozen else [layer.base_layer for layer in layers]
+        names, *others = ([] if frozen else _acting(layer) for layer in layers)
+        if not _alike(bases) or len(names) > 1 or any(other != names for other in others):
+            return None
+        weight, bias = self._tied(bases)
+        if names and not _plain(x, weight, layers, names[0]):
+            return None
+        y = _adapted(x, weight, bias, layers, names[0]) if names else F.linear(x, weight, bias)
+        return y.split_with_sizes([len(weight) // len(layers)] * len(layers), -1)
 
-    def _tie(self, layers: Sequence[nn.Linear]) -> None:
-        """Put the weights one behind the other, unless they are: a move to a device and a copy take them apart."""
+    def _tied(self, layers: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
+        """Their weights, and biases, one behind the other: a move to a device and a copy take them apart."""
         self.weight = _tied(self.weight, [layer.weight for layer in layers])
         self.bias = None if layers[0].bias is None else _tied(self.bias, [layer.bias for layer in layers])
+        return self.weight, self.bias
 
 
 def _measured(x: Tensor) -> bool:
@@ -126,14 +116,6 @@ def _parts(joined: Tensor, sizes: Sequence[int], axis: int) -> Sequence[Tensor]:
     return [joined] if len(sizes) == 1 else joined.split_with_sizes(sizes, axis)
 
 
-def _learns(x: Tensor, W: Tensor, layers: Sequence[Any], name: str) -> bool:
-    """Whether the factors of this adapter, and no weight under it, take gradients, all in one precision."""
-    if not torch.is_grad_enabled() or W.requires_grad or torch.is_autocast_enabled(x.device.type):
-        return False
-    factors = [own[name].weight for layer in layers for own in (layer.lora_A, layer.lora_B)]
-    return all(factor.requires_grad and factor.dtype == W.dtype == x.dtype for factor in factors)
-
-
 def _adapted(x: Tensor, W: Tensor, b: Tensor | None, layers: Sequence[Any], name: str) -> Tensor:
     factors = [layer.lora_A[name].weight for layer in layers] + [layer.lora_B[name].weight for layer in layers]
     scales = [layer.scaling[name] for layer in layers]
@@ -145,10 +127,16 @@ def _acting(layer: LeanLinear) -> list[str]:
     return [] if layer.disable_adapters else [name for name in layer.active_adapters if name in layer.lora_A]
 
 
-def _plain(layer: LeanLinear, name: str) -> bool:
-    """Whether an adapter's part is a product of its factors and a number."""
-    drop = layer.lora_dropout[name]
-    return not isinstance(layer.scaling[name], Tensor) and (isinstance(drop, nn.Identity) or not drop.training)
+def _plain(x: Tensor, W: Tensor, layers: Sequence[Any], name: str) -> bool:
+    """Whether an adapter's part in these layers is a product of its factors and a number, all in one precision."""
+    if W.requires_grad or torch.is_autocast_enabled(x.device.type):
+        return False
+    drops = [layer.lora_dropout[name] for layer in layers]
+    if any(drop.training and not isinstance(drop, nn.Identity) for drop in drops):
+        return False
+    factors = [own[name].weight for layer in layers for own in (layer.lora_A, layer.lora_B)]
+    same = all(factor.dtype == W.dtype == x.dtype for factor in factors)
+    return same and not any(isinstance(layer.scaling[name], Tensor) for layer in layers)
 
 
 def _dropped(layer: LeanLinear, name: str, x: Tensor) -> Tensor:
