@@ -41,8 +41,14 @@ class Stopped(Exception):
 
 
 @lru_cache
+def _pretrained() -> backbones.Backbone:
+    """Read once; whoever changes it takes a copy."""
+    return backbones.load("phantom-clip")
+
+
+@lru_cache
 def _stream(name: str, size: int) -> tuple[Stream, tuple[TaskData, ...]]:
-    recipe, tokens = catalog.load(name, Path()), backbones.load("phantom-clip").tokenizer
+    recipe, tokens = catalog.load(name, Path()), _pretrained().tokenizer
     parts = zip(recipe.stream, recipe.sources, identity.identities(recipe), strict=True)
     return recipe.stream, tuple(task_data(task, source, sha, size, None, tokens) for task, source, sha in parts)
 
@@ -57,7 +63,7 @@ class Bench:
 
     def __init__(self, cls: type[IncrementalMethod], folder: Path, kind: Kind = classification.KIND) -> None:
         self.cls, self.folder, self.kind = cls, folder, kind
-        self.pretrained = backbones.load("phantom-clip")
+        self.pretrained = _pretrained()
         self.stream, self.data = _stream(kind.smoke, self.pretrained.image_size)
         # of each whole run:
         self.pairs: list[tuple[Cells, Cells]] = []  # the row after each stage, and the same with nothing reused

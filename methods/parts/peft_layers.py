@@ -37,7 +37,7 @@ def stored_names(path: str) -> tuple[str, str]:
 
 def dropouts(model: nn.Module) -> list[nn.Module]:
     """The dropout of every adapter's input."""
-    return [drop for layer in model.modules() if isinstance(layer, LoraLinear) for drop in layer.lora_dropout.modules()]
+    return [drop for layer in model.modules() if isinstance(layer, LoraLinear) for drop in layer.lora_dropout.values()]
 
 
 def inject(model: nn.Module, config: LoraConfig, name: str) -> None:
@@ -47,6 +47,8 @@ def inject(model: nn.Module, config: LoraConfig, name: str) -> None:
         warnings.filterwarnings("ignore", message=".*peft_config.*")  # several adapters are the point here
         config._register_custom_module({nn.Linear: LeanLinear})
         inject_adapter_in_model(config, model, adapter_name=name)
+    for layer in targets(model, config).values():
+        layer.eval()  # as all of the model is
     for layer, names in active:
         layer._active_adapter = names
 
