@@ -202,6 +202,7 @@ def speed_(argv: Sequence[str]) -> int:
         console.print(f"{cell.plan.card.name} on {cell.plan.stream_folder}", highlight=False)
         found.append(speed.speed_of(cell.plan, registry.load(cell.plan.config.method)))
     console.print(speed.table(found))
+    console.print(speed.operators_table(found))
     first = next((cell for cell in cells if cell.plan.card.name == speed.REFERENCE), None)
     if first is not None:
         console.print(

@@ -130,11 +130,12 @@ def _child(argv: Sequence[str], what: str) -> float:
 
 def measured(argv: Sequence[str], what: str) -> None:
     """In the process of :func:`_child`: run, and print the peak of its memory in MiB; ``first``: end at a step."""
-    config, card, cls = arguments.parse("run", list(argv), with_class=True)
+    config, card, _ = arguments.parse("run", list(argv), with_class=True)
     here = hardware.chosen(config)
     plan = resolve(config, card, here.device.type == "cuda")
+    cls = registry.load(config.method)
     if what == "first":
-        cls.loss = _end
+        cls.loss = _end  # type: ignore[method-assign]
     (timed_bare if what == "bare" else timed_run)(plan, cls, here)
     if here.device.type == "cuda":
         print(torch.cuda.max_memory_allocated(here.device) / 2**20)

@@ -126,13 +126,13 @@ def _answered(plan: Plan, method: IncrementalMethod, data: list[TaskData], devic
 
 
 def table(found: Sequence[Speed]) -> Table:
-    """Images a second and operators a step, and how they compare with the reference's on the same stream."""
+    """Images a second, and how they compare with the reference's on the same stream."""
     here = Hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu")).name
-    title = f"images a second, operators a step, {here}; relative: to {REFERENCE}, without it to the first method"
+    title = f"images a second, {here}; relative: to {REFERENCE}, without it to the first method"
     result = Table(title=title, title_justify="left")
     left = ("method", "stream")
     right = ("first task", "last task", "last / first", "relative", "answered", "relative")
-    for name in (*left, *right, "computing", "relative", "dispatched", "relative"):
+    for name in (*left, *right):
         result.add_column(name, justify="left" if name in left else "right")
     for each in found:
         reference = reference_of(each, found)
@@ -140,9 +140,20 @@ def table(found: Sequence[Speed]) -> Table:
             each.method, each.stream, *(f"{rate:,.0f}" if rate else "-" for rate in (each.first, each.last)),
             f"{each.kept:.2f}" if each.kept else "-", _ratio(each.last, reference.last),
             f"{each.answered:,.0f}", _ratio(each.answered, reference.answered),
-            *(cell for name in ("computing", "dispatched")
-              for cell in (f"{getattr(each, name) or '-'}", _ratio(getattr(each, name), getattr(reference, name)))),
         )  # fmt: skip
+    return result
+
+
+def operators_table(found: Sequence[Speed]) -> Table:
+    """Operators a step at the last task, and how many more than the reference's."""
+    result = Table(title="operators of a training step at the last task", title_justify="left")
+    for name in ("method", "stream", "computing", "relative", "dispatched", "relative"):
+        result.add_column(name, justify="left" if name in ("method", "stream") else "right")
+    for each in found:
+        reference = reference_of(each, found)
+        computing = f"{each.computing or '-'}", _ratio(each.computing, reference.computing)
+        dispatched = f"{each.dispatched or '-'}", _ratio(each.dispatched, reference.dispatched)
+        result.add_row(each.method, each.stream, *computing, *dispatched)
     return result
 
 
