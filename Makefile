@@ -31,7 +31,7 @@ help:
 	@echo 'make sweep METHODS="mslora_cr stacked_lora" [STREAMS=phantom8 SEEDS=0,1,2 ORDERS=0,1 BACKEND=local|slurm|ray JOBS= REDO=stale ...]'
 	@echo "make plan METHOD=... or METHODS=... | check METHOD=... | smoke | methods | streams | leaderboard | report"
 	@echo 'make verify [METHODS="ncm ranpac" STREAM= RUN=dir]      does this machine reproduce the table?'
-	@echo 'make speed [METHODS="sequential_lora mslora_cr" STREAMS=phantom20]'
+	@echo 'make speed [METHODS=all STREAMS=phantom20]           what a run takes, beside the least that it could'
 	@echo "make merge FROM=dir | predict RUN=dir IMAGES=dir | export RUN=dir TASK=name TO=dir | pretrain | test | test-all | test-faults | lint"
 
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt
@@ -63,8 +63,7 @@ check: setup
 	@$(PY) -m benchmark check --method $(or $(METHOD),all)
 smoke: setup
 	@$(PY) -m benchmark sweep --methods all --streams smoke --epochs 1 --redo all --results build/smoke
-speed: METHODS := $(or $(METHODS),all)
-speed: LIMIT := $(or $(LIMIT),64)
+speed: METHODS := $(or $(METHODS),sequential_lora mslora_cr)
 speed: setup
 	@$(PY) -m benchmark speed $(GRID)
 methods: setup

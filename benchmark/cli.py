@@ -187,7 +187,7 @@ def check(argv: Sequence[str]) -> int:
 
 
 def speed_(argv: Sequence[str]) -> int:
-    """Time methods on this machine; the table stands when all are done."""
+    """Time methods on this machine, and what the suite adds to a run; the tables stand when all are done."""
     from benchmark.config import registry
     from benchmark.sweep import grid
     from benchmark.sweep.forecast import finds_cuda
@@ -195,13 +195,26 @@ def speed_(argv: Sequence[str]) -> int:
     about = "Time training steps and answers; all other options are those of run: --limit, --batch_size, ..."
     asked, _ = grid.parsed(grid.parser("speed", about), "speed", argv)
     cells, _ = grid.runs(asked, finds_cuda)
-    from benchmark.running import speed
+    from benchmark.record.files import write_text
+    from benchmark.running import floors, hardware, speed
 
-    console, found = _console(), []
+    console, found, held = _console(), [], []
     for cell in cells:
         console.print(f"{cell.plan.card.name} on {cell.plan.stream_folder}", highlight=False)
         found.append(speed.speed_of(cell.plan, registry.load(cell.plan.config.method)))
     console.print(speed.table(found))
+    console.print(speed.operators_table(found))
+    first = next((cell for cell in cells if cell.plan.card.name == speed.REFERENCE), None)
+    if first is not None:
+        console.print(
+            f"a run of {speed.REFERENCE} and what is the least for it, in {floors.TURNS} turns", highlight=False
+        )
+        held = floors.held(first.plan, first.argv)
+        console.print(floors.table(held))
+    if cells:
+        path = Path(cells[0].plan.config.results) / "speed.csv"
+        write_text(path, speed.csv_of(found, held, hardware.chosen(cells[0].plan.config).name))
+        console.print(str(path), highlight=False, soft_wrap=True)
     return 0
 
 

@@ -250,8 +250,7 @@ class IncrementalMethod(L.LightningModule):
         options: dict[str, Any] = {"lr": self.budget.lr, "weight_decay": self.budget.weight_decay}
         if self.budget.optimizer == "sgd":
             options["momentum"] = 0.9
-        if self.device.type == "cuda":
-            options["fused"] = True
+        options["fused"] = self.device.type in ("cuda", "cpu")
         return OPTIMIZERS[self.budget.optimizer](self.trainable_parameters(), **options)
 
     def configure_optimizers(self) -> Any:
@@ -266,11 +265,12 @@ class IncrementalMethod(L.LightningModule):
 
     def train(self, mode: bool = True) -> IncrementalMethod:
         """Training mode for all but the frozen backbone, whose own dropout stays off (the experts in it obey)."""
-        super().train(mode)
-        if hasattr(self, "backbone"):
-            self.backbone.eval()
-            for dropout in dropouts(self.backbone):
-                dropout.train(mode)
+        self.training = mode
+        for name, part in self.named_children():
+            if name != "backbone":  # is in eval mode from the beginning, and large
+                part.train(mode)
+        for dropout in dropouts(self.backbone) if hasattr(self, "backbone") else ():
+            dropout.train(mode)
         return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]

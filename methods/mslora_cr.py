@@ -33,6 +33,7 @@ from methods.parts.stacks import gather, stack
 
 PRESETS = {"official": {"epochs": 3, "batch_size": 16, "lr": 2e-4, "method": {"rank": 64, "lora_alpha": 64.0}}}
 Stacks = list[tuple[Tensor, ...]]
+Factors = tuple[list[Tensor], list[Tensor]]  # A and B of every layer
 SIMILARITIES = ("exp_fro", "exp_rel", "cos_delta", "margin")
 
 
@@ -131,12 +132,14 @@ def _contrast(similarity_Tn: Tensor, same_modality: Sequence[bool] | Tensor, kin
 
 def orthogonality_penalty(As: Sequence[Tensor], Bs: Sequence[Tensor]) -> Tensor:
     """R: mean over all pairs (every layer of every task) of ||A A^T - I_r||_F^2 + ||B^T B - I_r||_F^2."""
-    total = As[0].new_zeros(())
-    for A in stack(As):
-        total = total + ((A @ A.mT - torch.eye(A.shape[1], dtype=A.dtype, device=A.device)) ** 2).sum()
-    for B in stack(Bs):
-        total = total + ((B.mT @ B - torch.eye(B.shape[2], dtype=B.dtype, device=B.device)) ** 2).sum()
-    return total / len(As)
+    return _far_from_orthogonal(stack(As), stack(Bs)) / len(As)
+
+
+def _far_from_orthogonal(As: Sequence[Tensor], Bs: Sequence[Tensor]) -> Tensor:
+    """The sum behind R, of stacks (..., r, D_in) and (..., D_out, r)."""
+    identity = torch.eye(As[0].shape[-2], dtype=As[0].dtype, device=As[0].device)
+    products = [A @ A.mT for A in As] + [B.mT @ B for B in Bs]
+    return torch.stack([((product - identity) ** 2).sum() for product in products]).sum()
 
 
 class MSLoRACR(IndependentLora):
@@ -184,13 +187,20 @@ class Regulariser:
 
     def __call__(self, experts: Experts, tasks: Sequence[Task]) -> Tensor:
         frozen = self._frozen = self._frozen or self._freeze(experts, tasks)
-        As, Bs = frozen.current
-        with torch.autocast(As[0].device.type, enabled=False):
-            current = stacks([_alternate(As, Bs)], self.similarity)
+        with torch.autocast(frozen.current[0][0].device.type, enabled=False):
+            current, As, Bs = self._stacked([frozen.current])
             similarity_Tn = similarities(current, frozen.previous, self.similarity)
             cr = _contrast(similarity_Tn, frozen.same_modality, self.similarity)
-            r = (orthogonality_penalty(As, Bs) + frozen.orthogonality) / len(tasks)
+            r = (_far_from_orthogonal(As, Bs) / len(frozen.current[0]) + frozen.orthogonality) / len(tasks)
             return self.alpha * cr + self.beta * r
+
+    def _stacked(self, loras: Sequence[Factors]) -> tuple[Stacks, list[Tensor], list[Tensor]]:
+        """T LoRAs as :func:`similarities` reads them, and their A and their B: the same stacks, (T, n, p, q) each."""
+        if self.similarity == "cos_delta":
+            pairs = stacks([_alternate(As, Bs) for As, Bs in loras], self.similarity)
+            return pairs, [A for A, _ in pairs], [B for _, B in pairs]
+        As, Bs = gather([As for As, _ in loras]), gather([Bs for _, Bs in loras])
+        return As + Bs, [A for (A,) in As], [B for (B,) in Bs]
 
     @torch.no_grad()
     def _freeze(self, experts: Experts, tasks: Sequence[Task]) -> Frozen:
@@ -199,7 +209,7 @@ class Regulariser:
         with torch.autocast(device.type, enabled=False):
             return Frozen(
                 current,
-                stacks([_alternate(As, Bs) for As, Bs in earlier], self.similarity),
+                self._stacked(earlier)[0],
                 torch.tensor(same, device=device),
                 torch.stack([orthogonality_penalty(As, Bs) for As, Bs in earlier]).sum(),
             )
@@ -209,7 +219,7 @@ class Regulariser:
 class Frozen:
     """What stays while a task is learned: gathered once, not at every step."""
 
-    current: tuple[list[Tensor], list[Tensor]]  # the parameters that are trained
+    current: Factors  # the parameters that are trained
     previous: Stacks  # of all earlier experts
     same_modality: Tensor  # (T,) bool
     orthogonality: Tensor  # sum over earlier tasks of their R

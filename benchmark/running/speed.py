@@ -20,23 +20,32 @@ from rich.table import Table
 
 from benchmark.config.resolve import Plan
 from benchmark.data.batches import TaskData
+from benchmark.record.files import csv_text
 from benchmark.running.evaluate import Evaluator
 from benchmark.running.fit import look
+from benchmark.running.floors import Held
 from benchmark.running.hardware import Hardware
 from benchmark.running.load import loaded
+from benchmark.running.operators import counted
 from benchmark.running.seeds import seeded
 from benchmark.running.timing import WARM_UP, alone, stepping
 from methods.base import IncrementalMethod
 
 STEPS = 30
 REFERENCE = "sequential_lora"
+COLUMNS = ("quantity", "unit", "method", "stream", "value", "floor", "ratio", "lowest", "highest", "device")
+QUANTITIES = (  # of a method: what, in which unit, which field of :class:`Speed`
+    ("learned at the first task", "images/s", "first"), ("learned at the last task", "images/s", "last"),
+    ("answered", "images/s", "answered"), ("computing operators a step", "", "computing"),
+    ("dispatched operators a step", "", "dispatched"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Speed:
     """Images a second: learned at the first and at the last task, None where nothing is trained; answered after the
     last task, the identity given and hidden, no cell reused. ``kept``: the speed at the last task over that at the
-    first.
+    first. ``computing`` and ``dispatched``: operators of a step at the last task.
     """
 
     method: str
@@ -45,6 +54,8 @@ class Speed:
     last: float | None
     kept: float | None
     answered: float
+    computing: int | None = None
+    dispatched: int | None = None
 
 
 def speed_of(plan: Plan, cls: Any) -> Speed:
@@ -58,8 +69,10 @@ def speed_of(plan: Plan, cls: Any) -> Speed:
         ends = [_ready(plan, cls, device, whole, learning) for whole in (False, True)]
         learned = _in_turn(*(_rates(method, data[-1], plan, device) for method, data in ends))
         method, data = ends[-1]
+        steps = _rates(method, data[-1], plan, device)
+        operators = counted(lambda: next(steps)) if method.trainable_parameters() else (None, None)
         look(method, method.end_task, data[-1], device)
-    return Speed(plan.card.name, plan.stream_folder, *learned, _answered(plan, method, data, device))
+    return Speed(plan.card.name, plan.stream_folder, *learned, _answered(plan, method, data, device), *operators)
 
 
 def _ready(
@@ -117,16 +130,56 @@ def table(found: Sequence[Speed]) -> Table:
     here = Hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu")).name
     title = f"images a second, {here}; relative: to {REFERENCE}, without it to the first method"
     result = Table(title=title, title_justify="left")
-    left, right = ("method", "stream"), ("first task", "last task", "last / first", "relative", "answered", "relative")
+    left = ("method", "stream")
+    right = ("first task", "last task", "last / first", "relative", "answered", "relative")
     for name in (*left, *right):
         result.add_column(name, justify="left" if name in left else "right")
     for each in found:
-        alike = [other for other in found if other.stream == each.stream]
-        reference = next((other for other in alike if other.method == REFERENCE), alike[0])
-        relative = each.last / reference.last if each.last and reference.last else None
+        reference = reference_of(each, found)
         result.add_row(
             each.method, each.stream, *(f"{rate:,.0f}" if rate else "-" for rate in (each.first, each.last)),
-            *(f"{ratio:.2f}" if ratio else "-" for ratio in (each.kept, relative)),
-            f"{each.answered:,.0f}", f"{each.answered / reference.answered:.2f}",
+            f"{each.kept:.2f}" if each.kept else "-", _ratio(each.last, reference.last),
+            f"{each.answered:,.0f}", _ratio(each.answered, reference.answered),
         )  # fmt: skip
     return result
+
+
+def operators_table(found: Sequence[Speed]) -> Table:
+    """Operators a step at the last task, and how many more than the reference's."""
+    result = Table(title="operators of a training step at the last task", title_justify="left")
+    for name in ("method", "stream", "computing", "relative", "dispatched", "relative"):
+        result.add_column(name, justify="left" if name in ("method", "stream") else "right")
+    for each in found:
+        reference = reference_of(each, found)
+        computing = f"{each.computing or '-'}", _ratio(each.computing, reference.computing)
+        dispatched = f"{each.dispatched or '-'}", _ratio(each.dispatched, reference.dispatched)
+        result.add_row(each.method, each.stream, *computing, *dispatched)
+    return result
+
+
+def csv_of(found: Sequence[Speed], held: Sequence[Held], device: str) -> str:
+    """A line for each number, with its floor: of methods the reference's. ``ratio``: 1 at the floor, more is dearer."""
+    rows: list[list[object]] = []
+    for each in found:
+        reference = reference_of(each, found)
+        for quantity, unit, name in QUANTITIES:
+            value, floor = getattr(each, name), getattr(reference, name)
+            if value and floor:
+                ratio = floor / value if unit == "images/s" else value / floor
+                cells = (f"{number:.3f}" for number in (value, floor, *[ratio] * 3))
+                rows.append([quantity, unit, each.method, each.stream, *cells, device])
+    for least in held:
+        numbers = (least.value, least.floor, least.ratio, min(least.ratios), max(least.ratios))
+        cells = (f"{number:.3f}" for number in numbers)
+        rows.append([least.quantity, least.unit, REFERENCE, least.stream, *cells, device])
+    return csv_text(COLUMNS, rows)
+
+
+def reference_of(each: Speed, found: Sequence[Speed]) -> Speed:
+    """What a method is compared with: the reference on its stream, or the first method there."""
+    alike = [other for other in found if other.stream == each.stream]
+    return next((other for other in alike if other.method == REFERENCE), alike[0])
+
+
+def _ratio(value: float | None, other: float | None) -> str:
+    return f"{value / other:.2f}" if value and other else "-"

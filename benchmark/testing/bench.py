@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property, lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -24,6 +24,7 @@ from benchmark.running.answers.question import unlabelled
 from benchmark.running.evaluate import Cells, Evaluator
 from benchmark.running.hardware import Hardware
 from benchmark.running.loop import Loop
+from benchmark.running.operators import Operators
 from benchmark.running.progress import Display
 from benchmark.running.seeds import seeded
 from benchmark.stream import Label, Stream, Task
@@ -41,8 +42,14 @@ class Stopped(Exception):
 
 
 @lru_cache
+def _pretrained() -> backbones.Backbone:
+    """Read once; whoever changes it takes a copy."""
+    return backbones.load("phantom-clip")
+
+
+@lru_cache
 def _stream(name: str, size: int) -> tuple[Stream, tuple[TaskData, ...]]:
-    recipe, tokens = catalog.load(name, Path()), backbones.load("phantom-clip").tokenizer
+    recipe, tokens = catalog.load(name, Path()), _pretrained().tokenizer
     parts = zip(recipe.stream, recipe.sources, identity.identities(recipe), strict=True)
     return recipe.stream, tuple(task_data(task, source, sha, size, None, tokens) for task, source, sha in parts)
 
@@ -57,7 +64,7 @@ class Bench:
 
     def __init__(self, cls: type[IncrementalMethod], folder: Path, kind: Kind = classification.KIND) -> None:
         self.cls, self.folder, self.kind = cls, folder, kind
-        self.pretrained = backbones.load("phantom-clip")
+        self.pretrained = _pretrained()
         self.stream, self.data = _stream(kind.smoke, self.pretrained.image_size)
         # of each whole run:
         self.pairs: list[tuple[Cells, Cells]] = []  # the row after each stage, and the same with nothing reused
@@ -65,6 +72,7 @@ class Bench:
         self.worlds: list[tuple[object, ...]] = []  # before and after
         self.frozen: list[tuple[Tensors, Tensors]] = []  # of each fit what is not trainable, before it and after it
         self.tuned: set[str] = set()  # names of all that was trainable
+        self.operators = Operators()  # of each fit's steps but the first, with their backward passes
 
     def method(self) -> IncrementalMethod:
         tokenizer = self.pretrained.tokenizer
@@ -126,7 +134,12 @@ class Bench:
 
         reusing.row = row  # type: ignore[method-assign]
         self.worlds.append(world())
-        with before("loss", loop.method, note), before("end_task", loop.method, after_fit):
+        with (
+            before("training_step", loop.method, note),
+            before("end_task", loop.method, after_fit),
+            inside("loss", loop.method, self.operators),
+            inside("backward", loop.method, self.operators),
+        ):
             loop.run()
         self.worlds.append(world())
         return loop
@@ -211,6 +224,24 @@ def before(name: str, method: IncrementalMethod, act: Callable[[IncrementalMetho
     def acting(*arguments: Any) -> Any:
         act(method)
         return original(*arguments)
+
+    setattr(method, name, acting)
+    try:
+        yield
+    finally:
+        delattr(method, name)
+
+
+@contextmanager
+def inside(name: str, method: IncrementalMethod, mode: Operators) -> Iterator[None]:
+    """Inside, each call of the method's function of this name, but a task's first, is made in ``mode``."""
+    original, begun = getattr(method, name), [0]
+
+    def acting(*arguments: Any, **options: Any) -> Any:
+        tasks = len(method.tasks)
+        with mode if begun[0] == tasks else nullcontext():
+            begun[0] = tasks
+            return original(*arguments, **options)
 
     setattr(method, name, acting)
     try:

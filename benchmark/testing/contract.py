@@ -213,6 +213,13 @@ def training_flags_are_right_in_task_2(bench: Bench) -> None:
     assert not trains or seen[-1][0] == len(bench.stream), "the last task was not trained"
 
 
+def a_step_does_not_wait_for_the_device(bench: Bench) -> None:
+    """No number is read in a training step, and no size depends on values: a device would stand still meanwhile."""
+    assert bench.straight.record.complete
+    waits = bench.operators.waits
+    assert not waits, f"training steps wait for the device: {', '.join(waits)}"
+
+
 def nothing_global_changes(bench: Bench) -> None:
     assert bench.straight.record.complete
     before, after = bench.worlds
@@ -235,5 +242,6 @@ CHECKS: tuple[Callable[[Bench], None], ...] = (
     a_missing_input_is_answered,
     a_batch_may_be_shared_or_it_is_declared,
     training_flags_are_right_in_task_2,
+    a_step_does_not_wait_for_the_device,
     nothing_global_changes,
 )

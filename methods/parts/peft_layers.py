@@ -19,6 +19,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
+from methods.parts.lean_layers import LeanLinear
+
 Layers = Sequence[Any]  # of LoraLinear
 Scaling = float | Tensor
 
@@ -35,7 +37,7 @@ def stored_names(path: str) -> tuple[str, str]:
 
 def dropouts(model: nn.Module) -> list[nn.Module]:
     """The dropout of every adapter's input."""
-    return [drop for layer in model.modules() if isinstance(layer, LoraLinear) for drop in layer.lora_dropout.modules()]
+    return [drop for layer in model.modules() if isinstance(layer, LoraLinear) for drop in layer.lora_dropout.values()]
 
 
 def inject(model: nn.Module, config: LoraConfig, name: str) -> None:
@@ -43,7 +45,10 @@ def inject(model: nn.Module, config: LoraConfig, name: str) -> None:
     active = [(layer, layer._active_adapter) for layer in model.modules() if isinstance(layer, LoraLinear)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*peft_config.*")  # several adapters are the point here
+        config._register_custom_module({nn.Linear: LeanLinear})
         inject_adapter_in_model(config, model, adapter_name=name)
+    for layer in targets(model, config).values():
+        layer.eval()  # as all of the model is
     for layer, names in active:
         layer._active_adapter = names
 

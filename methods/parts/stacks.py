@@ -39,4 +39,4 @@ def stack(matrices: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _wide(matrix: Tensor) -> Tensor:
-    return matrix if matrix.dtype == torch.float64 else matrix.float()
+    return matrix if matrix.dtype in (torch.float32, torch.float64) else matrix.float()

@@ -19,6 +19,8 @@ from timm.layers import Attention as TimmAttention
 from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 
+from methods.parts.lean_layers import SideBySide
+
 PLACES = ("q", "k", "v", "out", "fc1", "fc2")
 
 EditTokens = Callable[[int, Tensor], Tensor]
@@ -44,18 +46,19 @@ class Block(nn.Module):
 
     def __init__(self, heads: int, parts: dict[str, nn.Module]) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self._side_by_side = heads, SideBySide()
         for name, part in parts.items():
             self.add_module(name, part)
 
     def attend(self, x_BND: Tensor, mask: Tensor | None, prefix: tuple[Tensor, Tensor] | None) -> Tensor:
         """Self-attention; ``prefix`` = (keys, values), each (B or 1, length, D), stand in front of the tokens' own."""
-        q, k, v = self.q(x_BND), self.k(x_BND), self.v(x_BND)
+        layers = (self.q, self.k, self.v)
+        q, k, v = self._side_by_side(layers, x_BND) or (layer(x_BND) for layer in layers)
         if prefix is not None:
             k = torch.cat([prefix[0].expand(len(k), -1, -1), k], dim=1)
             v = torch.cat([prefix[1].expand(len(v), -1, -1), v], dim=1)
             mask = None if mask is None else F.pad(mask, (prefix[0].shape[1], 0))  # every token sees the prefix
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
+        q, k, v = (t.view(*t.shape[:2], self.heads, -1).transpose(1, 2) for t in (q, k, v))
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out(attended.transpose(1, 2).flatten(2))
 

@@ -103,6 +103,20 @@ def test_check_method_finds_an_image_that_sees_its_text() -> None:
     assert failures(Peeking) == {"an image and its text do not see each other (retrieval)"}
 
 
+class Waiting(SequentialLora):
+    """Breaks the contract: reads its loss in every step."""
+
+    kinds = ("classification",)
+
+    def loss(self, batch):
+        loss = super().loss(batch)
+        return loss if loss.item() > 0 else 0 * loss
+
+
+def test_check_method_finds_a_step_that_waits() -> None:
+    assert failures(Waiting) == {"a step does not wait for the device"}
+
+
 class TunedNorms(IncrementalMethod):
     """Keeps the contract in seven lines, and what it trains is a part of the frozen tower."""
 

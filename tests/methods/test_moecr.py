@@ -110,10 +110,12 @@ def learned(cls: type, **arguments: object) -> MSLoRAMoECR:
     ids=str,
 )
 def test_any_other_mask_or_weight_learns_something_else(arguments: dict[str, str], same: bool) -> None:
+    """The first task is the same for all of them: where its one expert is computed apart, to rounding."""
     theirs, ours = learned(MSLoRACR), learned(MSLoRAMoECR, **arguments)
     for index in range(3):
         pairs = zip(theirs.experts.parameters(f"task{index}"), ours.experts.parameters(f"task{index}"), strict=True)
-        assert all(torch.equal(p, q) if same or not index else (p - q).abs().max() > 1e-5 for p, q in pairs)
+        furthest = [(p - q).abs().max() for p, q in pairs]
+        assert all(not far if same else far < 1e-6 if not index else far > 1e-5 for far in furthest)
     assert len(ours.gates) == (3 if arguments.get("weights", "softmax") in ("softmax", "cls_gate") else 0)
 
 
