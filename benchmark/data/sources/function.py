@@ -22,7 +22,7 @@ from benchmark import kinds
 from benchmark.data.catalog import Source
 from benchmark.data.sources.pairs import components, numbered
 from benchmark.data.sources.split import SPLITS, Split
-from benchmark.errors import UserError, unknown
+from benchmark.errors import UserError, shown, unknown
 
 KEYS = ("images", "labels", "texts", "pairs")
 
@@ -73,13 +73,13 @@ def _called(source: Source, split: str) -> Mapping[str, Any]:
     where, name = source.where, source.options["function"]
     arguments = source.options.get("arguments", {})
     if not isinstance(arguments, Mapping) or not all(isinstance(key, str) for key in arguments):
-        raise UserError(f"{where}.arguments: expected names and values, got {arguments!r}")
+        raise UserError(f"{where}.arguments: expected names and values, got {shown(arguments)}")
     module_name, function_name = name.split(":")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the module does when it is imported
+    except (Exception, SystemExit, GeneratorExit) as error:  # whatever the module does when it is imported
         raise UserError(f"{where}.source: {module_name} cannot be imported: {_line(error)}") from None
     function = getattr(module, function_name, None)
     if not callable(function):
@@ -87,7 +87,7 @@ def _called(source: Source, split: str) -> Mapping[str, Any]:
         raise unknown("function", function_name, there, f"{where}.source: {module_name}")
     try:
         returned = function(split, **arguments)
-    except Exception as error:  # the user's own code
+    except (Exception, SystemExit, GeneratorExit) as error:  # the user's own code
         raise UserError(f"{where}: {name}({split!r}) failed: {_line(error)}") from None
     if not isinstance(returned, Mapping):
         raise UserError(
@@ -129,12 +129,12 @@ def _paired(returned: Mapping[str, Any], images: int, where: str) -> tuple[tuple
 def _array(returned: Mapping[str, Any], key: str, where: str, kind: Any) -> NDArray[Any]:
     try:
         array = np.asarray(returned[key])
-    except ValueError as error:
+    except Exception as error:  # the user's own classes
         raise UserError(f"{where}: {key}: {_line(error)}") from None
     if not np.issubdtype(array.dtype, kind):
         raise UserError(f"{where}: {key}: expected {'uint8' if kind is np.uint8 else 'integers'}, got {array.dtype}")
     return array
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
