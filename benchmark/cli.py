@@ -67,8 +67,13 @@ def _parser(verb: str) -> Any:
 
 def _parse(parser: Any, argv: Sequence[str]) -> Any:
     from benchmark.config import arguments
+    from benchmark.errors import shown
 
-    return arguments.parsed(parser, list(argv))
+    given = arguments.parsed(parser, list(argv))
+    for name, value in vars(given).items():
+        if isinstance(value, str) and value != parser.get_default(name) and (not value.strip() or "\0" in value):
+            raise UserError(f"--{name}: expected a name, got {shown(value)}")
+    return given
 
 
 def run(argv: Sequence[str]) -> int:
@@ -215,8 +220,11 @@ def verify_(argv: Sequence[str]) -> int:
     parser.add_argument("--no_beside", action="store_true", help="where bytes differ, do not run the record's commit")
     given = _parse(parser, argv)
     from benchmark.compare import leaderboard
+    from benchmark.data import places
     from benchmark.sweep import verify
 
+    places.results_folder(given.results)
+    places.data_folder(given.data)
     results, run, console = Path(given.results), Path(given.run) if given.run else None, _console()
     folders = verify.asked(results, given.methods.replace(",", " ").split(), given.stream, run)
 
@@ -233,6 +241,7 @@ def verify_(argv: Sequence[str]) -> int:
 def leaderboard_(argv: Sequence[str]) -> int:
     from benchmark.compare import leaderboard, markdown, tables
     from benchmark.compare.entries import alike, made_by_other_code
+    from benchmark.data import places
     from benchmark.record.stored import read_all, run_files
 
     parser = _parser("leaderboard")
@@ -240,6 +249,7 @@ def leaderboard_(argv: Sequence[str]) -> int:
     parser.add_argument("--results", default="results", help="folder of runs/ and leaderboards/")
     parser.add_argument("--readme", default=None, help="a Markdown file whose marked tables are written anew")
     given = _parse(parser, argv)
+    places.results_folder(given.results)
     results, console = Path(given.results), _console()
     streams = sorted({path.parts[-5] for path in run_files(results)})
     if given.readme is not None:
@@ -271,6 +281,11 @@ def report_(argv: Sequence[str]) -> int:
     parser.add_argument("--to", default=None, help="folder that is written; default: report/ in the results")
     parser.add_argument("--matrices", action="store_true", help="every method's score matrix as a figure as well")
     given = _parse(parser, argv)
+    from benchmark.data import places
+
+    places.results_folder(given.results)
+    if given.to is not None:
+        places.writable(Path(given.to), f"--to {given.to}", folder=True)
     from benchmark.report import build
 
     to = Path(given.to) if given.to else None
@@ -308,6 +323,9 @@ def predict_(argv: Sequence[str]) -> int:
     parser.add_argument("--to", default="predictions.csv", help="CSV that is written")
     parser.add_argument("--top", type=int, default=1, help="rows for an image, likeliest class first")
     given = _parse(parser, argv)
+    from benchmark.data import places
+
+    places.writable(Path(given.to), f"--to {given.to}", folder=False)
     from benchmark.deploy.predict import predict
 
     count = predict(Path(given.run), Path(given.images), given.task, Path(given.to), given.top, given.inputs)
@@ -323,6 +341,9 @@ def export_(argv: Sequence[str]) -> int:
     parser.add_argument("--to", required=True, help="folder that is made")
     parser.add_argument("--format", type=Literal["peft", "open_clip"], default="peft", help="an adapter, or weights")
     given = _parse(parser, argv)
+    from benchmark.data import places
+
+    places.writable(Path(given.to), f"--to {given.to}", folder=True)
     from benchmark.deploy.export import export
 
     _console().print(export(Path(given.run), given.task, Path(given.to), given.format), highlight=False, soft_wrap=True)
@@ -337,6 +358,9 @@ def pretrain_(argv: Sequence[str]) -> int:
     given = _parse(parser, argv)
     if given.samples < 1000 or given.epochs < 1:
         raise UserError("--samples must be at least 1000, --epochs at least 1")
+    from benchmark.data import places
+
+    places.writable(Path(given.to), f"--to {given.to}", folder=True)
     from benchmark.pretrain import pretrain
 
     measured = pretrain(Path(given.to), given.samples, given.epochs, console=_console())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
+from os.path import exists, isdir
 from pathlib import Path
 
 from benchmark import kinds
@@ -14,7 +15,7 @@ from benchmark.config.registry import MethodCard
 from benchmark.config.run_config import AUTO, RunConfig
 from benchmark.data import catalog, identity
 from benchmark.data.catalog import Recipe, Source
-from benchmark.data.places import data_folder, is_folder, regular, results_folder
+from benchmark.data.places import data_folder, regular, results_folder
 from benchmark.errors import UserError, unknown
 from benchmark.kinds import Kind
 from benchmark.record import provenance
@@ -145,18 +146,16 @@ def _check_weights(backbone: str, pretrained: str | None) -> None:
     """What can be said of a backbone before open_clip is imported: that its files or its architecture are there."""
     if backbone.startswith(LOCAL):
         folder, where = Path(backbone.removeprefix(LOCAL)), f"--backbone {backbone}"
-        if backbone == LOCAL or not is_folder(folder):
+        if backbone == LOCAL or not isdir(folder):
             raise UserError(f"{where}: no such folder (local-dir:FOLDER)")
         regular(folder / "open_clip_config.json", f"{where}: open_clip_config.json")
         return
     if ":" in backbone:
         return
     spec = find_spec("open_clip")
-    architectures = {file.stem for top in (spec and spec.submodule_search_locations) or () for file in
-                     Path(top).glob("model_configs/*.json")}  # fmt: skip
+    tops = (spec and spec.submodule_search_locations) or ()
+    architectures = {file.stem for top in tops for file in Path(top).glob("model_configs/*.json")}
     if architectures and backbone.split("/")[0] not in {"phantom-clip", *architectures}:
         raise unknown("--backbone", backbone, ["phantom-clip", "local-dir:FOLDER", *architectures])
-    if pretrained is not None and (
-        "/" in pretrained or Path(pretrained).suffix in WEIGHTS or Path(pretrained).exists()
-    ):
+    if pretrained is not None and ("/" in pretrained or Path(pretrained).suffix in WEIGHTS or exists(pretrained)):
         regular(Path(pretrained), f"--pretrained {pretrained}")

@@ -7,11 +7,11 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os.path import isdir, isfile
 from pathlib import Path
 from typing import Any
 
 from benchmark import kinds
-from benchmark.data.places import is_file, is_folder
 from benchmark.data.yaml_files import check_keys, read, text_of, texts_of
 from benchmark.errors import UserError, shown, unknown
 from benchmark.stream import LABEL_SPACES, Label, Stream, Task
@@ -117,7 +117,7 @@ def load(name: str, data: Path | None) -> Recipe:
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         path = root() / "streams" / f"{name}.yaml"
-        if not NAME.fullmatch(name) or not is_file(path):
+        if not NAME.fullmatch(name) or not isfile(path):
             raise unknown("stream", name, names("streams"))
     content = read(path)
     check_keys(content, STREAM_KEYS, str(path))
@@ -177,7 +177,7 @@ def _task(item: Any, where: str, data: Path | None, folder: Path) -> tuple[dict[
     if "card" in item:
         card = item["card"] if isinstance(item["card"], str) else ""
         card_path = root() / "cards" / f"{card}.yaml"
-        if not NAME.fullmatch(card) or not is_file(card_path):
+        if not NAME.fullmatch(card) or not isfile(card_path):
             raise unknown("card", item["card"], names("cards"), where)
         item = read(card_path) | item
     kind_of_source, function = _kind_of_source(item, where)
@@ -263,7 +263,7 @@ def _find(given: str, where: str, data: Path | None, folder: Path, wanted: str) 
         return Path(given)
     candidates = [Path(given)] if Path(given).is_absolute() else [data / given, folder / given]
     for candidate in candidates:
-        if is_folder(candidate) if wanted == "folder" else is_file(candidate):
+        if isdir(candidate) if wanted == "folder" else isfile(candidate):
             return candidate
     raise UserError(
         f"{where}: {wanted} not found: {candidates[0]} (give the folder of the data: DATA=dir or --data dir)"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import stat
+from os.path import isdir
 from pathlib import Path
 
 from benchmark.errors import UserError
@@ -37,25 +38,9 @@ def regular(path: Path, where: str) -> int:
     return found.st_size
 
 
-def is_file(path: Path) -> bool:
-    """Whether a file is there; also False for a name that no file can have."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def is_folder(path: Path) -> bool:
-    """Whether a folder is there; also False for a name that no folder can have."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
-
-
 def data_folder(name: str) -> None:
     """Refuse a folder of data that is typed and not there."""
-    if name != USUAL_DATA and not is_folder(Path(name)):
+    if name != USUAL_DATA and not isdir(name):
         raise UserError(f"--data {name}: folder not found")
 
 
@@ -73,9 +58,7 @@ def writable(path: Path, where: str, folder: bool) -> None:
     try:
         there = path.exists() or path.is_symlink()
         if there and folder != path.is_dir():
-            raise UserError(
-                f"{where}: {'no folder' if folder else 'a folder'}, expected a {'folder' if folder else 'file'}"
-            )
+            raise UserError(f"{where}: {'no folder' if folder else 'a folder, expected a file'}")
         if there and not folder:
             regular(path, where)
         above = path if there else next(each for each in path.absolute().parents if each.exists())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from os.path import isdir
 from pathlib import Path
 
 from benchmark.data.catalog import Source
-from benchmark.data.places import is_folder, regular
+from benchmark.data.places import regular
 from benchmark.data.sources.held_out import drawn
 from benchmark.data.sources.in_files import Sample, as_split, content_identity, none_empty
 from benchmark.data.sources.options import inside, named, one_for_each_class
@@ -35,14 +36,12 @@ def listed(source: Source) -> dict[str, list[Sample]]:
         raise UserError(f"{where}.splits: expected the folder of train, and of val and test if there are any")
     tops = {split: root / inside(str(given.get(split, split)), f"{where}.splits") for split in (given or SPLITS)}
     for split, top in tops.items():
-        if given and not is_folder(top):
+        if given and not isdir(top):
             raise UserError(f"{where}.splits.{split}: folder not found: {top}")
-    if not is_folder(tops["train"]):
+    if not isdir(tops["train"]):
         return none_empty(source, drawn(source, _below(source, root, root, folders), SPLITS))
     splits = {
-        split: _below(source, top, root, folders, every=split == "train")
-        for split, top in tops.items()
-        if is_folder(top)
+        split: _below(source, top, root, folders, every=split == "train") for split, top in tops.items() if isdir(top)
     }
     missing = [split for split in SPLITS if split not in splits]
     return none_empty(source, splits | drawn(source, splits["train"], missing))
@@ -56,7 +55,7 @@ def _below(source: Source, top: Path, root: Path, names: list[str], every: bool 
     samples = []
     for label, name in enumerate(names):
         folder = top / name
-        if not is_folder(folder) and every:
+        if not isdir(folder) and every:
             there = [path.name for path in top.iterdir() if path.is_dir() and not path.name.startswith(".")]
             raise unknown("class folder", name, there, f"{source.where}: {top}")
         found: list[str] = []

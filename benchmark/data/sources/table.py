@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from os.path import normpath
+from os.path import isfile, normpath
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from benchmark import kinds
 from benchmark.data.catalog import Source
-from benchmark.data.places import is_file
 from benchmark.data.sources.held_out import drawn
 from benchmark.data.sources.in_files import Sample, as_split, content_identity, none_empty
 from benchmark.data.sources.options import inside, named, names, one_for_each_class
@@ -189,7 +188,7 @@ def _found(source: Source, table: Path, numbers: list[int], names: list[str]) ->
         candidates = [folder / (name + suffix) for folder in folders]
         if name.startswith("/") or ".." in name:
             _check_below(candidates, folders, f"{table}: row {row}")
-        path = next((path for path in candidates if name and is_file(path)), None)
+        path = next((path for path in candidates if name and isfile(path)), None)
         if path is None:
             missing.append((row, candidates[0]))
         else:
