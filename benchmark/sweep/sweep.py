@@ -124,6 +124,7 @@ def lines(sweep: Sweep, measured: bool) -> Iterator[str]:
     """Lines of ``plan`` for a grid: what is missing of each method on each stream, and what all of it would take."""
     expected = forecast.expectation(sweep.cells, sweep.cuda)
     yield from sweep.skipped
+    yield from forecast.standing_twice(cell.plan for cell in sweep.cells)
     for group in forecast.grouped(sweep.cells):
         yield forecast.group_line(group, sweep.redo, expected)
         if measured and any(cell.runs(sweep.redo) for cell in group):
@@ -140,7 +141,8 @@ def run(sweep: Sweep, console: Console) -> int:
     """
     due = [cell for cell in sweep.cells if cell.runs(sweep.redo)]
     expected = forecast.expectation(sweep.cells, sweep.cuda)
-    for line in (*sweep.skipped, *forecast.overview(sweep.cells, sweep.redo, expected, sweep.width)):
+    twice = forecast.standing_twice(cell.plan for cell in sweep.cells)
+    for line in (*sweep.skipped, *twice, *forecast.overview(sweep.cells, sweep.redo, expected, sweep.width)):
         console.print(line, highlight=False, soft_wrap=True)
     failed: dict[int, str] = {}
     with _terminable(), _shown(console, len(due)) as show, closing(_started(sweep, due)) as outcomes:
