@@ -21,7 +21,7 @@ from benchmark.errors import UserError, shown, unknown
 SKIP = {"method", "method_args"}
 NUMBERS = {f"--{name}": int for name in WHOLE} | {f"--{name}": float for name in ("lr", "weight_decay", "warmup")}
 DIGITS = re.compile(r"[+-]?[0-9]{1,40}")
-DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(nan|inf)", re.IGNORECASE)
+DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 FLAGS = ("--force", "--quiet", "--full_evaluation", "--keep_images")
 
 

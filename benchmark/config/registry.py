@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def _file(module: str) -> Path | None:
         return file if file.is_file() else None
     try:
         spec = find_spec(module)
-    except (ImportError, ValueError):
+    except Exception:  # a package around it, which is imported for this, may raise anything
         return None
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
@@ -185,7 +186,7 @@ def card(name: str) -> MethodCard:
             raise UserError(f"method {name!r}: {file} has no {ROOT} subclass {cls!r}")
         return _card(name.replace(":", "."), module, file, cls, lineage)
     file = methods_folder() / f"{name}.py"
-    if not name.isidentifier() or not file.is_file() or not (found := _method_in(file)):
+    if not name.isidentifier() or not isfile(file) or not (found := _method_in(file)):
         raise unknown("method", name, names())
     return _card(name, f"methods.{name}", file, found[0], found[1])
 

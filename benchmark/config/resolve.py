@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -151,6 +152,8 @@ def _check_weights(backbone: str, pretrained: str | None) -> None:
         regular(folder / "open_clip_config.json", f"{where}: open_clip_config.json")
         return
     if ":" in backbone:
+        if not re.fullmatch(r"hf-hub:[\w.-]+/[\w.-]+(@[\w.-]+)?", backbone, re.ASCII):
+            raise UserError(f"--backbone {backbone}: expected hf-hub:OWNER/NAME, local-dir:FOLDER or an architecture")
         return
     spec = find_spec("open_clip")
     tops = (spec and spec.submodule_search_locations) or ()
