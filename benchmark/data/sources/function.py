@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from benchmark import kinds
 from benchmark.data.catalog import Source
 from benchmark.data.sources.pairs import components, numbered
 from benchmark.data.sources.split import SPLITS, Split
+from benchmark.data.sources.spreadsheet import is_text
 from benchmark.errors import UserError, shown, unknown
 
 KEYS = ("images", "labels", "texts", "pairs")
@@ -108,7 +110,7 @@ def _paired(returned: Mapping[str, Any], images: int, where: str) -> tuple[tuple
     texts = returned["texts"]
     texts = texts.tolist() if isinstance(texts, np.ndarray) else texts
     right = isinstance(texts, (list, tuple)) and all(isinstance(text, str) for text in texts)
-    if not right or not all(text.strip() for text in texts):
+    if not right or not all(text.strip() and is_text(text) for text in texts):
         raise UserError(f"{where}: texts: expected a list of texts, none empty")
     if "pairs" not in returned:
         if len(texts) != images:
@@ -137,4 +139,7 @@ def _array(returned: Mapping[str, Any], key: str, where: str, kind: Any) -> NDAr
 
 
 def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    """An error's kind and message, which the user's own class may have made unreadable."""
+    with suppress(Exception):
+        return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+    return type(error).__name__

@@ -31,8 +31,12 @@ def drawn(source: Source, samples: list[Sample], wanted: Sequence[str]) -> dict[
     groups: dict[str, list[int]] = {}
     for i, sample in enumerate(samples):
         groups.setdefault(sample.group, []).append(i)
+
+    def place(group: str) -> bytes:  # of a name that UTF-8 cannot hold, too
+        return hashlib.sha256(f"{seed}:{group}".encode("utf-8", "surrogatepass")).digest()
+
     classes: dict[int, list[list[int]]] = {}
-    for group in sorted(groups, key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest()):
+    for group in sorted(groups, key=place):
         classes.setdefault(samples[groups[group][0]].label, []).append(groups[group])
     split_of = [""] * len(samples)
     for members_of in classes.values():

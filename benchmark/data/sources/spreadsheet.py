@@ -17,7 +17,7 @@ from benchmark.errors import UserError, shown, unknown
 if TYPE_CHECKING:
     import pandas as pd
 
-CELLS = (str, int, float, bool, Decimal, date, np.generic)
+CELLS = (int, float, bool, Decimal, date, np.generic)
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
@@ -41,9 +41,9 @@ def cells_of(path: Path, columns: Mapping[str, str], rows: Any, where: str) -> t
     table = table.astype(object).where(table.notna(), None)
     for column in dict.fromkeys([*columns.values(), *wanted]):
         for row, value in enumerate(table[column].tolist(), start=1):
-            if value is not None and not isinstance(value, CELLS):
-                kind = type(value).__name__
-                raise UserError(f"{path}: row {row}: column {column!r}: expected text or a number, got a {kind}")
+            if value is not None and not (is_text(value) if isinstance(value, str) else isinstance(value, CELLS)):
+                kind = "half a character" if isinstance(value, str) else f"a {type(value).__name__}"
+                raise UserError(f"{path}: row {row}: column {column!r}: expected text or a number, got {kind}")
     kept = list(range(len(table)))
     for column, values in wanted.items():
         entries = [as_text(value) for value in table[column].tolist()]
@@ -101,6 +101,15 @@ def _different(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if twice:
         raise ValueError(f"the column {shown(twice[0])} stands twice")
     return dict(pairs)
+
+
+def is_text(value: str) -> bool:
+    """Whether UTF-8 can hold a text: half of a pair of surrogates, which JSON can name, it cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def as_text(value: Any) -> str:
