@@ -70,9 +70,10 @@ def _parse(parser: Any, argv: Sequence[str]) -> Any:
     from benchmark.errors import shown
 
     given = arguments.parsed(parser, list(argv))
+    options = {action.dest: action.option_strings for action in parser._actions}
     for name, value in vars(given).items():
         if isinstance(value, str) and value != parser.get_default(name) and (not value.strip() or "\0" in value):
-            raise UserError(f"--{name}: expected a name, got {shown(value)}")
+            raise UserError(f"{'--' if options.get(name) else ''}{name}: expected a name, got {shown(value)}")
     return given
 
 

@@ -44,6 +44,9 @@ def parse(verb: str, argv: Sequence[str], with_class: bool) -> tuple[RunConfig, 
     given = parsed(parser, _with_preset(argv, described))
     values = given.as_dict() if hasattr(given, "as_dict") else vars(given)
     method_args = {k: v for k, v in values.pop("method").items() if k != "name"}
+    for name, value in method_args.items():
+        if value is None and described.defaults.get(name) is not None:
+            raise UserError(f"--method.{name}: expected a value, got null")
     values = {name: value for name, value in values.items() if name not in ("config", "preset", "print_config")}
     return RunConfig(**values, method=str(method), method_args=method_args), described, cls
 

@@ -152,7 +152,7 @@ def _check_weights(backbone: str, pretrained: str | None) -> None:
         regular(folder / "open_clip_config.json", f"{where}: open_clip_config.json")
         return
     if ":" in backbone:
-        if not re.fullmatch(r"hf-hub:[\w.-]+/[\w.-]+(@[\w.-]+)?", backbone, re.ASCII):
+        if not re.fullmatch(r"hf-hub:\w[\w.-]*/\w[\w.-]*(@\w[\w.-]*)?", backbone, re.ASCII):
             raise UserError(f"--backbone {backbone}: expected hf-hub:OWNER/NAME, local-dir:FOLDER or an architecture")
         return
     spec = find_spec("open_clip")

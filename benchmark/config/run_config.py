@@ -107,6 +107,9 @@ class RunConfig(Budget):
     method_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            if getattr(self, f.name) is None and f.default is not None:
+                raise UserError(f"--{f.name}: expected a value, got null")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise unknown(f"--{name}", getattr(self, name), choices)
