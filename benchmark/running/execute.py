@@ -111,12 +111,12 @@ def _learn(
     from benchmark.running.progress import Display
 
     config, logger = plan.config, None
+    if record.repeats and here.leads and not config.quiet:
+        told = doubles.told({task: asdict(counts) for task, counts in record.repeats.items()})
+        console.print(f"{doubles.WARNING}{told}", highlight=False, markup=False, soft_wrap=True)
     steps = sum(plan.budget.steps(len(task.splits["train"])) for task in data)
     with Display(console, steps, quiet=config.quiet or not here.leads) as display:
         display.say(f"{plan.title}, {record.provenance.device}")
-        if record.repeats:
-            told = doubles.told({task: asdict(counts) for task, counts in record.repeats.items()})
-            display.say(f"{doubles.WARNING}{told}")
         if folder.state.is_dir():
             display.say(f"continuing after {max(0, record.stages - 1)} of {len(data)} tasks")
         if config.logger is not None and here.leads:
