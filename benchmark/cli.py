@@ -232,7 +232,7 @@ def verify_(argv: Sequence[str]) -> int:
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    data = str(Path(given.data).absolute())  # the record's own commit runs in another folder
+    data = str(Path(given.data).absolute()) if Path(given.data).is_dir() else given.data  # a commit runs elsewhere
     code = verify.Verification(data, not given.no_beside, say).of(folders)
     if run is None:
         leaderboard.build(results, given.stream)

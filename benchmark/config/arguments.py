@@ -7,6 +7,7 @@ from RunConfig and the method's ``__init__``, then ``--preset`` (PRESETS of its 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import fields
@@ -47,6 +48,8 @@ def parse(verb: str, argv: Sequence[str], with_class: bool) -> tuple[RunConfig, 
     for name, value in method_args.items():
         if value is None and described.defaults.get(name) is not None:
             raise UserError(f"--method.{name}: expected a value, got null")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--method.{name}: expected a number, got {value}")
     values = {name: value for name, value in values.items() if name not in ("config", "preset", "print_config")}
     return RunConfig(**values, method=str(method), method_args=method_args), described, cls
 
@@ -155,7 +158,7 @@ def _with_numbers(argv: list[str], described: MethodCard) -> list[str]:
         text = (typed if equals else argv[i + 1]).strip()
         if text == "null":
             continue
-        if not (DIGITS if kind is int else DECIMAL).fullmatch(text):
+        if not (DIGITS if kind is int else DECIMAL).fullmatch(text) or not math.isfinite(float(text)):
             wanted = "a whole number" if kind is int else "a number"
             raise UserError(f"{option}: expected {wanted}, got {shown(text)}")
         number = str(int(text)) if kind is int else text

@@ -24,6 +24,8 @@ DEEPEST = 20
 LONGEST = 20_000  # characters of one text
 PLAIN = tuple(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map", "merge"))
 TEXT, WHOLE, MERGE, DATE = PLAIN[0], PLAIN[1], PLAIN[7], "tag:yaml.org,2002:timestamp"
+NUMBERS = (PLAIN[1], PLAIN[2])
+DECIMAL = re.compile(r"[+-]?(0|[1-9][0-9]*)|[+-]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?\.(inf|nan)", re.I)
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -105,6 +107,8 @@ def _check(node: yaml.Node, where: str, sizes: dict[int, int | None], depth: int
     if node.tag not in PLAIN:
         raise UserError(f"{line}: {shown(node.tag)}: only texts, numbers, true, false, null, lists and keys are values")
     if isinstance(node, yaml.ScalarNode):
+        if node.tag in NUMBERS and not DECIMAL.fullmatch(node.value):
+            raise UserError(f"{line}: {shown(node.value)}: numbers are written in decimal, texts in quotes")
         if len(node.value) > LONGEST:
             raise UserError(f"{line}: a text of more than {LONGEST} characters")
         if CONTROL.search(node.value):

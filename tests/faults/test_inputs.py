@@ -126,6 +126,8 @@ REFUSED: list[tuple[str, str]] = [
     ("--preset ''", "unknown --preset ''"),
     ("--preset", "expected one argument"),
     *[(f"--method.rank {value}", "rank") for value in ("1.5", "nan", "null", "true", "''", "[1]", "{}", "1_0", "x")],
+    ("--method.lora_alpha nan", "--method.lora_alpha: expected a number"),
+    ("--method.lora_alpha 1e400", "--method.lora_alpha: expected a number"),
     ("--method.nope 1", "unknown argument '--method.nope'"),
     ("--method. 1", "--method."),
     ("--method.rank", "expected one argument"),
@@ -246,6 +248,31 @@ REFUSED: list[tuple[str, str]] = [
     (HUGE, "unknown verb"),
 ]  # fmt: skip
 
+# what a method or its backbone refuses when it is made, or the machine
+RUN = "run --stream smoke --device cpu --results out "
+OF_METHODS: list[tuple[str, str]] = [
+    ("--method mslora_cr --method.rank 0", "rank 0: need at least 1"),
+    ("--method mslora_cr --method.rank -1", "rank -1: need at least 1"),
+    ("--method mslora_cr --method.dropout 1", "dropout 1.0: must be in [0, 1)"),
+    ("--method mslora_cr --method.dropout -1", "dropout -1.0: must be in [0, 1)"),
+    ("--method ewc --method.strength -1", "strength -1.0: need at least 0"),
+    ("--method l2p --method.pool 0", "pool 0: need at least 1"),
+    ("--method l2p --method.top_k 99999", "top_k 99999: must be in [1, 10]"),
+    ("--method lpi --stream smoke_retrieval --method.prompts 0", "prompts 0: need at least 1"),
+    ("--method moe_adapters --method.experts 0", "experts 0: need at least 1"),
+    ("--method mslora_cr --devices 9000", "--devices: expected a whole number of at most"),
+    ("--method mslora_cr --devices 4000 --batch_size 5000", "--devices 4000: there are"),
+    ("--method ncm --backbone ViT-B-16/nope", "'nope' is not a known tag"),
+    ("predict --run adir --images nowhere", "--images nowhere"),
+    ("predict --run adir --images fifo", "--images fifo"),
+    ("predict --run adir --images /dev/zero", "--images /dev/zero"),
+    ("predict --run nowhere --images afile", "nowhere"),
+    ("export --run nowhere --task a --to x", "nowhere"),
+    ("verify --run nowhere", "nowhere"),
+    ("merge --from nowhere", "nowhere"),
+    ("speed --methods ncm --streams smoke --limit 0", "--limit"),
+]
+
 # what is typed behind PLAN or GRID -> what the plan then says
 ACCEPTED: list[tuple[str, str]] = [
     (PLAN, "settings: the defaults"),
@@ -279,6 +306,7 @@ ACCEPTED: list[tuple[str, str]] = [
     (PLAN + "--backbone hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224", "missing"),
     (PLAN + "--config good.yaml", "settings: epochs=3"),
     (PLAN + "--config=good.yaml --epochs 4", "settings: epochs=4"),
+    (PLAN + "--config numbers.yaml", "settings: epochs=10 lr=0.001 weight_decay=0.5"),
     ("plan --device cpu --config whole.yaml", "ncm on smoke"),
     ("plan --device cpu --config preset.yaml", "method.rank=64"),
     ("plan --device cpu --config preset.yaml --epochs 5", "epochs=5"),
@@ -306,6 +334,8 @@ CONFIGS: list[tuple[str, str]] = [  # the text of a config file, and what is sai
     ("method: ncm\nepochs: null", "epochs"),
     ("method: ncm\nepochs: 0", "--epochs"),
     ("method: ncm\nepochs: 99999999999999999999", "--epochs"),
+    ("method: ncm\nepochs: 010", "written in decimal"),
+    ("method: ncm\nepochs: 1:30", "written in decimal"),
     ("method: ncm\nlr: .nan", "lr"),
     ("method: ncm\nlr: .inf", "lr"),
     ("method: ncm\nlr: fast", "lr"),
@@ -330,6 +360,8 @@ CONFIGS: list[tuple[str, str]] = [  # the text of a config file, and what is sai
     ("method: {name: mslora_cr, rank: [1]}", "rank"),
     ("method: {name: mslora_cr, rank: four}", "rank"),
     ("method: {name: mslora_cr, rank: null}", "--method.rank: expected a value, got null"),
+    ("method: {name: mslora_cr, lora_alpha: .inf}", "lora_alpha"),
+    ("method: {name: mslora_cr, lora_alpha: .nan}", "lora_alpha"),
     ("method: ncm\nforce: null", "--force: expected a value, got null"),
     ("method: {name: mslora_cr, rang: 4}", "rang"),
     ("method: {name: mslora_cr, name2: {a: {b: 1}}}", "name2"),
@@ -354,6 +386,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: py
     Path("dangling").symlink_to("nothing")
     Path("latin.yaml").write_bytes("name: Größe".encode("latin-1"))
     Path("good.yaml").write_text("epochs: 3\n")
+    Path("numbers.yaml").write_text("epochs: 10\nlr: 1e-3\nweight_decay: .5\n")
     Path("whole.yaml").write_text(yaml.safe_dump({"method": "ncm", "stream": "smoke"}))
     Path("preset.yaml").write_text(yaml.safe_dump({"method": "mslora_cr", "preset": "official", "stream": "smoke"}))
     return tmp_path
@@ -429,3 +462,10 @@ def test_all_arguments(capsys: pytest.CaptureFixture[str], tally: Tally) -> None
 def test_all_accepted_arguments_and_all_configs(capsys: pytest.CaptureFixture[str], tally: Tally) -> None:
     accepted(ACCEPTED, capsys, tally)
     refusals([(text, configured(text), says) for text, says in CONFIGS], capsys, tally)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("folder")
+def test_what_methods_refuse(capsys: pytest.CaptureFixture[str], tally: Tally) -> None:
+    lines = [(line, shlex.split(RUN + line if line.startswith("-") else line), says) for line, says in OF_METHODS]
+    refusals(lines, capsys, tally)

@@ -360,7 +360,8 @@ TABLES: list[tuple[str, str | bytes, dict[str, Any], str | None]] = [
     ("images of a number", ROWS, {"images": 5}, "a folder or a list"),
     ("images of nothing", ROWS, {"images": []}, "a folder or a list"),
     ("a suffix of a number", ROWS, {"suffix": 5}, "expected text"),
-    ("a suffix that leads up", ROWS, {"suffix": "/../../secret.png"}, "table.csv"),
+    ("a suffix that leads up", ROWS, {"suffix": "/../../secret.png"}, "outside of the table's folder"),
+    ("a suffix up from a folder", ROWS.replace("0.png", "sub", 1), {"suffix": "/../../secret.png"}, "outside"),
     ("columns of a list", ROWS, {"columns": ["file"]}, "expected keys and values"),
     ("columns of lists", ROWS, {"columns": {"image": ["file"], "label": "finding"}}, "different names"),
     ("columns of nothing", ROWS, {"columns": {}}, "the column of 'image' is missing"),
@@ -496,7 +497,10 @@ FUNCTIONS: list[Case] = [  # the body of a function, and what is said
     ("labels beyond int64", f"return {GOOD} | {{'labels': np.full(4, 2**64 - 1, np.uint64)}}", "lists 2 classes"),
     ("labels in columns", f"return {GOOD} | {{'labels': [[0], [1], [0], [1]]}}", "does not fit 4 samples"),
  
-       ("an array that fails",
+       ("a mapping that fails",
+     f"from collections import UserDict\n    class M(UserDict):\n        def __iter__(self): raise OSError('x')\n"
+     f"    return M({GOOD})", "failed: OSError: x"),
+    ("an array that fails",
      f"class A:\n        def __array__(self, *a, **k): raise OSError('x')\n    return {GOOD} | {{'images': A()}}",
      "images: OSError: x"),
 ]  # fmt: skip

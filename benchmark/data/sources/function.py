@@ -89,6 +89,7 @@ def _called(source: Source, split: str) -> Mapping[str, Any]:
         raise unknown("function", function_name, there, f"{where}.source: {module_name}")
     try:
         returned = function(split, **arguments)
+        returned = dict(returned) if isinstance(returned, Mapping) else returned
     except (Exception, SystemExit, GeneratorExit) as error:  # the user's own code
         raise UserError(f"{where}: {name}({split!r}) failed: {_line(error)}") from None
     if not isinstance(returned, Mapping):

@@ -35,6 +35,9 @@ def cells_of(path: Path, columns: Mapping[str, str], rows: Any, where: str) -> t
     """
     wanted = _wanted(rows, where)
     table = read(path)
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise UserError(f"{path}: the column {shown(twice[0])} stands twice")
     for key, column in (dict(columns) | {f"rows.{name}": name for name in wanted}).items():
         if column not in table.columns:
             raise unknown("column", column, table.columns, f"{path}: {where}.{key}")

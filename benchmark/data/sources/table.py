@@ -186,7 +186,7 @@ def _found(source: Source, table: Path, numbers: list[int], names: list[str]) ->
     missing: list[tuple[int, Path]] = []
     for row, name in zip(numbers, names, strict=True):
         candidates = [folder / (name + suffix) for folder in folders]
-        if name.startswith("/") or ".." in name:
+        if name.startswith("/") or ".." in name + suffix:
             _check_below(candidates, folders, f"{table}: row {row}")
         path = next((path for path in candidates if name and isfile(path)), None)
         if path is None:
