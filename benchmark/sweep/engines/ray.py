@@ -41,6 +41,7 @@ def run(cells: Sequence[Arguments], jobs: int | None, options: Mapping[str, Any]
             such as ``address`` of a running cluster; without it one is started here.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    check(options)
     import ray as cluster
 
     needs: dict[str, Any] = dict(OF_A_CELL)

@@ -49,6 +49,7 @@ def run(cells: Sequence[Arguments], jobs: int | None, options: Mapping[str, Any]
             ``slurm``, or ``local`` to try it without one.
         logs: folder of submitit's own files, and of what the jobs print; git ignores it.
     """
+    check(options)
     import submitit
 
     chosen: dict[str, Any] = {"name": "mbil", "cpus_per_task": 1} | dict(options)
