@@ -46,7 +46,7 @@ def data_folder(name: str) -> None:
 
 def results_folder(name: str) -> None:
     """Refuse as ``--results`` what cannot become a folder of results."""
-    writable(Path(name), f"--results {name}", folder=True)
+    _nearest(Path(name), f"--results {name}", folder=True)
 
 
 def writable(path: Path, where: str, folder: bool) -> None:
@@ -55,16 +55,23 @@ def writable(path: Path, where: str, folder: bool) -> None:
     Raises:
         UserError: something else is there or above it, or this user may not write there.
     """
+    nearest = _nearest(path, where, folder)
+    if not os.access(nearest, os.W_OK):
+        raise UserError(f"{where}: {nearest} is not writable")
+
+
+def _nearest(path: Path, where: str, folder: bool) -> Path:
+    """What is there already of a file or folder: itself, or the nearest folder above it."""
     try:
-        there = path.exists() or path.is_symlink()
-        if there and folder != path.is_dir():
-            raise UserError(f"{where}: {'no folder' if folder else 'a folder, expected a file'}")
-        if there and not folder:
-            regular(path, where)
-        above = path if there else next(each for each in path.absolute().parents if each.exists())
-        if not above.is_dir() and not there:
-            raise UserError(f"{where}: {above} is no folder")
-        if not os.access(above, os.W_OK):
-            raise UserError(f"{where}: {above} is not writable")
+        if path.exists() or path.is_symlink():
+            if folder != path.is_dir():
+                raise UserError(f"{where}: {'no folder' if folder else 'a folder, expected a file'}")
+            if not folder:
+                regular(path, where)
+            return path
+        above = next(each for each in path.absolute().parents if each.exists())
     except (OSError, ValueError) as error:
         raise UserError(f"{where}: {getattr(error, 'strerror', None) or error}") from None
+    if not above.is_dir():
+        raise UserError(f"{where}: {above} is no folder")
+    return above

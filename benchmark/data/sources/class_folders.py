@@ -67,6 +67,7 @@ def _below(source: Source, top: Path, root: Path, names: list[str], every: bool 
         if not found and every:
             raise UserError(f"{folder}: no images")
         for relative in sorted(found):
-            regular(root / relative, str(root / relative))
-            samples.append(Sample(root / relative, label, relative))
+            path = root / relative
+            regular(path, str(path))
+            samples.append(Sample(path, label, relative))
     return samples

@@ -33,7 +33,7 @@ def check(options: Mapping[str, Any]) -> None:
     try:
         executor.update_parameters(**chosen)
     except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"--engine_args: {str(error).splitlines()[0]}") from None
+        raise UserError(f"--engine slurm: --engine_args: {str(error).splitlines()[0]}") from None
     if chosen.get("cpus_per_task", 1) < 1:
         raise UserError(f"--engine_args: cpus_per_task: expected at least 1, got {chosen['cpus_per_task']}")
 
