@@ -68,8 +68,14 @@ def _parser(verb: str) -> Any:
 
 def _parse(parser: Any, argv: Sequence[str]) -> Any:
     from benchmark.config import arguments
+    from benchmark.errors import shown
 
-    return arguments.parsed(parser, list(argv))
+    given = arguments.parsed(parser, list(argv))
+    options = {action.dest: action.option_strings for action in parser._actions}
+    for name, value in vars(given).items():
+        if isinstance(value, str) and value != parser.get_default(name) and (not value.strip() or "\0" in value):
+            raise UserError(f"{'--' if options.get(name) else ''}{name}: expected a name, got {shown(value)}")
+    return given
 
 
 def run(argv: Sequence[str]) -> int:
@@ -231,15 +237,18 @@ def verify_(argv: Sequence[str]) -> int:
                         "package.module:Class of a method, package.module:function of a stream's source")  # fmt: skip
     given = _parse(parser, argv)
     from benchmark.compare import leaderboard
+    from benchmark.data import places
     from benchmark.sweep import verify
 
+    places.results_folder(given.results)
+    places.data_folder(given.data)
     results, run, console = Path(given.results), Path(given.run) if given.run else None, _console()
     folders = verify.asked(results, given.methods.replace(",", " ").split(), given.stream, run)
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    data = str(Path(given.data).absolute())  # the record's own commit runs in another folder
+    data = str(Path(given.data).absolute()) if Path(given.data).is_dir() else given.data  # a commit runs elsewhere
     code = verify.Verification(data, not given.no_beside, say, tuple(given.method)).of(folders)
     if run is None:
         leaderboard.build(results, given.stream)
@@ -249,6 +258,7 @@ def verify_(argv: Sequence[str]) -> int:
 def leaderboard_(argv: Sequence[str]) -> int:
     from benchmark.compare import leaderboard, markdown, tables
     from benchmark.compare.entries import alike, made_by_other_code
+    from benchmark.data import places
     from benchmark.record.stored import read_all
 
     parser = _parser("leaderboard")
@@ -256,6 +266,7 @@ def leaderboard_(argv: Sequence[str]) -> int:
     parser.add_argument("--results", default="results", help="folder of runs/ and leaderboards/")
     parser.add_argument("--readme", default=None, help="a Markdown file whose marked tables are written anew")
     given = _parse(parser, argv)
+    places.results_folder(given.results)
     results, console = Path(given.results), _console()
     streams = sorted({record.stream.folder for record in read_all(results)})
     if given.readme is not None:
@@ -288,6 +299,11 @@ def report_(argv: Sequence[str]) -> int:
     parser.add_argument("--to", default=None, help="folder that is written; default: report/ in the results")
     parser.add_argument("--matrices", action="store_true", help="every method's score matrix as a figure as well")
     given = _parse(parser, argv)
+    from benchmark.data import places
+
+    places.results_folder(given.results)
+    if given.to is not None:
+        places.writable(Path(given.to), f"--to {given.to}", folder=True)
     from benchmark.report import build
 
     to = Path(given.to) if given.to else None
@@ -327,6 +343,9 @@ def predict_(argv: Sequence[str]) -> int:
     parser.add_argument("--method", default=None, help="of a run whose method is a plug-in: package.module:Class, "
                         "which is imported then; never because a record says so")  # fmt: skip
     given = _parse(parser, argv)
+    from benchmark.data import places
+
+    places.writable(Path(given.to), f"--to {given.to}", folder=False)
     from benchmark.deploy.predict import predict
 
     run, images, to = Path(given.run), Path(given.images), Path(given.to)
@@ -345,6 +364,9 @@ def export_(argv: Sequence[str]) -> int:
     parser.add_argument("--method", default=None, help="of a run whose method is a plug-in: package.module:Class, "
                         "which is imported then; never because a record says so")  # fmt: skip
     given = _parse(parser, argv)
+    from benchmark.data import places
+
+    places.writable(Path(given.to), f"--to {given.to}", folder=True)
     from benchmark.deploy.export import export
 
     line = export(Path(given.run), given.task, Path(given.to), given.format, given.method)
@@ -360,6 +382,9 @@ def pretrain_(argv: Sequence[str]) -> int:
     given = _parse(parser, argv)
     if given.samples < 1000 or given.epochs < 1:
         raise UserError("--samples must be at least 1000, --epochs at least 1")
+    from benchmark.data import places
+
+    places.writable(Path(given.to), f"--to {given.to}", folder=True)
     from benchmark.pretrain import pretrain
 
     measured = pretrain(Path(given.to), given.samples, given.epochs, console=_console())

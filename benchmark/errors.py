@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from reprlib import Repr
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # would act on a terminal, or end the line
+SHORT = Repr()
+SHORT.maxlevel, SHORT.maxdict, SHORT.maxlist, SHORT.maxstring, SHORT.maxother = 2, 4, 6, 80, 80
+NAMES = 40  # most names that a message lists
+LONGEST = 2000  # characters of a message
+
 _noticed: set[str] = set()
 
 
 class UserError(Exception):
-    """Bad input: the command line prints the message alone, writes nothing and exits with status 2."""
+    """Bad input: the command line prints the message alone, writes nothing and exits with status 2.
 
-    def __str__(self) -> str:
-        return one_line(super().__str__())
+    The message is one line of characters that can be printed, whatever names it was made of.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 def one_line(text: str) -> str:
-    """The text without line ends and what else moves a terminal's cursor: names of files may hold anything."""
-    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+    """The text without line ends and what else moves a terminal's cursor, and not longer than a reader bears."""
+    line = "".join(char if char.isprintable() else _escaped(char) for char in text[:LONGEST])
+    return line + ("..." if len(text) > LONGEST else "")
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode()
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: as Python writes it, the middle of what is long or nested left out."""
+    try:
+        return SHORT.repr(value)
+    except Exception:  # a user's own class may raise anything; so do whole numbers of too many digits
+        return f"a {type(value).__name__}"
 
 
 def notice(line: str) -> None:
@@ -37,8 +57,9 @@ def forget_notices() -> None:
 
 def unknown(what: str, given: object, valid: Iterable[object], where: str = "") -> UserError:
     """An error that names the nearest valid value: ``file.yaml: unknown key 'templat' (did you mean 'template'?)``."""
-    names = sorted(str(name) for name in valid)
-    begun = [name for name in names if given and name.startswith(str(given))]
-    close = begun or get_close_matches(str(given), names, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(names)}"
-    return UserError(f"{where + ': ' if where else ''}unknown {what} {str(given)!r} ({hint})")
+    names, text = sorted(str(name) for name in valid), given if isinstance(given, str) else shown(given)
+    begun = [name for name in names if text and name.startswith(text)]
+    close = begun or get_close_matches(text[:LONGEST], names[:LONGEST], n=1, cutoff=0.5)
+    more = f", and {len(names) - NAMES} more" if len(names) > NAMES else ""
+    hint = f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(names[:NAMES])}{more}"
+    return UserError(f"{where + ': ' if where else ''}unknown {what} {shown(text)} ({hint})")

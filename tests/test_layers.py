@@ -27,7 +27,8 @@ LAYERS = (
 )
 LIGHT = (  # packages and modules that answer before torch is there
     "errors", "stream", "metrics", "kinds", "record", "config", "compare", "report", "sweep", "cli",
-    "data.catalog", "data.identity", "data.sources", "running.execute", "running.processes", "running.loggers",
+    "data.catalog", "data.doubles", "data.identity", "data.places", "data.sources", "data.yaml_files",
+    "running.execute", "running.processes", "running.loggers",
 )  # fmt: skip
 COUNTERPARTS = "running.answers."  # a module for every kind, of its name
 

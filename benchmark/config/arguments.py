@@ -7,16 +7,22 @@ from RunConfig and the method's ``__init__``, then ``--preset`` (PRESETS of its 
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmark.config.registry import MethodCard, card, load
-from benchmark.config.run_config import RunConfig
-from benchmark.errors import UserError, unknown
+from benchmark.config.run_config import WHOLE, RunConfig
+from benchmark.data.yaml_files import check_keys, read
+from benchmark.errors import UserError, shown, unknown
 
 SKIP = {"method", "method_args"}
+NUMBERS = {f"--{name}": int for name in WHOLE} | {f"--{name}": float for name in ("lr", "weight_decay", "warmup")}
+DIGITS = re.compile(r"[+-]?[0-9]{1,40}")
+DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 FLAGS = ("--force", "--quiet", "--full_evaluation", "--keep_images")
 
 
@@ -33,11 +39,17 @@ def parse(verb: str, argv: Sequence[str], with_class: bool) -> tuple[RunConfig, 
             raise UserError(f"--method is missing, for example: python -m benchmark {verb} --method mslora_cr")
         _parser(verb, None, None).parse_args(["--help"])
     described = card(str(method))
+    argv = _with_numbers(argv, described)
     cls = load(str(method)) if with_class else None
     parser = _parser(verb, described, cls)
     given = parsed(parser, _with_preset(argv, described))
     values = given.as_dict() if hasattr(given, "as_dict") else vars(given)
     method_args = {k: v for k, v in values.pop("method").items() if k != "name"}
+    for name, value in method_args.items():
+        if value is None and described.defaults.get(name) is not None:
+            raise UserError(f"--method.{name}: expected a value, got null")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--method.{name}: expected a number, got {value}")
     values = {name: value for name, value in values.items() if name not in ("config", "preset", "print_config")}
     return RunConfig(**values, method=str(method), method_args=method_args), described, cls
 
@@ -70,7 +82,7 @@ def parsed(parser: Any, argv: list[str]) -> Any:
     except ArgumentError as error:
         text = " ".join(str(error).split())
         raise UserError(_nearest(text, parser)) from None
-    except TypeError as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise UserError(" ".join(str(error).split())) from None
 
 
@@ -94,42 +106,71 @@ def _normalised(argv: list[str]) -> list[str]:
         elif word in FLAGS and (i + 1 == len(argv) or argv[i + 1].startswith("--")):
             word += "=true"
         out.append(word)
+    places = [i for i, word in enumerate(out) if word.split("=")[0] == "--config"]
     path = _value(out, "--config")
     if path is None:
         return out
-    content = _read(path)  # in a file too the method may be given by its name alone
-    if isinstance(content.get("method"), str):
-        content["method"] = {"name": content["method"]}
-    place = out.index("--config") if "--config" in out else out.index(f"--config={path}")
+    if len(places) > 1:
+        raise UserError("--config: given twice")
+    content = _of_file(path)
+    preset = content.pop("preset", None)
+    if preset is not None and _value(out, "--preset") is None:
+        out.append(f"--preset={preset}")
+    (place,) = places
     out[place : place + (2 if out[place] == "--config" else 1)] = [f"--config={json.dumps(content)}"]
     return out
 
 
 def _value(argv: list[str], option: str) -> str | None:
+    """What is typed for an option, the last of several."""
+    found = None
     for i, word in enumerate(argv):
         if word.startswith(option + "="):
-            return word.removeprefix(option + "=")
-        if word == option and i + 1 < len(argv):
-            return argv[i + 1]
-    return None
+            found = word.removeprefix(option + "=")
+        elif word == option and i + 1 < len(argv):
+            found = argv[i + 1]
+    return found
 
 
-def _read(path: str) -> dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--config {path}: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"--config {path}: expected keys and values")
-    return content
+def _of_file(path: str) -> dict[str, Any]:
+    """What a config file says; there too the method may be given by its name alone."""
+    content, where = read(Path(path), "--config"), f"--config {path}"
+    check_keys(content, ("method", "preset", *(f.name for f in fields(RunConfig) if f.name not in SKIP)), where)
+    method = content.get("method", {})
+    method = {"name": method} if isinstance(method, str) else method
+    if not isinstance(method, dict) or not isinstance(method.get("name", ""), str):
+        raise UserError(f"{where}: method: expected its name, or name and arguments, got {shown(method)}")
+    if not isinstance(content.get("preset", ""), str):
+        raise UserError(f"{where}: preset: expected its name, got {shown(content['preset'])}")
+    return content | ({"method": method} if method else {})
+
+
+def _with_numbers(argv: list[str], described: MethodCard) -> list[str]:
+    """Numbers as people write them: 010 is ten, and what only YAML takes for a number (1:30, 0x10, 1_000) is none."""
+    kinds: dict[str, type] = dict(NUMBERS)
+    kinds |= {f"--method.{name}": type(value) for name, value in described.defaults.items()}
+    out = list(argv)
+    for i, word in enumerate(argv):
+        option, equals, typed = word.partition("=")
+        kind = kinds.get(option)
+        if kind not in (int, float) or not (equals or i + 1 < len(argv)):
+            continue
+        text = (typed if equals else argv[i + 1]).strip()
+        if text == "null":
+            continue
+        if not (DIGITS if kind is int else DECIMAL).fullmatch(text) or not math.isfinite(float(text)):
+            wanted = "a whole number" if kind is int else "a number"
+            raise UserError(f"{option}: expected {wanted}, got {shown(text)}")
+        number = str(int(text)) if kind is int else text
+        out[i if equals else i + 1] = f"{option}={number}" if equals else number
+    return out
 
 
 def _find_method(argv: list[str]) -> str | None:
     """The method's name, wherever it is given."""
     name, config = _value(argv, "--method.name"), _value(argv, "--config")
     if name is None and config is not None:
-        name = (json.loads(config).get("method") or {}).get("name")
+        name = json.loads(config).get("method", {}).get("name")
     return name
 
 

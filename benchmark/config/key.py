@@ -124,6 +124,6 @@ def weights_identity(backbone: str, pretrained: str | None) -> str:
         return f"{backbone}|{pretrained}"
     digest = hashlib.sha256()
     for file in sorted(local.iterdir()) if local.is_dir() else [local]:
-        if file.suffix != ".md":
+        if file.suffix != ".md" and file.is_file():
             digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from benchmark.config import registry
 from benchmark.data import catalog
-from benchmark.errors import UserError, unknown
+from benchmark.data.yaml_files import read
+from benchmark.errors import unknown
 
 BACKBONES = {
     "phantom-clip": "shipped, 64 px, trained on made images: the default",
@@ -27,8 +27,7 @@ def _file(folder: str, name: str) -> Path:
 
 
 def _yaml(folder: str, name: str) -> dict[str, object]:
-    content: dict[str, object] = yaml.safe_load(_file(folder, name).read_text(encoding="utf-8"))
-    return content
+    return read(_file(folder, name))
 
 
 def rows(what: str) -> list[tuple[str, str]]:
@@ -78,10 +77,9 @@ def show_one(name: str, data: Path, console: Console) -> None:
             console.print(f"  --preset {preset}: {values}", markup=False, highlight=False, soft_wrap=True)
     elif name in catalog.names("streams") or name.endswith((".yaml", ".yml")):
         file = Path(name) if name.endswith((".yaml", ".yml")) else _file("streams", name)
-        if not file.is_file():
-            raise UserError(f"{file}: file not found")
+        read(file)  # refuses what is no file, or no YAML
         console.print(f"[bold]{name}[/]  {file}", highlight=False, soft_wrap=True)
-        console.print(file.read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
+        console.print(file.read_text(encoding="utf-8-sig"), markup=False, highlight=False, soft_wrap=True)
     elif name in catalog.names("cards"):
         console.print(_file("cards", name).read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
     else:

@@ -15,6 +15,7 @@ from functools import lru_cache
 from importlib import import_module
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +117,9 @@ def _file(module: str) -> Path | None:
     try:
         spec = find_spec(top)
         for end in range(2, len(below) + 2):  # find_spec of a.b would import a
-            places = spec.submodule_search_locations if spec else None
-            spec = PathFinder.find_spec(".".join([top, *below][:end]), places) if places else None
-    except (ImportError, ValueError):
+            locations = spec.submodule_search_locations if spec else None
+            spec = PathFinder.find_spec(".".join([top, *below][:end]), locations) if locations else None
+    except Exception:  # finders that a package has installed may raise anything
         return None
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
@@ -194,7 +195,7 @@ def card(name: str) -> MethodCard:
             raise UserError(f"method {name!r}: a record's place cannot have this name: letters, digits, '_' and '.'")
         return _card(name.replace(":", "."), module, file, cls, lineage)
     file = methods_folder() / f"{name}.py"
-    if not name.isidentifier() or not file.is_file() or not (found := _method_in(file)):
+    if not name.isidentifier() or not isfile(file) or not (found := _method_in(file)):
         raise unknown("method", name, names())
     return _card(name, f"methods.{name}", file, found[0], found[1])
 

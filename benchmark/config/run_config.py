@@ -5,6 +5,7 @@ No torch here: ``plan`` must know a run without importing it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -12,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from benchmark.config.registry import MethodCard
-from benchmark.errors import UserError, unknown
+from benchmark.errors import UserError, shown, unknown
 from benchmark.stream import Budget
 
 CHOICES = {
@@ -28,8 +29,15 @@ CHOICES = {
     "strategy": ("auto", "ddp", "ddp_find_unused_parameters_true"),
     "logger": (None, "csv", "tensorboard", "wandb", "mlflow"),
 }
+WHOLE = {  # the least and the most of what is a whole number
+    "epochs": (1, 1_000_000),
+    "batch_size": (1, 2**31 - 1),
+    "seed": (0, 2**31 - 1),
+    "order": (0, 2**31 - 1),
+    "limit": (1, 2**31 - 1),
+    "devices": (1, 4096),
+}
 AUTO = {True: "bf16-mixed", False: "32-true"}  # the precision that ``auto`` picks where there is CUDA, and where not
-MOST = 2**53  # of a number in a record, which JSON's readers have exactly
 LONGEST = 2000  # letters
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 WHERE_AND_HOW = (
@@ -102,6 +110,9 @@ class RunConfig(Budget):
     method_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            if getattr(self, f.name) is None and f.default is not None:
+                raise UserError(f"--{f.name}: expected a value, got null")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise unknown(f"--{name}", getattr(self, name), choices)
@@ -110,13 +121,16 @@ class RunConfig(Budget):
                 f"--pretrained {self.pretrained}: backbone {self.backbone!r} says itself which weights; "
                 "--pretrained goes with an architecture alone, such as --backbone ViT-B-16"
             )
-        for name, low in {"epochs": 1, "batch_size": 1, "seed": 0, "order": 0, "devices": 1}.items():
-            if not low <= getattr(self, name) <= MOST:
-                raise UserError(f"--{name}: expected a whole number of at least {low}, got {getattr(self, name)}")
+        for name in WHOLE:
+            check_whole(name, getattr(self, name))
+        for name in ("stream", "backbone", "pretrained", "data", "results"):
+            text = getattr(self, name)
+            if text is not None and (not text.strip() or "\0" in text):
+                raise UserError(f"--{name}: expected a name, got {shown(text)}")
         kept = {name: getattr(self, name) for name in ("method", "stream", "backbone", "pretrained")}
         for name, value in (kept | {f"method.{name}": value for name, value in self.method_args.items()}).items():
-            if isinstance(value, str) and not (UNPRINTABLE.search(value) is None and len(value) <= LONGEST):
-                raise UserError(f"--{name}: {value[:80]!a} cannot be kept in a record: it is longer than {LONGEST} "
+            if isinstance(value, str) and (len(value) > LONGEST or UNPRINTABLE.search(value)):
+                raise UserError(f"--{name}: {shown(value)} cannot be kept in a record: it is longer than {LONGEST} "
                                 "letters, or has some that are not printed in a line")  # fmt: skip
         if self.force_before is not None:
             try:
@@ -124,11 +138,11 @@ class RunConfig(Budget):
             except ValueError:
                 aware = False
             if not aware:
-                raise UserError(f"--force_before: expected a time with its zone (ISO 8601), got {self.force_before!r}")
-        if self.limit is not None and self.limit < 1:
-            raise UserError(f"--limit: expected a whole number of at least 1, got {self.limit}")
-        if not self.lr > 0 or self.weight_decay < 0 or not 0 <= self.warmup < 1:
-            raise UserError("--lr must be positive, --weight_decay not negative, --warmup in [0, 1)")
+                raise UserError(
+                    f"--force_before: expected a time with its zone (ISO 8601), got {shown(self.force_before)}"
+                )
+        if not 0 < self.lr < math.inf or not 0 <= self.weight_decay < math.inf or not 0 <= self.warmup < 1:
+            raise UserError("--lr must be positive, --weight_decay not negative, both finite, --warmup in [0, 1)")
 
     @property
     def budget(self) -> Budget:
@@ -157,6 +171,14 @@ class RunConfig(Budget):
             if canonical(value) != canonical(card.defaults.get(name)):
                 typed.append(f"method.{name}={value}")
         return " ".join(typed)
+
+
+def check_whole(name: str, value: int | None, option: str = "") -> None:
+    """Refuse what is no number of this name in the range of :data:`WHOLE`."""
+    low, most = WHOLE[name]
+    if value is not None and not low <= value <= most:
+        bound = f"at least {low}" if value < low else f"at most {most:,}"
+        raise UserError(f"--{option or name}: expected a whole number of {bound}, got {shown(value)}")
 
 
 def canonical(value: Any) -> Any:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os.path import isdir, isfile
 from pathlib import Path
 from typing import Any
 
 from benchmark import kinds
 from benchmark.data.yaml_files import check_keys, read, text_of, texts_of
-from benchmark.errors import UserError, unknown
+from benchmark.errors import UserError, shown, unknown
 from benchmark.stream import LABEL_SPACES, Label, Stream, Task
 
 STREAM_KEYS = ("name", "version", "description", "label_space", "orders", "tasks")
 TASK_KEYS = ("card", "name", "modality", "kind", "source", "classes", "template", "mirror")
 CARD_KEYS = ("title", "homepage", "obtain", "preparation", "publication", "licence", "md5", "notes")
 DRAWN = ("splits", "fractions", "seed")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
-ACROSS = "overall"  # as in benchmark.record
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{,99}")
+LONGEST = 500  # characters of a class's name
+TABLES = ("overall", "matrix", "forgetting", "bwt", "pairs", "recall", "subgroups", "missing")  # files of leaderboards
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -44,7 +47,9 @@ SOURCES = {
     "npz": SourceKeys(("path",)),
     "medmnist": SourceKeys(("flag", "size", "multi_label"), places=True),
     "folder": SourceKeys(("path", "folders", *DRAWN), path="folder"),
-    "table": SourceKeys(("path", "images", "suffix", "columns", "values", "rows", "subgroups", *DRAWN), texts=True),
+    "table": SourceKeys(
+        ("path", "images", "suffix", "columns", "values", "rows", "subgroups", "allow_leak", *DRAWN), texts=True
+    ),
     "phantom": SourceKeys(
         ("generator", "regions", "seed", "sizes", "notes", "captions", "wording", "region", "shift"), texts=True
     ),
@@ -112,18 +117,16 @@ def load(name: str, data: Path | None) -> Recipe:
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         path = root() / "streams" / f"{name}.yaml"
-        if not path.is_file():
+        if not NAME.fullmatch(name) or not isfile(path):
             raise unknown("stream", name, names("streams"))
     content = read(path)
     check_keys(content, STREAM_KEYS, str(path))
-    stream_name = text_of(content, "name", path)
-    if not NAME.fullmatch(stream_name):
-        raise UserError(f"{path}: name: {stream_name!r} must be of letters, digits, '_', '-' and '.', at most 200")
-    if stream_name.casefold() == ACROSS:
-        raise UserError(f"{path}: name: {stream_name!r} is that of the tables over all streams")
+    stream_name = _name(content, path, f"{path}: name")
+    if stream_name.lower().split(".")[-1] in TABLES:
+        raise UserError(f"{path}: name: {stream_name!r} ends like the name of another table of the leaderboards")
     version = content.get("version", 1)
-    if not isinstance(version, int) or isinstance(version, bool):
-        raise UserError(f"{path}: version: expected a whole number, got {version!r}")
+    if not isinstance(version, int) or isinstance(version, bool) or abs(version) > 10**9:
+        raise UserError(f"{path}: version: expected a whole number, got {shown(version)}")
     space = content.get("label_space", "own")
     if space not in LABEL_SPACES:
         raise unknown("label_space", space, LABEL_SPACES, str(path))
@@ -132,7 +135,9 @@ def load(name: str, data: Path | None) -> Recipe:
         raise UserError(f"{path}: tasks: expected a list of at least one task")
     entries = [_task(item, f"{path}: tasks[{i}]", data, path.parent) for i, item in enumerate(raw)]
     stream = _stream(entries, stream_name, version, space, path)
-    description = str(content.get("description", ""))
+    description = content.get("description") or ""
+    if not isinstance(description, str):
+        raise UserError(f"{path}: description: expected text, got {shown(description)}")
     sources = tuple(source for _, source, _ in entries)
     return Recipe(path, description, stream, sources, _orders(content.get("orders"), len(entries), path))
 
@@ -168,23 +173,21 @@ def _stream(
 
 def _task(item: Any, where: str, data: Path | None, folder: Path) -> tuple[dict[str, Any], Source, list[str]]:
     if not isinstance(item, dict):
-        raise UserError(f"{where}: expected a task's keys and values, got {item!r}")
+        raise UserError(f"{where}: expected a task's keys and values, got {shown(item)}")
     if "card" in item:
-        card_path = root() / "cards" / f"{item['card']}.yaml"
-        if not card_path.is_file():
+        card = item["card"] if isinstance(item["card"], str) else ""
+        card_path = root() / "cards" / f"{card}.yaml"
+        if not NAME.fullmatch(card) or not isfile(card_path):
             raise unknown("card", item["card"], names("cards"), where)
         item = read(card_path) | item
     kind_of_source, function = _kind_of_source(item, where)
     allowed = SOURCES[kind_of_source]
     check_keys(item, (*TASK_KEYS, *CARD_KEYS, *allowed.own), where)
-    entry = {"name": text_of(item, "name", where), "modality": text_of(item, "modality", where)}
-    if not NAME.fullmatch(entry["name"]):
-        raise UserError(f"{where}.name: {entry['name']!r} must be of letters, digits, '_', '-' and '.', at most 200")
-    if not entry["modality"].isprintable():
-        raise UserError(f"{where}.modality: {entry['modality']!r} cannot be printed in one line")
+    entry = {"name": _name(item, where, f"{where}.name"), "modality": text_of(item, "modality", where)}
+    _check_line(entry["modality"], f"{where}.modality")
     entry["mirror"] = item.get("mirror", True)
     if not isinstance(entry["mirror"], bool):
-        raise UserError(f"{where}.mirror: expected true or false, got {entry['mirror']!r}")
+        raise UserError(f"{where}.mirror: expected true or false, got {shown(entry['mirror'])}")
     entry["kind"] = kind = item.get("kind", "classification")
     if kind not in [*kinds.KINDS]:  # of a list, for what a file says may have no hash
         raise unknown("kind", kind, kinds.KINDS, where)
@@ -199,6 +202,21 @@ def _task(item: Any, where: str, data: Path | None, folder: Path) -> tuple[dict[
     if function:
         options["function"] = function
     return entry, Source(where, kind_of_source, tuple(classes), options, kind), templates
+
+
+def _name(content: Mapping[str, Any], where: object, at: str) -> str:
+    """A name that may stand in a path."""
+    name = text_of(content, "name", where)
+    if not NAME.fullmatch(name):
+        raise UserError(f"{at}: {shown(name)} must be of letters, digits, '_', '-' and '.', at most 100 of them")
+    return name
+
+
+def _check_line(text: str, where: str) -> None:
+    if len(text.splitlines()) != 1 or "\t" in text or text != text.strip() or len(text) > LONGEST:
+        raise UserError(
+            f"{where}: expected a line of at most {LONGEST} characters, no blanks around, got {shown(text)}"
+        )
 
 
 def _kind_of_source(item: Mapping[str, Any], where: str) -> tuple[str, str]:
@@ -224,11 +242,17 @@ def _classes(item: Mapping[str, Any], kind: str, where: str) -> tuple[list[str],
     classes = texts_of(item, "classes", where)
     if len(classes) < 2 or len(set(classes)) < len(classes):
         raise UserError(f"{where}.classes: expected at least two different names")
+    alike: dict[str, str] = {}
+    for name in classes:
+        _check_line(name, f"{where}.classes")
+        other = alike.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), name)
+        if other != name:
+            raise UserError(f"{where}.classes: {shown(other)} and {shown(name)} are one name to the backbone")
     templates = texts_of(item, "template", where)
     for template in templates:
         if template.count("{}") != 1 or {"{", "}"} & set(template.replace("{}", "")):
             raise UserError(
-                f"{where}.template: {template!r} must contain {{}} once, for the class's name, and no other braces"
+                f"{where}.template: {shown(template)} must contain {{}} once, for the class's name, and no other braces"
             )
     return classes, templates
 
@@ -239,7 +263,7 @@ def _find(given: str, where: str, data: Path | None, folder: Path, wanted: str) 
         return Path(given)
     candidates = [Path(given)] if Path(given).is_absolute() else [data / given, folder / given]
     for candidate in candidates:
-        if candidate.is_dir() if wanted == "folder" else candidate.is_file():
+        if isdir(candidate) if wanted == "folder" else isfile(candidate):
             return candidate
     raise UserError(
         f"{where}: {wanted} not found: {candidates[0]} (give the folder of the data: DATA=dir or --data dir)"
@@ -254,5 +278,5 @@ def _orders(given: Any, tasks: int, path: Path) -> tuple[tuple[int, ...], ...]:
     for i, order in enumerate(given):
         whole = isinstance(order, list) and all(type(task) is int for task in order)
         if not whole or sorted(order) != list(range(tasks)):
-            raise UserError(f"{path}: orders[{i}]: {order!r} is no permutation of 0..{tasks - 1}")
+            raise UserError(f"{path}: orders[{i}]: {shown(order)} is no permutation of 0..{tasks - 1}")
     return tuple(tuple(order) for order in given)

@@ -210,6 +210,16 @@ class SampleGroups:
 
 
 @dataclass(frozen=True)
+class Repeats:
+    """What stands twice in a task's data: samples of ``test`` that are in train or val as well, samples of ``val`` that
+    are in train as well, images under two ``labels``."""
+
+    test: Count = 0
+    val: Count = 0
+    labels: Count = 0
+
+
+@dataclass(frozen=True)
 class SubgroupScore:
     """The primary metric of the ``n`` test samples or queries of a subgroup; None without an answer, and for retrieval
     where only images, or only texts, are in it."""

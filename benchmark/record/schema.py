@@ -27,6 +27,7 @@ from benchmark.record.parts import (
     Label,
     Name,
     Provenance,
+    Repeats,
     SampleGroups,
     SampleScores,
     Share,
@@ -83,6 +84,7 @@ class Record:
         subgroups: protocol -> task -> column of its table -> value -> the final model's score of the samples with it;
             of tasks that name such columns.
         missing: withheld input -> protocol -> the final model's row without it; of fusion.
+        repeats: task -> what stands twice in its data; of tasks with such, None where nothing does or in old records.
         stages: rows of the matrices that are filled.
     """
 
@@ -113,6 +115,7 @@ class Record:
     class_recall: dict[str, dict[str, Row]] | None = None
     subgroups: dict[str, dict[str, dict[str, dict[str, SubgroupScore]]]] | None = None
     missing: dict[str, dict[str, Row]] | None = None
+    repeats: dict[str, Repeats] | None = None
 
     @classmethod
     def from_json(cls, value: Any) -> Record:
@@ -201,7 +204,7 @@ class Record:
         return replace(self, scores=scores, router_accuracy=router_accuracy, stages=stage + 1)
 
 
-LAST = ("router_confusion", "hits", "groups", "class_recall", "subgroups", "missing")  # where a run has them
+LAST = ("router_confusion", "hits", "groups", "class_recall", "subgroups", "missing", "repeats")  # where a run has them
 ORDER = (
     "schema", "key", "method", "group", "stream", "config", "settings", "backbone", "seed", "order", "permutation",
     "limit", "split", "status", "stages", "primary", "scores", "router_accuracy", "summary", "cost", "provenance",

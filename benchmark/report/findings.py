@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from operator import itemgetter
 from statistics import fmean
 
 from benchmark.compare.entries import GROUPS
 from benchmark.compare.rows import LeaderboardRow, OverallRow, PairRow
 from benchmark.compare.tables import percent
+from benchmark.data import doubles
 from benchmark.record.schema import PROTOCOLS
 from benchmark.report.details import MethodView
 from benchmark.report.views import StreamView
@@ -171,6 +172,9 @@ def evidence(view: StreamView) -> list[str]:
     old = stale(view.rows)
     said.append(f"Stale, neither made nor verified by the code that built this page: {', '.join(old)}." if old else
                 "Nothing is stale: every row was made or verified by the code that built this page.")  # fmt: skip
+    known = {task: asdict(counts) for run in runs for task, counts in (run.repeats or {}).items()}
+    if known:
+        said.append(f"Data that stand twice: {doubles.told(known)}.")
     for reason, names in unranked(view.rows):
         every = "every method" if methods == set(names) else _names(names, 12)
         said.append(f"Not ranked, {reason}: {every}.")

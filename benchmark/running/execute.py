@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from benchmark.config.registry import MethodCard
 from benchmark.config.resolve import Plan, resolve
 from benchmark.config.run_config import RunConfig
+from benchmark.data import doubles
 from benchmark.errors import UserError
 from benchmark.record import provenance
 from benchmark.record.files import now
 from benchmark.record.folder import Found, RunFolder, State
+from benchmark.record.parts import Repeats
 from benchmark.record.schema import SCHEMA, Record, StreamEntry, TaskEntry, unmeasured
 from benchmark.running.processes import on_its_own
 
@@ -74,6 +77,7 @@ def new_record(plan: Plan, device: str) -> Record:
     """The record of a run that has not begun."""
     config, card, stream = plan.config, plan.card, plan.stream
     tasks = [TaskEntry(task.name, task.modality, [label.name for label in task.labels]) for task in stream]
+    repeats = doubles.of_stream(plan.recipe, plan.identities)
     data = {task.name: digest for task, digest in zip(plan.recipe.stream, plan.identities, strict=True)}
     return Record(
         schema=SCHEMA,
@@ -91,6 +95,7 @@ def new_record(plan: Plan, device: str) -> Record:
         permutation=list(plan.permutation),
         limit=config.limit,
         split=config.split,
+        repeats={task: Repeats(**counts) for task, counts in repeats.items()} or None,
         provenance=provenance.collect(provenance.ROOT, card.file, plan.recipe.source_kinds, device, data, now()),
         **unmeasured(len(stream), stream.kind),
     )
@@ -106,6 +111,9 @@ def _learn(
     from benchmark.running.progress import Display
 
     config, logger = plan.config, None
+    if record.repeats and here.leads and not config.quiet:
+        told = doubles.told({task: asdict(counts) for task, counts in record.repeats.items()})
+        console.print(f"{doubles.WARNING}{told}", highlight=False, markup=False, soft_wrap=True)
     steps = sum(plan.budget.steps(len(task.splits["train"])) for task in data)
     with Display(console, steps, quiet=config.quiet or not here.leads) as display:
         display.say(f"{plan.title}, {record.provenance.device}")

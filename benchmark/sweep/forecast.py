@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -13,6 +13,7 @@ from benchmark.compare.tables import clock
 from benchmark.config import registry
 from benchmark.config.resolve import Plan
 from benchmark.config.run_config import RunConfig
+from benchmark.data import doubles
 from benchmark.record.folder import PREDICTIONS, Found, RunFolder, State
 from benchmark.record.schema import Record
 from benchmark.record.stored import path_of, read_all
@@ -134,6 +135,7 @@ def described(plan: Plan) -> Iterator[str]:
     yield f"settings: {config.settings(card) or 'the defaults'}; group: {card.group}; precision {plan.precision}"
     yield f"record: {plan.path}"
     yield f"state: {_state(RunFolder(plan.path, plan.key).found(), plan)}"
+    yield from standing_twice([plan])
     expected = estimate(plan, earlier_runs(Path(config.results)), finds_cuda(config))
     if expected.seconds is None or expected.memory is None or expected.disk is None:
         yield "time and memory: no earlier record of this method or stream on this backbone and device; try --measure"
@@ -143,6 +145,14 @@ def described(plan: Plan) -> Iterator[str]:
     else:
         yield f"time: about {expected.seconds:.0f} s (scaled by tasks and epochs from {expected.basis})"
     yield f"memory: up to {expected.memory:,.0f} MiB in those runs; disk: about {_mib(expected.disk)}"
+
+
+def standing_twice(plans: Iterable[Plan]) -> Iterator[str]:
+    """A line for every stream in whose data something stands twice, as far as that is known or quickly counted."""
+    for stream, plan in {plan.stream_folder: plan for plan in plans}.items():
+        told = doubles.told(doubles.of_stream(plan.recipe, plan.identities, quick=True))
+        if told:
+            yield f"{stream}: {doubles.WARNING}{told}"
 
 
 def _state(found: Found, plan: Plan) -> str:

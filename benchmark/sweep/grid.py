@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,9 @@ from pathlib import Path
 from benchmark.compare.entries import stale
 from benchmark.config import arguments, registry
 from benchmark.config.resolve import Plan, resolve
-from benchmark.config.run_config import RunConfig
+from benchmark.config.run_config import RunConfig, check_whole
 from benchmark.data import catalog
-from benchmark.errors import UserError
+from benchmark.errors import UserError, shown
 from benchmark.record.folder import Found, RunFolder
 from benchmark.record.stored import RECORD, readable
 
@@ -90,22 +91,31 @@ def parsed(parser: argparse.ArgumentParser, verb: str, argv: Sequence[str]) -> t
     for option in options:
         if option.split("=")[0] in INSTEAD:
             raise UserError(f"{option.split('=')[0]}: {verb} takes {INSTEAD[option.split('=')[0]]}")
-    if not _split(given.methods):
+    if not " ".join(given.methods).strip():
         raise UserError(f'--methods is missing, for example: python -m benchmark {verb} --methods "mslora_cr ncm"')
+    methods, streams = (_split(name, getattr(given, name)) for name in ("methods", "streams"))
     seeds, orders = (_numbers(name, getattr(given, name)) for name in ("seeds", "orders"))
-    grid = Grid(_split(given.methods), _split(given.streams), seeds, orders, tuple(options))
+    grid = Grid(methods, streams, seeds, orders, tuple(options))
     return grid, given
 
 
-def _split(words: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(" ".join(words).replace(",", " ").split()))
+def _split(name: str, words: Sequence[str]) -> tuple[str, ...]:
+    """Values with blanks or commas between them, each once."""
+    text = " ".join(words).strip()
+    values = re.split(r"\s*,\s*|\s+", text)
+    if not all(values):
+        raise UserError(f"--{name}: expected values with blanks or commas between, such as 0,1,2, got {shown(text)}")
+    return tuple(dict.fromkeys(values))
 
 
 def _numbers(name: str, words: Sequence[str]) -> tuple[int, ...]:
-    try:
-        return tuple(dict.fromkeys(int(word) for word in _split(words)))
-    except ValueError:
-        raise UserError(f"--{name}: expected whole numbers such as 0,1,2, got {' '.join(words)!r}") from None
+    values = _split(name, words)
+    if not all(re.fullmatch("-?[0-9]{1,40}", value) for value in values):
+        raise UserError(f"--{name}: expected whole numbers such as 0,1,2, got {shown(' '.join(words))}")
+    numbers = tuple(dict.fromkeys(map(int, values)))
+    for number in numbers:
+        check_whole(name.removesuffix("s"), number, name)
+    return numbers
 
 
 def runs(grid: Grid, cuda: Callable[[RunConfig], bool]) -> tuple[list[GridRun], list[str]]:

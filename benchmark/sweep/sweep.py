@@ -78,15 +78,17 @@ def planned(argv: Sequence[str], verb: str = "sweep") -> Sweep:
     """
     asked, given = grid.parsed(parser(verb), verb, argv)
     try:
-        options = json.loads(given.engine_args)
+        options = json.loads(given.engine_args, object_pairs_hook=_different, parse_constant=_no_number)
         if not isinstance(options, dict):
             raise ValueError("no object")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"""--engine_args: expected JSON such as '{{"num_cpus": 2}}' ({error})""") from None
     if given.jobs is not None and given.jobs < 1:
         raise UserError(f"--jobs: expected a whole number of at least 1, got {given.jobs}")
     if options and given.engine == "local":
         raise UserError(f"--engine_args: the local engine has none, got {', '.join(options)}")
+    if given.engine != "local":
+        {"slurm": slurm, "ray": ray}[given.engine].check(options)
     cuda = _cuda(given.engine, options)
     cells, skipped = grid.runs(asked, cuda)
     places: list[local.Slot] = []
@@ -97,6 +99,17 @@ def planned(argv: Sequence[str], verb: str = "sweep") -> Sweep:
     order = {method: at for at, method in enumerate(dict.fromkeys(cell.plan.card.name for cell in cells))}
     cells.sort(key=lambda cell: (order[cell.plan.card.name], -(expected(cell).seconds or 0.0)))
     return Sweep(tuple(cells), tuple(skipped), given.redo, given.engine, given.jobs, options, tuple(places))
+
+
+def _different(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, refused where a name stands twice."""
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError("a name stands twice")
+    return dict(pairs)
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no number")
 
 
 def _cuda(engine: str, options: dict[str, Any]) -> Callable[[RunConfig], bool]:
@@ -111,6 +124,7 @@ def lines(sweep: Sweep, measured: bool) -> Iterator[str]:
     """Lines of ``plan`` for a grid: what is missing of each method on each stream, and what all of it would take."""
     expected = forecast.expectation(sweep.cells, sweep.cuda)
     yield from sweep.skipped
+    yield from forecast.standing_twice(cell.plan for cell in sweep.cells)
     for group in forecast.grouped(sweep.cells):
         yield forecast.group_line(group, sweep.redo, expected)
         if measured and any(cell.runs(sweep.redo) for cell in group):
@@ -127,7 +141,8 @@ def run(sweep: Sweep, console: Console) -> int:
     """
     due = [cell for cell in sweep.cells if cell.runs(sweep.redo)]
     expected = forecast.expectation(sweep.cells, sweep.cuda)
-    for line in (*sweep.skipped, *forecast.overview(sweep.cells, sweep.redo, expected, sweep.width)):
+    twice = forecast.standing_twice(cell.plan for cell in sweep.cells)
+    for line in (*sweep.skipped, *twice, *forecast.overview(sweep.cells, sweep.redo, expected, sweep.width)):
         console.print(line, highlight=False, soft_wrap=True)
     failed: dict[int, str] = {}
     with _terminable(), _shown(console, len(due)) as show, closing(_started(sweep, due)) as outcomes:

@@ -183,7 +183,7 @@ WRONG = [
     ("--methods ncm --streams smke", "unknown stream 'smke' (did you mean 'smoke'?)"),
     ("--methods ncm --streams smoke_fusion", "method 'ncm' learns classification, not stream 'smoke_fusion' (fusion)"),
     ("--methods ncm --seeds 0,x", "--seeds: expected whole numbers such as 0,1,2, got '0,x'"),
-    ("--methods ncm --seeds -1", "--seed: expected a whole number of at least 0, got -1"),
+    ("--methods ncm --seeds -1", "--seeds: expected a whole number of at least 0, got -1"),
     ("--methods ncm --seed 1", "--seed: sweep takes --seeds"),
     ("--methods ncm --method=er", "--method: sweep takes --methods"),
     ("--methods ncm --force", "--force: sweep takes --redo all"),

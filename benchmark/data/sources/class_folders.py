@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from os.path import isdir
 from pathlib import Path
 
 from benchmark.data.catalog import Source
+from benchmark.data.places import regular
 from benchmark.data.sources.held_out import drawn
 from benchmark.data.sources.in_files import Sample, as_split, content_identity, none_empty
-from benchmark.data.sources.options import named, one_for_each_class
+from benchmark.data.sources.options import inside, named, one_for_each_class
 from benchmark.data.sources.split import SPLITS, Split
 from benchmark.errors import UserError, unknown
 
@@ -28,18 +30,18 @@ def listed(source: Source) -> dict[str, list[Sample]]:
         UserError: an option is wrong, a folder is missing, a class or a split has no images.
     """
     where, root = source.where, Path(source.options["path"])
-    folders = [str(name) for name in one_for_each_class(source, "folders")]
+    folders = [inside(str(name), f"{where}.folders") for name in one_for_each_class(source, "folders")]
     given = named(source, "splits", SPLITS)
     if given and "train" not in given:
         raise UserError(f"{where}.splits: expected the folder of train, and of val and test if there are any")
-    tops = {split: root / str(given.get(split, split)) for split in (given or SPLITS)}
+    tops = {split: root / inside(str(given.get(split, split)), f"{where}.splits") for split in (given or SPLITS)}
     for split, top in tops.items():
-        if given and not top.is_dir():
+        if given and not isdir(top):
             raise UserError(f"{where}.splits.{split}: folder not found: {top}")
-    if not tops["train"].is_dir():
+    if not isdir(tops["train"]):
         return none_empty(source, drawn(source, _below(source, root, root, folders), SPLITS))
     splits = {
-        split: _below(source, top, root, folders, every=split == "train") for split, top in tops.items() if top.is_dir()
+        split: _below(source, top, root, folders, every=split == "train") for split, top in tops.items() if isdir(top)
     }
     missing = [split for split in SPLITS if split not in splits]
     return none_empty(source, splits | drawn(source, splits["train"], missing))
@@ -53,16 +55,19 @@ def _below(source: Source, top: Path, root: Path, names: list[str], every: bool 
     samples = []
     for label, name in enumerate(names):
         folder = top / name
-        if not folder.is_dir() and every:
+        if not isdir(folder) and every:
             there = [path.name for path in top.iterdir() if path.is_dir() and not path.name.startswith(".")]
             raise unknown("class folder", name, there, f"{source.where}: {top}")
         found: list[str] = []
-        for inside, folders, files in os.walk(folder):
+        for below, folders, files in os.walk(folder):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            relative = Path(inside).relative_to(root).as_posix()
+            relative = Path(below).relative_to(root).as_posix()
             images = [file for file in files if os.path.splitext(file)[1].lower() in suffixes]
             found += [f"{relative}/{file}" for file in images if not file.startswith(".")]
         if not found and every:
             raise UserError(f"{folder}: no images")
-        samples += [Sample(root / relative, label, relative) for relative in sorted(found)]
+        for relative in sorted(found):
+            path = root / relative
+            regular(path, str(path))
+            samples.append(Sample(path, label, relative))
     return samples

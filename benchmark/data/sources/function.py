@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from benchmark import kinds
 from benchmark.data.catalog import Source
 from benchmark.data.sources.pairs import components, numbered
 from benchmark.data.sources.split import SPLITS, Split
-from benchmark.errors import UserError, unknown
+from benchmark.data.sources.spreadsheet import is_text
+from benchmark.errors import UserError, shown, unknown
 
 KEYS = ("images", "labels", "texts", "pairs")
 
@@ -73,13 +75,13 @@ def _called(source: Source, split: str) -> Mapping[str, Any]:
     where, name = source.where, source.options["function"]
     arguments = source.options.get("arguments", {})
     if not isinstance(arguments, Mapping) or not all(isinstance(key, str) for key in arguments):
-        raise UserError(f"{where}.arguments: expected names and values, got {arguments!r}")
+        raise UserError(f"{where}.arguments: expected names and values, got {shown(arguments)}")
     module_name, function_name = name.split(":")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the module does when it is imported
+    except (Exception, SystemExit, GeneratorExit) as error:  # whatever the module does when it is imported
         raise UserError(f"{where}.source: {module_name} cannot be imported: {_line(error)}") from None
     function = getattr(module, function_name, None)
     if not callable(function):
@@ -87,7 +89,8 @@ def _called(source: Source, split: str) -> Mapping[str, Any]:
         raise unknown("function", function_name, there, f"{where}.source: {module_name}")
     try:
         returned = function(split, **arguments)
-    except Exception as error:  # the user's own code
+        returned = dict(returned) if isinstance(returned, Mapping) else returned
+    except (Exception, SystemExit, GeneratorExit) as error:  # the user's own code
         raise UserError(f"{where}: {name}({split!r}) failed: {_line(error)}") from None
     if not isinstance(returned, Mapping):
         raise UserError(
@@ -108,7 +111,7 @@ def _paired(returned: Mapping[str, Any], images: int, where: str) -> tuple[tuple
     texts = returned["texts"]
     texts = texts.tolist() if isinstance(texts, np.ndarray) else texts
     right = isinstance(texts, (list, tuple)) and all(isinstance(text, str) for text in texts)
-    if not right or not all(text.strip() for text in texts):
+    if not right or not all(text.strip() and is_text(text) for text in texts):
         raise UserError(f"{where}: texts: expected a list of texts, none empty")
     if "pairs" not in returned:
         if len(texts) != images:
@@ -129,12 +132,15 @@ def _paired(returned: Mapping[str, Any], images: int, where: str) -> tuple[tuple
 def _array(returned: Mapping[str, Any], key: str, where: str, kind: Any) -> NDArray[Any]:
     try:
         array = np.asarray(returned[key])
-    except ValueError as error:
+    except Exception as error:  # the user's own classes
         raise UserError(f"{where}: {key}: {_line(error)}") from None
     if not np.issubdtype(array.dtype, kind):
         raise UserError(f"{where}: {key}: expected {'uint8' if kind is np.uint8 else 'integers'}, got {array.dtype}")
     return array
 
 
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def _line(error: BaseException) -> str:
+    """An error's kind and message, which the user's own class may have made unreadable."""
+    with suppress(Exception):
+        return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+    return type(error).__name__

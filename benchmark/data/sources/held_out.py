@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from benchmark.data.catalog import Source
 from benchmark.data.sources.in_files import Sample
 from benchmark.data.sources.options import mapping
-from benchmark.errors import UserError
+from benchmark.errors import UserError, shown
 
 FRACTIONS = {"val": 0.1, "test": 0.2}  # of the images of each class
 
@@ -25,14 +25,18 @@ def drawn(source: Source, samples: list[Sample], wanted: Sequence[str]) -> dict[
     """
     fractions, seed = _fractions(source, wanted), source.options.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool):
-        raise UserError(f"{source.where}.seed: expected a whole number, got {seed!r}")
+        raise UserError(f"{source.where}.seed: expected a whole number, got {shown(seed)}")
     if not fractions:
         return {}
     groups: dict[str, list[int]] = {}
     for i, sample in enumerate(samples):
         groups.setdefault(sample.group, []).append(i)
+
+    def place(group: str) -> bytes:  # of a name that UTF-8 cannot hold, too
+        return hashlib.sha256(f"{seed}:{group}".encode("utf-8", "surrogatepass")).digest()
+
     classes: dict[int, list[list[int]]] = {}
-    for group in sorted(groups, key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest()):
+    for group in sorted(groups, key=place):
         classes.setdefault(samples[groups[group][0]].label, []).append(groups[group])
     split_of = [""] * len(samples)
     for members_of in classes.values():
@@ -54,7 +58,7 @@ def _fractions(source: Source, wanted: Sequence[str]) -> dict[str, float]:
     given = mapping(source, "fractions", ("val", "test"))
     for split, share in given.items():
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
-            raise UserError(f"{source.where}.fractions.{split}: expected a number between 0 and 1, got {share!r}")
+            raise UserError(f"{source.where}.fractions.{split}: expected a number between 0 and 1, got {shown(share)}")
         if split not in wanted:
             raise UserError(f"{source.where}.fractions.{split}: the split is there, nothing is to be drawn")
     fractions = {split: share for split, share in (FRACTIONS | given).items() if split in wanted}

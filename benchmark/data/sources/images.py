@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.data.places import regular
 from benchmark.errors import UserError
+
+MOST_PIXELS = 90_000_000
+LONGEST = 1000  # times the shorter side: more is no picture, and its shorter side is what is scaled
+PROGRAMS = ("EPS", "WMF")  # formats that a program outside draws
 
 
 class Images:
@@ -28,12 +34,22 @@ def decoded(path: Path) -> NDArray[np.uint8]:
     """An image as 8 bits, grey or colour: of 16 bits the upper eight, palettes looked up, transparency dropped.
 
     Raises:
-        UserError: the file is no image, is damaged, or has pixels that no rule turns into 8 bits.
+        UserError: the file is no image, is damaged or too large, or has pixels that no rule turns into 8 bits.
     """
     from PIL import Image
 
+    regular(path, str(path))
+    Image.init()
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():  # large images are refused here
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(path, formats=[name for name in Image.OPEN if name not in PROGRAMS])
+        with opened as image:
+            short, long = sorted(image.size)
+            if short * long > MOST_PIXELS:
+                raise ValueError(f"{short * long:,} pixels, at most {MOST_PIXELS:,}")
+            if long > LONGEST * short:
+                raise ValueError(f"{image.width} x {image.height}: one side is more than {LONGEST} times the other")
             if image.mode in ("L", "RGB"):
                 return np.asarray(image)
             if image.mode.startswith("I"):

@@ -19,7 +19,7 @@ from benchmark.data.catalog import Source
 from benchmark.data.sources import npz
 from benchmark.data.sources.contents import digests
 from benchmark.data.sources.split import Split
-from benchmark.errors import UserError, unknown
+from benchmark.errors import UserError, shown, unknown
 
 FLAGS = (
     "pathmnist", "chestmnist", "dermamnist", "octmnist", "pneumoniamnist", "retinamnist",
@@ -58,7 +58,7 @@ def file_name(source: Source) -> str:
     if flag not in FLAGS:
         raise unknown("flag", flag, FLAGS, where)
     if size not in SIZES or isinstance(size, bool):
-        raise UserError(f"{where}.size: expected one of {', '.join(map(str, SIZES))}, got {size!r}")
+        raise UserError(f"{where}.size: expected one of {', '.join(map(str, SIZES))}, got {shown(size)}")
     if flag in MULTI_LABEL and options.get("multi_label") != "any":
         raise UserError(
             f"{where}: {flag} has several labels an image; multi_label: any makes them two classes, "

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 import zipfile
-import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
 
 from benchmark.data.catalog import Source
 from benchmark.data.sources.split import Split, check_labels
@@ -34,16 +38,12 @@ def read(source: Source, path: Path, split: str, any_of: bool = False) -> Split:
         UserError: the file is no npz, an array is missing or of another shape or type, a label is outside the classes.
     """
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("one array, not an archive of named arrays")
-        with archive as arrays:
-            for key in (f"{split}_images", f"{split}_labels"):
-                if key not in arrays.files:
-                    raise unknown("array", key, arrays.files, f"{path}: missing array")
-            images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}: not readable as npz: {error}") from None
+        with zipfile.ZipFile(path) as archive:
+            images, labels = (_array(archive, f"{split}_{what}", path) for what in ("images", "labels"))
+    except UserError:
+        raise
+    except Exception as error:  # the readers of zip and numpy raise anything
+        raise UserError(f"{path}: not readable as npz: {' '.join(str(error).split())}") from None
     if images.dtype != np.uint8:
         raise UserError(f"{path}: {split}_images: expected uint8, got {images.dtype}")
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3) or 0 in images.shape[1:]:
@@ -60,3 +60,29 @@ def read(source: Source, path: Path, split: str, any_of: bool = False) -> Split:
         raise UserError(f"{path}: {split}_images: the split is empty")
     check_labels(source, split, labels)
     return Split(images, labels.astype(np.int64))
+
+
+def _array(archive: zipfile.ZipFile, key: str, path: Path) -> NDArray[Any]:
+    """An array of an archive, read if its header, the archive's table and the machine's memory agree on its size."""
+    members = [member.filename.removesuffix(".npy") for member in archive.infolist()]
+    if key not in members:
+        raise unknown("array", key, members, f"{path}: missing array")
+    if members.count(key) > 1:
+        raise UserError(f"{path}: {key}: stands twice in the archive")
+    member = next(each for each in archive.infolist() if each.filename.removesuffix(".npy") == key)
+    with archive.open(member) as file:
+        version = npy.read_magic(file)
+        header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = header(file)
+        size = math.prod(shape) * dtype.itemsize
+        if not dtype.hasobject and (min(shape, default=0) < 0 or member.file_size - file.tell() != size):
+            raise ValueError(f"{key}: {shape} of {dtype} does not fit the {member.file_size} bytes in the archive")
+    if size > _memory():
+        raise UserError(f"{path}: {key}: {shape} are {size / 2**30:,.0f} GiB, more than this machine's memory")
+    with archive.open(member) as file:
+        return npy.read_array(file, allow_pickle=False)
+
+
+def _memory() -> int:
+    """Bytes of the machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

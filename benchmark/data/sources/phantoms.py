@@ -16,9 +16,10 @@ from benchmark.data.catalog import Source
 from benchmark.data.phantom import captions, notes, shifts
 from benchmark.data.sources.pairs import components, numbered
 from benchmark.data.sources.split import SPLITS, Split
-from benchmark.errors import UserError, unknown
+from benchmark.errors import UserError, shown, unknown
 
 SIZES = {"train": 512, "val": 64, "test": 256}
+MOST = 200_000  # images of a task: of one split all are in memory while they are drawn
 OWN = {"classification": ("regions",), "fusion": ("regions", "notes"), "retrieval": ("captions", "wording", "region")}
 
 
@@ -71,8 +72,8 @@ def options(source: Source) -> dict[str, Any]:
         for key in own:
             if key in given and key not in OWN[kind]:
                 raise UserError(f"{where}.{key}: an option of {other} tasks, this one is a {kind} task")
-    if not _whole(given.get("seed"), 0):
-        raise UserError(f"{where}.seed: expected a whole number from 0, got {given.get('seed')!r}")
+    if not _whole(given.get("seed"), 0) or given["seed"] >= 2**63:
+        raise UserError(f"{where}.seed: expected a whole number from 0 to 2^63 - 1, got {shown(given.get('seed'))}")
     classes = len(source.classes)
     if kind == "retrieval":
         _check_captions(given, where)
@@ -88,13 +89,15 @@ def options(source: Source) -> dict[str, Any]:
         _check_shift(given["shift"], where)
     sizes = given.get("sizes", {})
     if not isinstance(sizes, dict):
-        raise UserError(f"{where}.sizes: expected split: number of images, got {sizes!r}")
+        raise UserError(f"{where}.sizes: expected split: number of images, got {shown(sizes)}")
     sizes, least = SIZES | sizes, max(classes, 1)
     for split, size in sizes.items():
         if split not in SPLITS:
             raise unknown("split", split, SPLITS, f"{where}.sizes")
         if not _whole(size, least):
-            raise UserError(f"{where}.sizes.{split}: expected a whole number of at least {least}, got {size!r}")
+            raise UserError(f"{where}.sizes.{split}: expected a whole number of at least {least}, got {shown(size)}")
+    if sum(sizes.values()) > MOST:
+        raise UserError(f"{where}.sizes: expected at most {MOST:,} images in all, got {shown(sum(sizes.values()))}")
     return given | {"sizes": sizes}
 
 
@@ -105,13 +108,15 @@ def _whole(value: Any, least: int) -> bool:
 def _check_region(generator: str, region: Any, where: str) -> None:
     factors = phantom.generator(generator).FACTORS
     if not isinstance(region, dict):
-        raise UserError(f"{where}: expected factor: [low, high], got {region!r}")
+        raise UserError(f"{where}: expected factor: [low, high], got {shown(region)}")
     for factor, bounds in region.items():
         if factor not in factors:
             raise unknown("factor", factor, factors, where)
-        numbers = isinstance(bounds, list) and [x for x in bounds if isinstance(x, (int, float))]
+        numbers = isinstance(bounds, list) and [
+            x for x in bounds if isinstance(x, (int, float)) and not isinstance(x, bool)
+        ]
         if not numbers or len(numbers) != 2 or len(bounds) != 2 or not 0 <= numbers[0] < numbers[1] <= 1:
-            raise UserError(f"{where}.{factor}: expected [low, high] within [0, 1], got {bounds!r}")
+            raise UserError(f"{where}.{factor}: expected [low, high] within [0, 1], got {shown(bounds)}")
 
 
 def _check_notes(given: Any, classes: int, where: str) -> None:
@@ -120,17 +125,17 @@ def _check_notes(given: Any, classes: int, where: str) -> None:
     for i, sentences in enumerate(given):
         right = isinstance(sentences, list) and sentences
         if not right or not all(isinstance(text, str) and text.strip() for text in sentences):
-            raise UserError(f"{where}.notes[{i}]: expected a list of sentences, got {sentences!r}")
+            raise UserError(f"{where}.notes[{i}]: expected a list of sentences, got {shown(sentences)}")
         for text in sentences:
             if len(text.split()) > notes.LONGEST:
-                raise UserError(f"{where}.notes[{i}]: {text!r} has more than {notes.LONGEST} words")
+                raise UserError(f"{where}.notes[{i}]: {shown(text)} has more than {notes.LONGEST} words")
 
 
 def _check_captions(given: dict[str, Any], where: str) -> None:
     count: Any = given.get("captions")
     if not _whole(count, 1) or count > captions.MOST:
         raise UserError(
-            f"{where}.captions: expected how many captions an image has, 1 to {captions.MOST}, got {count!r}"
+            f"{where}.captions: expected how many captions an image has, 1 to {captions.MOST}, got {shown(count)}"
         )
     if given.get("wording", captions.USUAL) not in captions.WORDINGS:
         raise unknown("wording", given["wording"], captions.WORDINGS, where)
@@ -139,10 +144,10 @@ def _check_captions(given: dict[str, Any], where: str) -> None:
 
 def _check_shift(given: Any, where: str) -> None:
     if not isinstance(given, dict) or not given:
-        raise UserError(f"{where}.shift: expected kind: strength, got {given!r}")
+        raise UserError(f"{where}.shift: expected kind: strength, got {shown(given)}")
     for kind, strength in given.items():
         if kind not in shifts.KINDS:
             raise unknown("shift", kind, shifts.KINDS, f"{where}.shift")
         number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
         if not number or not 0 <= strength <= 1:
-            raise UserError(f"{where}.shift.{kind}: expected a strength in [0, 1], got {strength!r}")
+            raise UserError(f"{where}.shift.{kind}: expected a strength in [0, 1], got {shown(strength)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from os.path import isfile, normpath
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,11 @@ from benchmark import kinds
 from benchmark.data.catalog import Source
 from benchmark.data.sources.held_out import drawn
 from benchmark.data.sources.in_files import Sample, as_split, content_identity, none_empty
-from benchmark.data.sources.options import named, names, one_for_each_class
+from benchmark.data.sources.options import inside, named, names, one_for_each_class
 from benchmark.data.sources.pairs import components, numbered
 from benchmark.data.sources.split import SPLITS, Split
 from benchmark.data.sources.spreadsheet import as_text, cells_of
-from benchmark.errors import UserError, unknown
+from benchmark.errors import UserError, shown, unknown
 
 COLUMNS = ("image", "label", "split", "group", "text")
 MOST_SUBGROUPS = 50  # values of a column: more are no subgroups, but an age or a name
@@ -85,8 +86,33 @@ def listed(source: Source) -> dict[str, list[Sample]]:
         splits.setdefault(split_of[split], []).append(sample)
     if "train" not in splits:
         raise UserError(f"{path}: train: no images in this split")
+    if not _passes(source) and "group" in columns:
+        _check_whole(path, columns["group"], cells["group"], cells["split"])
     missing = [split for split in SPLITS if split not in splits]
     return none_empty(source, splits | drawn(source, splits["train"], missing))
+
+
+def _passes(source: Source) -> bool:
+    """Whether groups may be in several splits."""
+    given = source.options.get("allow_leak", False)
+    if not isinstance(given, bool):
+        raise UserError(f"{source.where}.allow_leak: expected true or false, got {shown(given)}")
+    return given
+
+
+def _check_whole(path: Path, column: str, groups: list[str], splits: list[str]) -> None:
+    """Refuse groups, patients say, of which some samples are learned and others are tested."""
+    of: dict[str, set[str]] = {}
+    for group, split in zip(groups, splits, strict=True):
+        if group:
+            of.setdefault(group, set()).add(split)
+    torn = [group for group, found in of.items() if len(found) > 1]
+    if torn:
+        named = ", ".join(map(shown, torn[:3])) + (", ..." if len(torn) > 3 else "")
+        raise UserError(
+            f"{path}: column {column!r}: {len(torn)} of {len(of)} groups are in more than one split: {named} "
+            "(allow_leak: true of the task passes them)"
+        )
 
 
 def _columns(source: Source) -> dict[str, str]:
@@ -152,15 +178,17 @@ def _found(source: Source, table: Path, numbers: list[int], names: list[str]) ->
     given = given if isinstance(given, list) else [given]
     suffix = source.options.get("suffix", "")
     if not given or not all(isinstance(folder, str) for folder in given):
-        raise UserError(f"{source.where}.images: expected a folder or a list of folders, got {given!r}")
+        raise UserError(f"{source.where}.images: expected a folder or a list of folders, got {shown(given)}")
     if not isinstance(suffix, str):
-        raise UserError(f"{source.where}.suffix: expected text such as '.jpg', got {suffix!r}")
-    folders = [table.parent / folder for folder in given]
+        raise UserError(f"{source.where}.suffix: expected text such as '.jpg', got {shown(suffix)}")
+    folders = [table.parent / inside(folder, f"{source.where}.images") for folder in given]
     paths: list[Path] = []
     missing: list[tuple[int, Path]] = []
     for row, name in zip(numbers, names, strict=True):
         candidates = [folder / (name + suffix) for folder in folders]
-        path = next((path for path in candidates if name and path.is_file()), None)
+        if name.startswith("/") or ".." in name + suffix:
+            _check_below(candidates, folders, f"{table}: row {row}")
+        path = next((path for path in candidates if name and isfile(path)), None)
         if path is None:
             missing.append((row, candidates[0]))
         else:
@@ -170,3 +198,11 @@ def _found(source: Source, table: Path, numbers: list[int], names: list[str]) ->
         more = f" ({len(missing)} of {len(names)} images are missing)" if len(missing) > 1 else ""
         raise UserError(f"{table}: row {row}: image not found: {path}{more}")
     return paths
+
+
+def _check_below(files: list[Path], folders: list[Path], where: str) -> None:
+    """Refuse an image that lies elsewhere than in the table's folders."""
+    tops = [Path(normpath(folder.absolute())) for folder in folders]
+    for file in files:
+        if not any(Path(normpath(file.absolute())).is_relative_to(top) for top in tops):
+            raise UserError(f"{where}: the image is outside of the table's folder: {file}")

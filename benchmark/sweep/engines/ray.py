@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, shown, unknown
 from benchmark.sweep.engines import Arguments, Outcome, last_line, run_cell, threads
+
+OF_A_CELL = {"num_cpus": 1, "num_gpus": 0, "max_retries": 3}
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Refuse options that are neither a cell's nor ``ray.init``'s, before anything is due.
+
+    Raises:
+        UserError: naming the option; or Ray is not installed.
+    """
+    try:
+        import ray as cluster
+    except ImportError:
+        raise UserError('--engine ray needs ray: pip install "mbil-bench[ray]"') from None
+    known = [*OF_A_CELL, *(name for name in inspect.signature(cluster.init).parameters if name != "kwargs")]
+    for name, value in options.items():
+        if name not in known:
+            raise unknown("option of Ray", name, known, "--engine_args")
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if name in OF_A_CELL and not (number and value >= 0):
+            raise UserError(f"--engine_args: {name}: expected a number of at least 0, got {shown(value)}")
 
 
 def run(cells: Sequence[Arguments], jobs: int | None, options: Mapping[str, Any]) -> Generator[Outcome]:
@@ -19,12 +41,10 @@ def run(cells: Sequence[Arguments], jobs: int | None, options: Mapping[str, Any]
             such as ``address`` of a running cluster; without it one is started here.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray as cluster
-    except ImportError:
-        raise UserError('--engine ray needs ray: pip install "mbil-bench[ray]"') from None
+    check(options)
+    import ray as cluster
 
-    needs: dict[str, Any] = {"num_cpus": 1, "num_gpus": 0, "max_retries": 3}
+    needs: dict[str, Any] = dict(OF_A_CELL)
     needs |= {name: value for name, value in options.items() if name in needs}
     init = {name: value for name, value in options.items() if name not in needs}
     ours = not cluster.is_initialized()

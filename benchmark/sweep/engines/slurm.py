@@ -8,9 +8,34 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, unknown
 from benchmark.record.files import write_text
 from benchmark.sweep.engines import POLL, Arguments, Outcome, last_line, run_cell, threads
+
+CLUSTERS = ("slurm", "local")
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Refuse options that submitit does not know, or of another type, without a cluster and before anything is due.
+
+    Raises:
+        UserError: naming the option; or submitit is not installed.
+    """
+    try:
+        import submitit
+    except ImportError:
+        raise UserError('--engine slurm needs submitit: pip install "mbil-bench[slurm]"') from None
+    chosen = dict(options)
+    if chosen.setdefault("cluster", "slurm") not in CLUSTERS:
+        raise unknown("cluster", chosen["cluster"], CLUSTERS, "--engine_args")
+    del chosen["cluster"]
+    executor = submitit.AutoExecutor(folder=os.devnull, cluster="debug")  # knows the options of all executors
+    try:
+        executor.update_parameters(**chosen)
+    except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"--engine slurm: --engine_args: {str(error).splitlines()[0]}") from None
+    if chosen.get("cpus_per_task", 1) < 1:
+        raise UserError(f"--engine_args: cpus_per_task: expected at least 1, got {chosen['cpus_per_task']}")
 
 
 def run(cells: Sequence[Arguments], jobs: int | None, options: Mapping[str, Any], logs: Path) -> Generator[Outcome]:
@@ -24,10 +49,9 @@ def run(cells: Sequence[Arguments], jobs: int | None, options: Mapping[str, Any]
             ``slurm``, or ``local`` to try it without one.
         logs: folder of submitit's own files, and of what the jobs print; git ignores it.
     """
-    try:
-        import submitit
-    except ImportError:
-        raise UserError('--engine slurm needs submitit: pip install "mbil-bench[slurm]"') from None
+    check(options)
+    import submitit
+
     chosen: dict[str, Any] = {"name": "mbil", "cpus_per_task": 1} | dict(options)
     if jobs is not None:
         chosen["slurm_array_parallelism"] = jobs
