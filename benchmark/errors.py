@@ -1,4 +1,4 @@
-"""What a user did wrong, in one line."""
+"""What ends a command before it is done, in one line: what a user did wrong, a run that failed, a signal."""
 
 from __future__ import annotations
 
@@ -8,6 +8,22 @@ from difflib import get_close_matches
 
 class UserError(Exception):
     """Bad input: the command line prints the message alone, writes nothing and exits with status 2."""
+
+
+class RunFailed(Exception):
+    """A method computes nonsense or breaks its contract: the command line prints the message alone and exits with 1."""
+
+
+class Interrupted(BaseException):
+    """A signal asks this process to end; no ``except Exception`` catches it.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def unknown(what: str, given: object, valid: Iterable[object], where: str = "") -> UserError:

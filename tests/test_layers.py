@@ -16,7 +16,7 @@ HEAVY = {"torch", "lightning", "peft", "open_clip", "torchmetrics", "timm", "tra
 
 # Who may be imported by whom, lowest first. A room is a package of benchmark, a flat file of it, or methods.
 LAYERS = (
-    {"errors", "stream", "metrics", "kinds"},
+    {"errors", "endings", "stream", "metrics", "kinds"},
     {"data", "record", "methods"},
     {"config", "pretrain"},
     {"compare"},
@@ -26,7 +26,7 @@ LAYERS = (
     {"__main__"},
 )
 LIGHT = (  # packages and modules that answer before torch is there
-    "errors", "stream", "metrics", "kinds", "record", "config", "compare", "report", "sweep", "cli",
+    "errors", "endings", "stream", "metrics", "kinds", "record", "config", "compare", "report", "sweep", "cli",
     "data.catalog", "data.identity", "data.sources", "running.execute", "running.processes", "running.loggers",
 )  # fmt: skip
 COUNTERPARTS = "running.answers."  # a module for every kind, of its name

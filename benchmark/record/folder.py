@@ -51,6 +51,11 @@ class Found:
         return self.state in (State.WHOLE, State.ELSEWHERE)
 
     @property
+    def diverged(self) -> bool:
+        """Whether it stopped for good."""
+        return self.state is State.UNFINISHED and self.record is not None and self.record.diverged is not None
+
+    @property
     def learned(self) -> int:
         """Tasks that are learned and evaluated."""
         return max(0, self.record.stages - 1) if self.record else 0

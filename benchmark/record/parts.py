@@ -111,6 +111,32 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class Divergence:
+    """Where a run stopped for good: the first number that was not finite.
+
+    Attributes:
+        task: as the stream names it. what: is not finite, in words.
+        epoch, step: of the task's training, from 1; None where it was not training. loss: as Python writes it.
+        lr: the learning rate of that step.
+    """
+
+    task: str
+    what: str
+    epoch: Count | None = None
+    step: Count | None = None
+    loss: str | None = None
+    lr: Amount | None = None
+
+    @property
+    def sentence(self) -> str:
+        """``task chest_opacity: epoch 1, step 3: the loss is nan (learning rate 10000)``."""
+        when = "" if self.epoch is None else f"epoch {self.epoch}, step {self.step}: "
+        loss = "" if self.loss is None else f"loss {self.loss}, "
+        rate = "" if self.lr is None else f" ({loss}learning rate {self.lr:g})"
+        return f"task {self.task}: {when}{self.what}{rate}"
+
+
+@dataclass(frozen=True)
 class SampleScores:
     """The primary metric of each of ``n`` test samples or queries: ``bits`` where all are 0 or 1, else ``levels``.
 

@@ -20,6 +20,7 @@ from benchmark.record.parts import (
     Configuration,
     Costs,
     Count,
+    Divergence,
     FileName,
     Provenance,
     SampleGroups,
@@ -77,6 +78,7 @@ class Record:
             sample or the method no answer; of tasks with labels.
         subgroups: protocol -> task -> column of its table -> value -> the final model's score of the samples with it;
             of tasks that name such columns.
+        diverged: where the run stopped, if a loss, a parameter or a score was not finite.
         missing: withheld input -> protocol -> the final model's row without it; of fusion.
         stages: rows of the matrices that are filled.
     """
@@ -108,6 +110,7 @@ class Record:
     class_recall: dict[str, dict[str, Row]] | None = None
     subgroups: dict[str, dict[str, dict[str, dict[str, SubgroupScore]]]] | None = None
     missing: dict[str, dict[str, Row]] | None = None
+    diverged: Divergence | None = None
 
     @classmethod
     def from_json(cls, value: Any) -> Record:
@@ -258,7 +261,9 @@ SUMMARY = (  # of every kind
     "last_acc", "avg_acc", "aia", "forgetting", "bwt", "fwt", "transfer", "learning_acc", "worst_task",
 )  # fmt: skip
 LATER_NUMBERS = ("worst_task", "ece")  # of the summary, than the first records, which do not have them
-LAST = ("router_confusion", "hits", "groups", "class_recall", "subgroups", "missing")  # where a run has them
+LAST = (  # where a run has them
+    "router_confusion", "hits", "groups", "class_recall", "subgroups", "missing", "diverged",
+)  # fmt: skip
 ORDER = (
     "schema", "key", "method", "group", "stream", "config", "settings", "backbone", "seed", "order", "permutation",
     "limit", "split", "status", "stages", "primary", "scores", "router_accuracy", "summary", "cost", "provenance",

@@ -17,18 +17,20 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from benchmark.config.run_config import RunConfig
-from benchmark.data.batches import TaskData
+from benchmark.data.batches import PASS_BATCH, TaskData
 from benchmark.record.files import now
 from benchmark.record.folder import RunFolder
-from benchmark.record.parts import SampleGroups, SampleScores
+from benchmark.record.parts import Divergence, SampleGroups, SampleScores
 from benchmark.record.schema import PROTOCOLS, Costs, Record
 from benchmark.record.summary import summarise
 from benchmark.running import state
 from benchmark.running.answers import apart
 from benchmark.running.answers.question import Cell
+from benchmark.running.divergence import Diverged, not_finite
 from benchmark.running.evaluate import Cells, Evaluator
 from benchmark.running.fit import Lesson, fit, look
 from benchmark.running.hardware import Hardware
+from benchmark.running.memory_limit import told_when_full
 from benchmark.running.progress import Display
 from benchmark.running.seeds import seeded
 from benchmark.running.state import BEGUN, ENDED, Phase
@@ -61,15 +63,23 @@ class Loop:
         """All phases that are not finished yet; at the end the record is complete and the state is gone.
 
         Processes of other ranks learn along; what they are told on disk is what the first one has written.
+
+        Raises:
+            Diverged: a loss, a parameter, what the method keeps or a score is not finite; the record says so.
         """
         self.folder.state.mkdir(parents=True, exist_ok=True)
         saved = state.load_phase(self.folder.state, self.hardware.device)
         self.record = replace(self.record, cost=_cut(self.record.cost, saved.finished if saved else 0))
-        self._evaluate(0)
-        for tasks in [list(self.stream)] if self.method.joint else [[task] for task in self.stream]:
-            self._learn_and_evaluate(tasks, saved)
-        if self.hardware.leads:
-            self._finish()
+        try:
+            self._evaluate(0)
+            for tasks in [list(self.stream)] if self.method.joint else [[task] for task in self.stream]:
+                self._learn_and_evaluate(tasks, saved)
+            if self.hardware.leads:
+                self._finish()
+        except Diverged as stopped:
+            if self.hardware.leads:
+                self.folder.write(replace(self.record, diverged=stopped.found))
+            raise
 
     def _learn_and_evaluate(self, tasks: list[Task], saved: Phase | None) -> None:
         last = tasks[-1].index
@@ -114,8 +124,12 @@ class Loop:
         started = time.perf_counter()
         self.display.phase(f"{where}  {purpose}")
         visit = self.method.prepare_task if purpose == "prepare" else self.method.end_task
-        with seeded(*self.purpose, data.task.index, purpose):
+        full = told_when_full(f"{where}, {purpose}_task", None, PASS_BATCH)
+        with seeded(*self.purpose, data.task.index, purpose), full:
             look(self.method, visit, data, self.hardware.device)
+        name = not_finite(self.method.state_dict(), infinite=True)
+        if name is not None:
+            raise Diverged(Divergence(data.task.name, f"diverged, {name} is not a number after {purpose}_task"))
         return time.perf_counter() - started
 
     def _steps(self, data: TaskData) -> int:
@@ -127,7 +141,8 @@ class Loop:
             return
         self.display.phase(f"evaluating after {stage} of {len(self.stream)} tasks")
         started = time.perf_counter()
-        with seeded(*self.purpose, stage, "evaluate"):
+        full = told_when_full(f"evaluating after {stage} of {len(self.stream)} tasks", None, PASS_BATCH)
+        with seeded(*self.purpose, stage, "evaluate"), full:
             cells = self.evaluator.row(stage)
         rows = {
             metric: {protocol: _scores(cells[protocol], metric) for protocol in PROTOCOLS}
@@ -179,7 +194,8 @@ class Loop:
         """Protocol -> the primary metric of the final model where every sample lacks an input."""
         self.display.phase(f"evaluating with the {missing} withheld")
         (there,) = (name for name in self.record.kind.inputs if name != missing)
-        with seeded(*self.purpose, "withhold", missing):
+        full = told_when_full(f"evaluating with the {missing} withheld", None, PASS_BATCH)
+        with seeded(*self.purpose, "withhold", missing), full:
             cells = self.evaluator.withheld(there)
         return {protocol: _scores(row, self.record.primary) for protocol, row in cells.items()}
 

@@ -147,7 +147,9 @@ def described(plan: Plan) -> Iterator[str]:
 
 def _state(found: Found, plan: Plan) -> str:
     then = f"would continue after {found.learned} of {len(plan.stream)} tasks"
-    if found.record is not None and found.record.provenance.fingerprint != plan.code:
+    if found.record is not None and found.record.diverged is not None:
+        then = f"{found.record.diverged.sentence}; --force starts anew"
+    elif found.record is not None and found.record.provenance.fingerprint != plan.code:
         then = "begun by other code than this tree's, --force starts anew"
     said = {
         State.MISSING: "missing: would run from the start",
@@ -215,6 +217,8 @@ def overview(cells: Sequence[GridRun], redo: str, expected: Expected, slots: int
     """
     due = [cell for cell in cells if cell.runs(redo)]
     count = {state: sum(cell.state == state for cell in cells) for state in ("done", "unfinished", "missing")}
+    diverged = sum(cell.state == "diverged" for cell in cells)
+    count |= {"diverged (--redo all starts anew)": diverged} if diverged else {}
     stale = sum(cell.stale for cell in cells)
     states = ", ".join(f"{number} {state}" for state, number in count.items())
     other = f"; {stale} neither made nor verified by this tree's code" if stale else ""

@@ -49,8 +49,10 @@ class GridRun:
 
     @property
     def state(self) -> str:
-        """missing, unfinished, or done: the record is complete, wherever it was made."""
-        return "done" if self.found.complete else self.found.state.value
+        """missing, unfinished, diverged, or done: the record is complete, wherever it was made."""
+        if self.found.complete:
+            return "done"
+        return "diverged" if self.found.diverged else self.found.state.value
 
     @property
     def left(self) -> float:
@@ -59,7 +61,7 @@ class GridRun:
 
     def anew(self, redo: str) -> bool:
         """Whether what is there is thrown away. An unfinished run goes on, or is refused if other code began it."""
-        return redo != "none" and (self.stale or (redo == "all" and self.found.complete))
+        return redo != "none" and (self.stale or (redo == "all" and (self.found.complete or self.found.diverged)))
 
     def runs(self, redo: str) -> bool:
         return not self.found.complete or self.anew(redo)
