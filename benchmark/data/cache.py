@@ -44,9 +44,14 @@ def resized(images: NDArray[np.uint8] | Images, size: int, out: NDArray[np.uint8
     return out
 
 
+def place(identity: str, size: int) -> Path:
+    """The folder of a task's images at a size, once they are made."""
+    return cache_folder() / f"{identity[:24]}-{size}-v{CACHE_VERSION}"
+
+
 def cached(source: Source, identity: str, size: int) -> dict[str, Split]:
     """Every split with its images as (N, 3, size, size), memory-mapped, made on first use."""
-    folder = cache_folder() / f"{identity[:24]}-{size}-v{CACHE_VERSION}"
+    folder = place(identity, size)
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))

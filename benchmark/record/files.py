@@ -18,7 +18,11 @@ def now() -> str:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path`` in one step: readers, and a process killed half-way, see the old file or the new one."""
+    """Put ``data`` at ``path`` in one step: readers, and a process killed half-way, see the old file or the new one.
+
+    Raises:
+        OSError: with ``path``, where it cannot be written; what was there is there.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
@@ -28,6 +32,9 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # a write tells no path, the others that of the draft
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

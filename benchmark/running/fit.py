@@ -192,7 +192,7 @@ class EpochEnd(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if outputs is None:
+        if not outputs:
             raise RunFailed(f"{type(pl_module).__name__}: its loss is None, expected one floating-point number")
         share: Share | None = pl_module.share  # type: ignore[assignment]
         self.unread.append((trainer.global_step, self.lr, outputs["loss"]))

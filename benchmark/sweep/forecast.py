@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmark.compare.tables import clock
-from benchmark.config import registry
+from benchmark.config import registry, space
 from benchmark.config.resolve import Plan
 from benchmark.config.run_config import RunConfig
 from benchmark.record.folder import PREDICTIONS, Found, RunFolder, State
@@ -134,6 +134,8 @@ def described(plan: Plan) -> Iterator[str]:
     yield f"settings: {config.settings(card) or 'the defaults'}; group: {card.group}; precision {plan.precision}"
     yield f"record: {plan.path}"
     yield f"state: {_state(RunFolder(plan.path, plan.key).found(), plan)}"
+    for room in space.rooms(plan, space.image_size(config.backbone, config.pretrained)):
+        yield f"space for {room.line}"
     expected = estimate(plan, earlier_runs(Path(config.results)), finds_cuda(config))
     if expected.seconds is None or expected.memory is None or expected.disk is None:
         yield "time and memory: no earlier record of this method or stream on this backbone and device; try --measure"
@@ -142,7 +144,7 @@ def described(plan: Plan) -> Iterator[str]:
         yield f"time: {expected.seconds:.0f} s without start-up (median of {expected.basis})"
     else:
         yield f"time: about {expected.seconds:.0f} s (scaled by tasks and epochs from {expected.basis})"
-    yield f"memory: up to {expected.memory:,.0f} MiB in those runs; disk: about {_mib(expected.disk)}"
+    yield f"memory: up to {expected.memory:,.0f} MiB in those runs; disk: about {space.spoken(expected.disk)}"
 
 
 def _state(found: Found, plan: Plan) -> str:
@@ -238,7 +240,7 @@ def overview(cells: Sequence[GridRun], redo: str, expected: Expected, slots: int
     yield f"memory: up to {memory[0]:,.0f} MiB a run{together}"
     results = Path(cells[0].plan.config.results).absolute()
     free = shutil.disk_usage(next(path for path in (results, *results.parents) if path.exists())).free
-    yield f"disk: about {_mib(sum(like.disk or 0.0 for _, like in known))}, {_mib(free)} free"
+    yield f"disk: about {space.spoken(sum(like.disk or 0.0 for _, like in known))}, {space.spoken(free)} free"
 
 
 def makespan(seconds: Sequence[float], slots: int) -> float:
@@ -247,7 +249,3 @@ def makespan(seconds: Sequence[float], slots: int) -> float:
     for length in seconds:
         heapq.heappushpop(ends, ends[0] + length)
     return max(ends)
-
-
-def _mib(size: float) -> str:
-    return f"{size / 2**20:,.1f} MiB" if size < 2**30 else f"{size / 2**30:,.1f} GiB"

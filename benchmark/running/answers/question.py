@@ -122,14 +122,14 @@ class Question:
     def _checked(self, name: str, answer: Any, rows: int, width: int | None) -> Tensor:
         """The answer on the CPU in float32, if it is one: (rows, width) and finite, or declared to be none."""
         if not isinstance(answer, Tensor):
-            raise RunFailed(f"task {self.task.name}: {self._spoken(name)} is a {type(answer).__name__}, expected a tensor")
+            raise self._broken(name, f"a {type(answer).__name__}", "a tensor")
         expected = f"({rows}, {'E' if width is None else width})"
         right = answer.ndim == 2 and len(answer) == rows and answer.shape[1] == (width or answer.shape[1] or 1)
         if not right or not answer.is_floating_point():
             shape = "(" + ", ".join(map(str, answer.shape)) + ")"
             told = f"{shape} of {str(answer.dtype).removeprefix('torch.')}"
             what = "a column for each candidate" if self.candidates else "features of one width"
-            raise RunFailed(f"task {self.task.name}: {self._spoken(name)} is {told}, expected {expected} of floating point: {what}")
+            raise self._broken(name, told, f"{expected} of floating point: {what}")
         answer = answer.float().cpu()
         if not answer.isfinite().all() and not self._abstained(answer):
             what = "NaN" if answer.isnan().any() else "infinite"
@@ -148,7 +148,10 @@ class Question:
         last, dtype = len(self.stream) - 1, str(route_B.dtype).removeprefix("torch.")
         if route_B.shape != (rows,) or route_B.is_floating_point() or route_B.min() < -1 or route_B.max() > last:
             expected = f"({rows},) of whole numbers from -1 to {last}"
-            raise RunFailed(f"task {self.task.name}: {self._spoken('route')} is {tuple(route_B.shape)} of {dtype}, expected {expected}")
+            raise self._broken("route", f"{tuple(route_B.shape)} of {dtype}", expected)
+
+    def _broken(self, name: str, told: str, expected: str) -> RunFailed:
+        return RunFailed(f"task {self.task.name}: {self._spoken(name)} is {told}, expected {expected}")
 
     def _spoken(self, name: str) -> str:
         """``MyMethod: scores, identity given, after 2 of 8 tasks``."""
