@@ -20,6 +20,7 @@ from benchmark.errors import UserError
 from benchmark.record.schema import Record
 from benchmark.record.stored import RECORD, read_record
 
+HEAD = 1024  # bytes of an array's name and shape in a file
 STATES = 4  # a method's state stands here so often at a time: two phases, a checkpoint with its optimiser
 
 
@@ -113,7 +114,7 @@ def _predictions(plan: Plan) -> int:
         count = sources.counts(source).get(plan.config.split, 0)
         count = count if plan.config.limit is None else min(count, plan.config.limit)
         given = 2 * len(task.labels) if kinds.of(task.kind).labelled else 8
-        total += 2 * stages * count * (given + 8)
+        total += 2 * stages * (count * (given + 8) + 2 * HEAD)
     return total
 
 

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from benchmark.cli import main
 from benchmark.record.stored import read_record
+from benchmark.running.divergence import Diverged
+from benchmark.testing import contract
+from benchmark.testing.bench import Bench
 from methods.base import IncrementalMethod
 from methods.sequential_lora import SequentialLora
 from tests.faults.disturbed import command, told
@@ -257,3 +260,23 @@ def test_what_is_a_mistake_keeps_its_traceback(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="a mistake"):
         nth(patch, "loss", 1, fail)
         told(*command(tmp_path, "--limit", "8"))
+
+
+def test_the_contract_asks_for_the_declaration(tmp_path: Path) -> None:
+    class Silent(SequentialLora):
+        """Has no answer on a task that it has not learned."""
+
+        def scores(self, batch: Any, labels: Any, task: Any, route: Any = None) -> Tensor:
+            logits_BC = super().scores(batch, labels, task, route)
+            return logits_BC * NAN if task is not None and task.index >= len(self.tasks) else logits_BC
+
+    with pytest.raises(Diverged, match="does not declare that it abstains"):
+        contract.answers_are_right(Bench(Silent, tmp_path / "undeclared"))
+    Silent.abstains = True
+    contract.answers_are_right(Bench(Silent, tmp_path / "declared"))
+    with pytest.raises(AssertionError, match="NaN, which the method does not declare"):
+        bench = Bench(Silent, tmp_path / "declared")
+        Silent.abstains = False
+        contract.finite_or_declared(bench, torch.full((2, 3), NAN), "before any training")
+    with pytest.raises(AssertionError, match="finite, or NaN throughout"):
+        contract.finite_or_declared(bench, torch.tensor([NAN, 1.0]), "before any training")

@@ -176,3 +176,62 @@ def _console() -> Any:
     from rich.console import Console
 
     return Console(file=StringIO())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("number", "group"), [(signal.SIGTERM, False), (signal.SIGINT, True), (signal.SIGHUP, True)])
+def test_processes_that_learn_together_end_together(
+    number: int, group: bool, tmp_path: Path, tally: Callable[..., None]
+) -> None:
+    """A signal to the first one alone, as of a scheduler, or to all of them, as of a terminal."""
+    argv = command(tmp_path, "--devices", "2", "--epochs", "200")
+    process = subprocess.Popen(
+        [sys.executable, "-c", HEARING, *argv], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("fit-0.ckpt")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)
+    others = _descendants(process.pid)
+    assert others
+    begun = time.monotonic()
+    (os.killpg if group else os.kill)(process.pid, number)
+    error = process.communicate(timeout=30)[1]
+    assert (process.returncode, error) == (SIGNALS[number], LINE) and time.monotonic() - begun < 10
+    ends = time.monotonic() + 10
+    while any(Path(f"/proc/{each}").exists() for each in others):
+        assert time.monotonic() < ends, "an orphan is left"
+        time.sleep(0.05)
+    tally("processes that learn together, ended together")
+
+
+def _descendants(pid: int) -> list[int]:
+    told = [file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children")]
+    children = [int(child) for each in told for child in each]
+    return [each for child in children for each in (child, *_descendants(child))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", list(SIGNALS))
+def test_a_sweep_ends_its_cells_and_says_so(number: int, tmp_path: Path, tally: Callable[..., None]) -> None:
+    """Warm workers and a cell that trains; the record of the cell goes on where it was."""
+    argv = ["sweep", "--methods", "sequential_lora", "--streams", "smoke", "--epochs", "200", "--device", "cpu"]
+    argv += ["--jobs", "1", "--results", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", HEARING, *argv], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("fit-0.ckpt")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    others = _descendants(process.pid)
+    process.send_signal(number)
+    error = process.communicate(timeout=20)[1]
+    assert (process.returncode, error) == (SIGNALS[number], LINE)
+    ends = time.monotonic() + 5
+    while any(Path(f"/proc/{each}").exists() for each in others):
+        assert time.monotonic() < ends, "an orphan is left"
+        time.sleep(0.05)
+    tally("sweeps ended with their cells")

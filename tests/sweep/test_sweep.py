@@ -241,7 +241,10 @@ class Process:
         return self.process.returncode
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130), (signal.SIGINT, 130)])
+ENDS = [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+
+
+@pytest.mark.parametrize(("number", "code"), ENDS)
 def test_a_sweep_that_is_ended_takes_its_cells_along(number: int, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CELLS_SECONDS", "2")
     process = Process(*GRID, "--jobs", "1")
@@ -249,6 +252,8 @@ def test_a_sweep_that_is_ended_takes_its_cells_along(number: int, code: int, mon
     assert process.end(number) == code
     time.sleep(3)
     assert statuses() == ["running"] and started() == ["ncm 0 0 new"]
+    told = [line for line in Path("output").read_text().splitlines() if "interrupted" in line]
+    assert told == (["interrupted: the same command continues"] if code > 0 else [])
 
 
 def test_a_killed_sweep_is_continued(monkeypatch: pytest.MonkeyPatch) -> None:
