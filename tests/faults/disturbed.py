@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
+from traceback import print_exc
 from typing import Any
 
 import pytest
@@ -82,7 +83,10 @@ class Process:
             os.setsid()
             signal.signal(signal.SIGINT, signal.default_int_handler)  # what a script starts with & is deaf to it
             with error.open("w") as file, redirect_stderr(file), redirect_stdout(StringIO()):
-                code = run(lambda: (os.write(write, b"."), time.sleep(0.3))[1])
+                try:
+                    code = run(lambda: (os.write(write, b"."), time.sleep(0.3))[1])
+                except BaseException:
+                    print_exc()
         finally:
             os._exit(code)
 

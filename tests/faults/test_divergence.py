@@ -59,14 +59,18 @@ def nth(patch: pytest.MonkeyPatch, name: str, call: int, change: Callable[[Any, 
     patch.setattr(owner, name, other)
 
 
-@pytest.mark.parametrize("value", [NAN, INF, -INF])
-@pytest.mark.parametrize(("call", "task", "epoch", "step"), [(2, "gland_nuclei", 1, 2), (7, "chest_opacity", 2, 3)])
+@pytest.mark.parametrize(
+    ("value", "call", "task", "epoch", "step"),
+    [
+        (NAN, 7, "chest_opacity", 2, 3),
+        pytest.param(INF, 2, "gland_nuclei", 1, 2, marks=pytest.mark.slow),
+        pytest.param(-INF, 1, "gland_nuclei", 1, 1, marks=pytest.mark.slow),
+    ],
+)
 def test_a_loss_that_is_no_number_stops_the_run(
     value: float, call: int, task: str, epoch: int, step: int, tmp_path: Path, straight: dict[str, bytes],
     tally: Callable[..., None],
 ) -> None:  # fmt: skip
-    if value == -INF and call == 2:
-        pytest.skip("one of each is enough")
     with pytest.MonkeyPatch.context() as patch:
         nth(patch, "loss", call, lambda method, loss: loss * 0 + value)
         code, error = told(*command(tmp_path))
@@ -84,6 +88,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
     tally(TALLY)
 
 
+@pytest.mark.slow
 def test_a_parameter_that_is_no_number_stops_the_run(tmp_path: Path, tally: Callable[..., None]) -> None:
     """With a loss that is still one: the last step of an epoch is what spoilt it."""
 
@@ -102,6 +107,7 @@ def test_a_parameter_that_is_no_number_stops_the_run(tmp_path: Path, tally: Call
     tally(TALLY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("visit", ["prepare", "end"])
 def test_what_a_method_keeps_has_to_be_numbers(visit: str, tmp_path: Path, tally: Callable[..., None]) -> None:
     def keep(method: Any, _: Any) -> None:
@@ -116,6 +122,7 @@ def test_what_a_method_keeps_has_to_be_numbers(visit: str, tmp_path: Path, tally
     tally(TALLY)
 
 
+@pytest.mark.slow
 def test_force_starts_anew_and_the_state_is_told(
     tmp_path: Path, straight: dict[str, bytes], capsys: pytest.CaptureFixture[str], tally: Callable[..., None]
 ) -> None:
@@ -147,16 +154,22 @@ def answer(patch: pytest.MonkeyPatch, change: Callable[[Any, Tensor], Any], call
     ("change", "sentence"),
     [
         (lambda method, logits: logits * NAN, "is NaN, and it does not declare that it abstains"),
-        (lambda method, logits: logits.index_fill(1, torch.tensor([0]), NAN), "is NaN, and it does not declare"),
-        (lambda method, logits: logits + INF, "is infinite, and it does not declare"),
-        (lambda method, logits: logits[:, 1:], "of float32, expected ("),
-        (lambda method, logits: logits[1:], "of float32, expected ("),
-        (lambda method, logits: logits[None], "of float32, expected ("),
-        (lambda method, logits: logits.argmax(1), "of int64, expected ("),
-        (lambda method, logits: logits.long(), "of int64, expected ("),
-        (lambda method, logits: logits > 0, "of bool, expected ("),
-        (lambda method, logits: None, "is a NoneType, expected a tensor"),
-        (lambda method, logits: logits.tolist(), "is a list, expected a tensor"),
+        pytest.param(
+            lambda method, logits: logits.index_fill(1, torch.tensor([0]), NAN),
+            "is NaN, and it does not declare",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda method, logits: logits + INF, "is infinite, and it does not declare", marks=pytest.mark.slow
+        ),
+        pytest.param(lambda method, logits: logits[:, 1:], "of float32, expected (", marks=pytest.mark.slow),
+        pytest.param(lambda method, logits: logits[1:], "of float32, expected (", marks=pytest.mark.slow),
+        pytest.param(lambda method, logits: logits[None], "of float32, expected (", marks=pytest.mark.slow),
+        pytest.param(lambda method, logits: logits.argmax(1), "of int64, expected (", marks=pytest.mark.slow),
+        pytest.param(lambda method, logits: logits.long(), "of int64, expected (", marks=pytest.mark.slow),
+        pytest.param(lambda method, logits: logits > 0, "of bool, expected (", marks=pytest.mark.slow),
+        pytest.param(lambda method, logits: None, "is a NoneType, expected a tensor", marks=pytest.mark.slow),
+        pytest.param(lambda method, logits: logits.tolist(), "is a list, expected a tensor", marks=pytest.mark.slow),
     ],
 )
 def test_an_answer_that_is_none_is_a_sentence(
@@ -172,6 +185,7 @@ def test_an_answer_that_is_none_is_a_sentence(
     tally("answers that are none, told")
 
 
+@pytest.mark.slow
 def test_who_abstains_declares_it(tmp_path: Path, tally: Callable[..., None]) -> None:
     """Of a task that is not learned; of a learned one that is told there is always an answer."""
 
@@ -188,6 +202,7 @@ def test_who_abstains_declares_it(tmp_path: Path, tally: Callable[..., None]) ->
     tally("abstentions, declared or refused", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -213,9 +228,15 @@ def test_features_that_are_none_are_a_sentence(
     ("change", "sentence"),
     [
         (lambda method, loss: torch.stack([loss, loss]), "its loss is float32 of shape (2,), expected one floating-"),
-        (lambda method, loss: loss.detach(), "its loss depends on no parameter that is trained"),
-        (lambda method, loss: None, "its loss is None, expected one floating-point number"),
-        (lambda method, loss: 0.5, "SequentialLora: "),
+        pytest.param(
+            lambda method, loss: loss.detach(),
+            "its loss depends on no parameter that is trained",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda method, loss: None, "its loss is None, expected one floating-point number", marks=pytest.mark.slow
+        ),
+        pytest.param(lambda method, loss: 0.5, "SequentialLora: ", marks=pytest.mark.slow),
     ],
 )
 def test_a_loss_that_is_none_is_a_sentence(
@@ -235,8 +256,8 @@ FULL = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 400000
     ("error", "batch", "sentence"),
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), "8", "--batch_size 4"),
-        (RuntimeError(FULL), "2", "try --batch_size 1"),
-        (MemoryError(), "1", "--batch_size 1: take a smaller --backbone"),
+        pytest.param(RuntimeError(FULL), "2", "try --batch_size 1", marks=pytest.mark.slow),
+        pytest.param(MemoryError(), "1", "--batch_size 1: take a smaller --backbone", marks=pytest.mark.slow),
     ],
 )
 def test_no_memory_left_is_told_with_a_batch_size_to_try(
@@ -253,6 +274,7 @@ def test_no_memory_left_is_told_with_a_batch_size_to_try(
     tally("out of memory, told", 2)
 
 
+@pytest.mark.slow
 def test_what_is_a_mistake_keeps_its_traceback(tmp_path: Path) -> None:
     def fail(method: Any, loss: Any) -> Any:
         raise RuntimeError("a mistake")
@@ -262,6 +284,7 @@ def test_what_is_a_mistake_keeps_its_traceback(tmp_path: Path) -> None:
         told(*command(tmp_path, "--limit", "8"))
 
 
+@pytest.mark.slow
 def test_the_contract_asks_for_the_declaration(tmp_path: Path) -> None:
     class Silent(SequentialLora):
         """Has no answer on a task that it has not learned."""

@@ -41,7 +41,7 @@ def signalled(where: str, number: int, folder: Path, straight: dict[str, bytes])
     assert tables(results) == straight
 
 
-@pytest.mark.parametrize(("where", "number"), [("training", signal.SIGTERM), ("evaluating", signal.SIGHUP)])
+@pytest.mark.parametrize(("where", "number"), [("training", signal.SIGTERM)])
 def test_a_signal_is_told_and_the_same_command_continues(
     where: str, number: int, tmp_path: Path, straight: dict[str, bytes], tally: Callable[..., None]
 ) -> None:
@@ -118,6 +118,7 @@ def test_whatever_holds_it_up_it_ends_in_time(
     tally("held up, and ended in time")
 
 
+@pytest.mark.slow
 def test_what_is_ignored_stays_ignored(tmp_path: Path, tally: Callable[..., None]) -> None:
     """Under nohup a run outlives its terminal."""
 
@@ -131,6 +132,7 @@ def test_what_is_ignored_stays_ignored(tmp_path: Path, tally: Callable[..., None
     tally("ignored signals ignored")
 
 
+@pytest.mark.slow
 def test_a_caller_keeps_its_handlers(tmp_path: Path, tally: Callable[..., None]) -> None:
     """The command line gives them back; a thread of another program, and what it calls itself, never touch them."""
 
@@ -153,6 +155,7 @@ def test_a_caller_keeps_its_handlers(tmp_path: Path, tally: Callable[..., None])
     tally("handlers given back")
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_program_of_ones_own_is_what_it_always_is(tmp_path: Path) -> None:
     """Lightning would exit with status 1, and be deaf to it from then on."""
     from benchmark.config import arguments
