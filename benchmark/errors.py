@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class UserError(Exception):
     """Bad input: the command line prints the message alone, writes nothing and exits with status 2."""
+
+
+def warn(line: str) -> None:
+    """Tell the user in one line what goes on otherwise than asked for; the command goes on."""
+    print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 def unknown(what: str, given: object, valid: Iterable[object], where: str = "") -> UserError:

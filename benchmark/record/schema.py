@@ -21,9 +21,11 @@ from benchmark.record.parts import (
     Costs,
     Count,
     FileName,
+    LeftFile,
     Provenance,
     SampleGroups,
     SampleScores,
+    Sha256,
     Share,
     SubgroupScore,
 )
@@ -78,6 +80,7 @@ class Record:
         subgroups: protocol -> task -> column of its table -> value -> the final model's score of the samples with it;
             of tasks that name such columns.
         missing: withheld input -> protocol -> the final model's row without it; of fusion.
+        files: what a complete run left beside its record where it was made: name -> sha256; None in old records.
         stages: rows of the matrices that are filled.
     """
 
@@ -108,6 +111,7 @@ class Record:
     class_recall: dict[str, dict[str, Row]] | None = None
     subgroups: dict[str, dict[str, dict[str, dict[str, SubgroupScore]]]] | None = None
     missing: dict[str, dict[str, Row]] | None = None
+    files: dict[LeftFile, Sha256] | None = None
 
     @classmethod
     def from_json(cls, value: Any) -> Record:
@@ -258,7 +262,7 @@ SUMMARY = (  # of every kind
     "last_acc", "avg_acc", "aia", "forgetting", "bwt", "fwt", "transfer", "learning_acc", "worst_task",
 )  # fmt: skip
 LATER_NUMBERS = ("worst_task", "ece")  # of the summary, than the first records, which do not have them
-LAST = ("router_confusion", "hits", "groups", "class_recall", "subgroups", "missing")  # where a run has them
+LAST = ("router_confusion", "hits", "groups", "class_recall", "subgroups", "missing", "files")  # where a run has them
 ORDER = (
     "schema", "key", "method", "group", "stream", "config", "settings", "backbone", "seed", "order", "permutation",
     "limit", "split", "status", "stages", "primary", "scores", "router_accuracy", "summary", "cost", "provenance",

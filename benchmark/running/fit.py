@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -22,6 +21,7 @@ from benchmark.data.batches import TaskData, training_batches
 from benchmark.running.hardware import Hardware, full_precision
 from benchmark.running.progress import Display
 from benchmark.running.seeds import derive_seed
+from benchmark.running.state import FitCheckpoints
 from benchmark.stream import Share
 from methods.base import IncrementalMethod
 
@@ -35,13 +35,13 @@ class Lesson:
     Args:
         data: of the tasks, one but for joint training.
         purpose: what the fit's random numbers are seeded from.
-        checkpoint: path of the state after each epoch.
+        checkpoints: where the state after each epoch is written.
         where: the task in words. first: training steps before this fit.
     """
 
     data: Sequence[TaskData]
     purpose: tuple[object, ...]
-    checkpoint: Path
+    checkpoints: FitCheckpoints
     where: str
     first: int = 0
     balanced: bool = False
@@ -75,15 +75,15 @@ def fit(
         precision=precision,  # type: ignore[arg-type]
         max_epochs=budget.epochs,
         callbacks=[watch],
+        plugins=[lesson.checkpoints],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     method.train()
-    resume = lesson.checkpoint if lesson.checkpoint.is_file() else None
     with torch.random.fork_rng():
-        trainer.fit(method, loader, ckpt_path=resume, weights_only=True)
+        trainer.fit(method, loader, ckpt_path=lesson.checkpoints.last, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
     method.to(device)  # the strategy's teardown moves it to the CPU
@@ -161,7 +161,4 @@ class EpochEnd(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         pl_module.share = None  # type: ignore[assignment]
         self.seconds += time.perf_counter() - self.started
-        temporary = self.lesson.checkpoint.with_suffix(".tmp")
-        trainer.save_checkpoint(temporary)
-        if trainer.is_global_zero:
-            temporary.replace(self.lesson.checkpoint)
+        trainer.save_checkpoint(self.lesson.checkpoints.after(trainer.current_epoch))
