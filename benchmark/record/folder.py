@@ -21,7 +21,7 @@ from benchmark.disk import remove, sha256, sync
 from benchmark.errors import UserError, warn
 from benchmark.record.claim import alone_in
 from benchmark.record.schema import Record
-from benchmark.record.stored import RECORD, adopt, csv_texts, path_of, read_record, write_csv, write_record
+from benchmark.record.stored import RECORD, adopt, path_of, read_record, write_csv, write_record, wrong_csvs
 
 PREDICTIONS, METHOD, EXPERTS, STATE, ANEW = "predictions.npz", "method.safetensors", "experts", "state", "anew"
 LEFT = (PREDICTIONS, METHOD, EXPERTS)  # beside the record of a complete run, where it was made
@@ -131,13 +131,8 @@ class RunFolder:
                 yield f"{self.path / name}: damaged (its sha256 is not the one in {RECORD})"
         if record.files is None and not _archive(self.path / PREDICTIONS):  # made before there were digests
             yield f"{self.path / PREDICTIONS}: damaged (not a whole archive)"
-        for name in self._wrong_csvs(record):
+        for name in wrong_csvs(self.path, record):
             yield f"{self.path / name}: not what {RECORD} says"
-
-    def _wrong_csvs(self, record: Record) -> list[str]:
-        """Names of the files beside a complete record that say something else than it does, or are not there."""
-        texts = csv_texts(record).items()
-        return [name for name, text in texts if not _says(self.path / name, text)]
 
     @property
     def making(self) -> Path:
@@ -179,7 +174,7 @@ class RunFolder:
         if found.complete:  # it was killed between its record and the end
             remove(self.path / STATE)
         if found.state is State.DAMAGED and found.record is not None:
-            for name in self._wrong_csvs(found.record):
+            for name in wrong_csvs(self.path, found.record):
                 warn(f"{self.path / name}: not what {RECORD} says: it is written again")
                 write_csv(self.path / name, found.record)
 
@@ -275,11 +270,4 @@ def _archive(path: Path) -> bool:
         with ZipFile(path) as archive:
             return archive.testzip() is None
     except Exception:  # a damaged one raises anything
-        return False
-
-
-def _says(path: Path, text: str) -> bool:
-    try:
-        return path.read_bytes() == text.encode("utf-8", "backslashreplace")
-    except OSError:
         return False

@@ -15,11 +15,12 @@ from benchmark.errors import UserError
 from benchmark.record.files import write_json
 
 MANIFEST = "digests.json"
+NAMES = r"^(predictions-\d{1,9}\.npz|method-\d{1,9}-(begun|ended)\.pt|fit-\d{1,9}-\d{1,9}\.ckpt)$"
 
 
 class _Manifest(msgspec.Struct):
     run: list[str]
-    files: dict[Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]*$")], str]
+    files: dict[Annotated[str, Meta(pattern=NAMES)], str]
 
 
 class StateFiles:
@@ -113,7 +114,7 @@ class StateFiles:
 
 def _wrong(path: Path, told: str) -> str:
     if not path.is_file():
-        return "not there"
+        return f"not there, {MANIFEST} names it"
     try:
         return "" if digest(path.read_bytes()) == told else f"damaged (its digest is not the one in {MANIFEST})"
     except OSError as error:

@@ -107,10 +107,23 @@ def write_record(folder: Path, record: Record) -> None:
 
     A method that routes has ``router_accuracy_hidden.csv`` as well, a fusion stream ``missing_modality.csv``.
     """
-    for name in csv_texts(record):
+    for name in wrong_csvs(folder, record):
         write_csv(Path(folder) / name, record)
     value = plain(record.to_json())
     write_json(make_room(Path(folder) / RECORD), value | {DIGEST: _digest(value)})
+
+
+def wrong_csvs(folder: Path, record: Record) -> list[str]:
+    """Names of the CSV files of a record that are not there, or say something else than it does."""
+    texts = csv_texts(record).items()
+    return [name for name, text in texts if not _says(Path(folder) / name, text)]
+
+
+def _says(path: Path, text: str) -> bool:
+    try:
+        return path.read_bytes() == text.encode("utf-8", "backslashreplace")
+    except OSError:
+        return False
 
 
 def write_csv(path: Path, record: Record) -> None:

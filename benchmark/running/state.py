@@ -88,7 +88,7 @@ def damages(files: StateFiles, folder: RunFolder, record: Record, joint: bool) -
             wrong[MANIFEST] = "not there"
         else:
             wrong |= dict.fromkeys(lost, f"not in {MANIFEST}")
-        if max((_needs(name, joint) for name in told), default=0) > record.stages:
+        if max((_needs(name, joint) for name in files.names), default=0) > record.stages:
             yield f"{folder.making / RECORD}: of an earlier moment than its {folder.state.name}"
     yield from (f"{folder.state / name}: {reason}" for name, reason in wrong.items())
 

@@ -202,7 +202,7 @@ class Experts:
         return tensors
 
     def stored(self, name: str) -> dict[str, bytes]:
-        """The expert's files in PEFT's own format: in one folder ``PeftModel.from_pretrained(tower, folder)`` loads them."""
+        """The expert's files in PEFT's format: ``PeftModel.from_pretrained(tower, folder)`` loads a folder of them."""
         factors = {key: value.cpu().contiguous() for key, value in self._tensors(name).items()}
         config = {key: sorted(v) if isinstance(v, set) else v for key, v in self.config.to_dict().items()}
         described = json.dumps(config, indent=1, sort_keys=True, default=str) + "\n"
