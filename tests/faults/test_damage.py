@@ -6,10 +6,10 @@ to what an undamaged run has left, to the byte.
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import pytest
 from benchmark.cli import main
 from benchmark.data import catalog, identity
 from benchmark.data.cache import cached
+from benchmark.data.sources import Split
 from benchmark.record.state_files import StateFiles
 from tests.faults.small_runs import STREAMS, command, folder_of, outcome
 
@@ -89,10 +90,8 @@ def stopped_after(puts: int | None, arguments: list[str]) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StateFiles, "put", counted)
-        try:
+        with suppress(Stopped):
             assert main(arguments) == 0 and puts is None
-        except Stopped:
-            pass
 
 
 def copied(results: Path, to: Path) -> Path:
@@ -163,3 +162,91 @@ def test_an_unfinished_run(
             if damage(folder_of(results) / name, way, folder_of(begun, 1) / name):
                 assert again(results, method, kind, f"/{name}", capsys) == expected, (name, way)
                 tally("files of unfinished runs damaged, named and done without")
+
+
+OLDER = [("run.json", 3), ("run.json", 6), ("state/digests.json", 6), ("state/digests.json", 8)]
+
+
+@pytest.mark.parametrize(("name", "puts"), [OLDER[0], *(pytest.param(*each, marks=SLOW) for each in OLDER[1:])])
+def test_an_older_version_of_a_file(
+    name: str, puts: int, made: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    tally: Callable[..., None],
+) -> None:  # fmt: skip
+    """It is well-formed and of the same run: the rest of the state tells that it is not of this moment."""
+    method, kind = "sequential_lora", "classification"
+    results = copied(made(method, kind, MOMENTS["in a fit"]), tmp_path / "results")
+    shutil.copy(folder_of(made(method, kind, puts)) / name, folder_of(results) / name)
+    capsys.readouterr()
+    assert main(command(results, method, kind)) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told and all(line.startswith("warning: ") for line in told)
+    assert outcome(folder_of(results)) == outcome(folder_of(made(method, kind, None)))
+    tally("older versions of files seen")
+
+
+def other_samples(folder: Path) -> Iterator[str]:
+    """Well-formed caches that are wrong: each has been made in the folder when its name comes."""
+    val, test = folder / "val_images.npy", folder / "test_images.npy"
+    content = val.read_bytes()
+    shutil.copy(test, val)
+    test.write_bytes(content)
+    yield "splits changed places"
+    for name in ("labels", "images"):
+        part = folder / f"train_{name}.npy"
+        np.save(part, np.roll(np.load(part), 1, axis=0))
+        yield f"{name} of others"
+    if (folder / "train_pairs.npy").exists():
+        np.save(folder / "train_pairs.npy", np.load(folder / "train_pairs.npy")[::-1])
+        yield "pairs of others"
+        texts = folder / "test_texts.json"
+        texts.write_text(texts.read_text().replace("a", "e"))
+        yield "texts of others"
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_a_cache(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    tally: Callable[..., None],
+) -> None:  # fmt: skip
+    """Every file of a task's cache, and caches that are whole and wrong."""
+    monkeypatch.setenv("MBIL_CACHE", str(tmp_path / "cache"))
+    recipe = catalog.load(STREAMS[kind], Path())
+    told = identity.identities(recipe)
+    expected = content(cached(recipe.sources[0], told[0], 16))
+    (folder,) = (tmp_path / "cache").iterdir()
+    cached(recipe.sources[1], told[1], 16)
+    (other,) = (path for path in (tmp_path / "cache").iterdir() if path != folder)
+    good = copied(folder, tmp_path / "good")
+
+    def mended(what: str, *names: str) -> None:
+        capsys.readouterr()
+        assert content(cached(recipe.sources[0], told[0], 16)) == expected, what
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("warning: ") and any(name in line for name in names), (what, line)
+        assert content(cached(recipe.sources[0], told[0], 16)) == expected and not capsys.readouterr().err
+        assert sorted(path.name for path in folder.parent.iterdir()) == sorted([folder.name, other.name])
+        tally("caches damaged, named and made again")
+
+    names = files(good)
+    assert len(names) == (7 if kind == "classification" else 13)
+    for name in names:
+        for way in WAYS:
+            copied(good, folder)
+            if damage(folder / name, way, other / name):
+                mended(f"{name} {way}", f"/{name}")
+    for what in other_samples(copied(good, folder)):
+        mended(what, *names)
+    copied(other, folder)
+    mended("of another task", "digests.json")
+    shutil.rmtree(folder)
+    folder.write_text("no folder")
+    mended("a file", "digests.json")
+
+
+def content(splits: dict[str, Split]) -> str:
+    return repr(
+        [
+            (name, split.images.tobytes(), split.labels.tolist(), split.texts, np.array(split.pairs).tolist())  # type: ignore[union-attr]
+            for name, split in splits.items()
+        ]
+    )
