@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -24,6 +25,11 @@ class Interrupted(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+
+
+def warn(line: str) -> None:
+    """Tell the user in one line what goes on otherwise than asked for; the command goes on."""
+    print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 def unknown(what: str, given: object, valid: Iterable[object], where: str = "") -> UserError:

@@ -1,4 +1,4 @@
-"""Files that appear under their final name only when they are whole, and how numbers stand in them."""
+"""What stands in the files of a record: text, JSON, CSV, numbers. How they are put on disk, ``benchmark.disk`` says."""
 
 from __future__ import annotations
 
@@ -6,37 +6,17 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+from benchmark.disk import write_bytes
 
 
 def now() -> str:
     """The time in UTC as the records write it: ``2026-05-09T07:35:25+00:00``."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path`` in one step: readers, and a process killed half-way, see the old file or the new one.
-
-    Raises:
-        OSError: with ``path``, where it cannot be written; what was there is there.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        error.filename, error.filename2 = str(path), None  # a write tells no path, the others that of the draft
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -46,17 +26,17 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON: keys as given, floats by repr, NaN and infinity as null, a list of plain values on one line."""
-    write_text(path, _json(_plain(value)) + "\n")
+    write_text(path, _json(plain(value)) + "\n")
 
 
-def _plain(value: object) -> object:
+def plain(value: Any) -> Any:
     """Numpy's scalars and arrays as Python's, tuples as lists, numbers that JSON lacks as None."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

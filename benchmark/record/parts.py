@@ -18,6 +18,10 @@ Count = Annotated[int, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1 + 1e-6)]  # sums of float32 may end just above 1
 Amount = Annotated[float, Meta(ge=0, le=1e300)]  # finite
 FileName = Annotated[str, Meta(pattern=r"^(?!\.{1,2}$)[^/\\\x00-\x1f]+$")]  # a record's place is a path
+LeftFile = Annotated[  # a path below the run's folder
+    str, Meta(pattern=r"^(predictions\.npz|method\.safetensors|experts(/(?!\.{1,2}(/|$))[^/\\\x00-\x1f]+){2})$")
+]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,11 @@ from benchmark.record.parts import (
     Count,
     Divergence,
     FileName,
+    LeftFile,
     Provenance,
     SampleGroups,
     SampleScores,
+    Sha256,
     Share,
     SubgroupScore,
 )
@@ -80,6 +82,7 @@ class Record:
             of tasks that name such columns.
         diverged: where the run stopped, if a loss, a parameter or a score was not finite.
         missing: withheld input -> protocol -> the final model's row without it; of fusion.
+        files: what a complete run left beside its record where it was made: name -> sha256; None in old records.
         stages: rows of the matrices that are filled.
     """
 
@@ -111,6 +114,7 @@ class Record:
     subgroups: dict[str, dict[str, dict[str, dict[str, SubgroupScore]]]] | None = None
     missing: dict[str, dict[str, Row]] | None = None
     diverged: Divergence | None = None
+    files: dict[LeftFile, Sha256] | None = None
 
     @classmethod
     def from_json(cls, value: Any) -> Record:
@@ -262,7 +266,7 @@ SUMMARY = (  # of every kind
 )  # fmt: skip
 LATER_NUMBERS = ("worst_task", "ece")  # of the summary, than the first records, which do not have them
 LAST = (  # where a run has them
-    "router_confusion", "hits", "groups", "class_recall", "subgroups", "missing", "diverged",
+    "router_confusion", "hits", "groups", "class_recall", "subgroups", "missing", "diverged", "files",
 )  # fmt: skip
 ORDER = (
     "schema", "key", "method", "group", "stream", "config", "settings", "backbone", "seed", "order", "permutation",

@@ -14,8 +14,9 @@ from urllib.parse import quote
 
 from benchmark.compare.entries import counts
 from benchmark.compare.leaderboard import known_stream
+from benchmark.disk import write_bytes
 from benchmark.errors import UserError, unknown
-from benchmark.record.files import write_bytes, write_text
+from benchmark.record.files import write_text
 from benchmark.record.schema import Record
 from benchmark.record.stored import read_all
 from benchmark.record.summary import MISSING_RATES

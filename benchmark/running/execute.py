@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.config.registry import MethodCard
 from benchmark.config.resolve import Plan, resolve
 from benchmark.config.run_config import RunConfig
-from benchmark.errors import RunFailed, UserError
+from benchmark.errors import RunFailed, UserError, warn
 from benchmark.record import provenance
 from benchmark.record.files import now
 from benchmark.record.folder import Found, RunFolder, State
@@ -51,7 +51,7 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
         if found.state is State.WHOLE and not anew:
             console.print(f"already complete: {plan.path} (FORCE=1 or --force starts anew)", highlight=False)
             return plan.path
-        if found.state is State.DAMAGED and not anew:
+        if found.state is State.FOREIGN and not anew:
             raise UserError(f"{found.reason}; --force starts anew")
         begun = found.record if found.state is State.UNFINISHED and not anew else None
         if begun is not None and begun.diverged is not None:
@@ -62,6 +62,8 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
         method, data = load.loaded(plan, cls, here.device)
         record = begun or new_record(plan, here.name)
         if begun is None:
+            if found.reason and not anew:
+                warn(f"{found.reason}: the run is made again")
             folder.begin(record)
         with on_its_own(config.devices):
             _learn(plan, method, data, record, folder, here, console)

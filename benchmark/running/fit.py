@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -31,6 +30,7 @@ from benchmark.running.hardware import Hardware, full_precision
 from benchmark.running.memory_limit import told_when_full
 from benchmark.running.progress import Display
 from benchmark.running.seeds import derive_seed
+from benchmark.running.state import FitCheckpoints
 from benchmark.stream import Share
 from methods.base import IncrementalMethod
 
@@ -44,13 +44,13 @@ class Lesson:
     Args:
         data: of the tasks, one but for joint training.
         purpose: what the fit's random numbers are seeded from.
-        checkpoint: path of the state after each epoch.
+        checkpoints: where the state after each epoch is written.
         where: the task in words, ``task`` its name. first: training steps before this fit.
     """
 
     data: Sequence[TaskData]
     purpose: tuple[object, ...]
-    checkpoint: Path
+    checkpoints: FitCheckpoints
     where: str
     first: int = 0
     balanced: bool = False
@@ -93,19 +93,19 @@ def fit(
         precision=precision,  # type: ignore[arg-type]
         max_epochs=budget.epochs,
         callbacks=[watch],
+        plugins=[lesson.checkpoints],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     method.train()
-    resume = lesson.checkpoint if lesson.checkpoint.is_file() else None
     # Lightning's handler makes of SIGTERM an exit with status 0
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     full = told_when_full(f"{lesson.where}, training", budget.batch_size)
     with torch.random.fork_rng(), _interruptible(), full:
         try:
-            trainer.fit(method, loader, ckpt_path=resume, weights_only=True)
+            trainer.fit(method, loader, ckpt_path=lesson.checkpoints.last, weights_only=True)
         except MisconfigurationException as error:
             raise RunFailed(f"{type(method).__name__}: {' '.join(str(error).split())}") from error
     method.to(device)  # the strategy's teardown moves it to the CPU
@@ -236,7 +236,4 @@ class EpochEnd(L.Callback):
         pl_module.share = None  # type: ignore[assignment]
         self._check(trainer, pl_module, self.loss)  # type: ignore[arg-type]
         self.seconds += time.perf_counter() - self.started
-        temporary = self.lesson.checkpoint.with_suffix(".tmp")
-        trainer.save_checkpoint(temporary)
-        if trainer.is_global_zero:
-            temporary.replace(self.lesson.checkpoint)
+        trainer.save_checkpoint(self.lesson.checkpoints.after(trainer.current_epoch))

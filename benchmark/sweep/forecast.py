@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,11 @@ from benchmark.compare.tables import clock
 from benchmark.config import registry, space
 from benchmark.config.resolve import Plan
 from benchmark.config.run_config import RunConfig
-from benchmark.record.folder import PREDICTIONS, Found, RunFolder, State
+from benchmark.record.folder import LEFT, Found, RunFolder, State
 from benchmark.record.schema import Record
 from benchmark.record.stored import path_of, read_all
 from benchmark.sweep.engines.local import gpus
 from benchmark.sweep.grid import GridRun
-
-HEAVY = (PREDICTIONS, "method.safetensors", "experts")  # what a run leaves beside its record
 
 
 @dataclass(frozen=True)
@@ -93,11 +92,11 @@ def _disk(plan: Plan, like: Sequence[Record], earlier: Sequence[Record]) -> floa
     experts), and predictions are those of any run on the stream.
     """
     results = Path(plan.config.results)
-    left = [size for size in (_kept(results, record, HEAVY) for record in like) if size]
+    left = [size for size in (_kept(results, record, LEFT) for record in like) if size]
     if left:
         return median(left)
     here = [record for record in earlier if record.stream.hash == plan.stream_hash]
-    predictions = [size for size in (_kept(results, record, HEAVY[:1]) for record in here) if size]
+    predictions = [size for size in (_kept(results, record, LEFT[:1]) for record in here) if size]
     stored = [record.cost.stored_bytes[-1] for record in like if record.cost.stored_bytes]
     return 2 * median(stored or [0]) + median(predictions or [0])
 
@@ -158,7 +157,8 @@ def _state(found: Found, plan: Plan) -> str:
         State.WHOLE: "complete: nothing to do",
         State.ELSEWHERE: "a record made elsewhere: would run from the start",
         State.UNFINISHED: f"unfinished: {then}",
-        State.DAMAGED: f"damaged, --force starts anew: {found.reason}",
+        State.DAMAGED: f"damaged: {found.reason}: would be made again",
+        State.FOREIGN: f"{found.reason}; --force starts anew",
     }
     return said[found.state]
 
@@ -218,13 +218,12 @@ def overview(cells: Sequence[GridRun], redo: str, expected: Expected, slots: int
         slots: how many cells run at a time; None where only the cluster knows.
     """
     due = [cell for cell in cells if cell.runs(redo)]
-    count = {state: sum(cell.state == state for cell in cells) for state in ("done", "unfinished", "missing")}
-    diverged = sum(cell.state == "diverged" for cell in cells)
-    count |= {"diverged (--redo all starts anew)": diverged} if diverged else {}
+    states = dict.fromkeys(("done", "unfinished", "missing"), 0) | Counter(cell.state for cell in cells)
     stale = sum(cell.stale for cell in cells)
-    states = ", ".join(f"{number} {state}" for state, number in count.items())
+    counted = ", ".join(f"{number} {state}" for state, number in states.items())
     other = f"; {stale} neither made nor verified by this tree's code" if stale else ""
-    yield f"{len(cells)} cell{'s' if len(cells) > 1 else ''}: {states}{other}; {len(due)} to run"
+    yield f"{len(cells)} cell{'s' if len(cells) > 1 else ''}: {counted}{other}; {len(due)} to run"
+    yield from (f"{cell.found.reason}: made again" for cell in due if cell.found.state is State.DAMAGED)
     if not due:
         return
     known = [(cell, like) for cell, like in zip(due, map(expected, due), strict=True) if like.seconds is not None]

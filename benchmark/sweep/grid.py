@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from benchmark.config.run_config import RunConfig
 from benchmark.data import catalog
 from benchmark.errors import UserError
 from benchmark.record.folder import Found, RunFolder, State
+from benchmark.record.schema import Record
 from benchmark.record.stored import RECORD, read_record
 
 INSTEAD = {
@@ -49,7 +51,7 @@ class GridRun:
 
     @property
     def state(self) -> str:
-        """missing, unfinished, diverged, or done: the record is complete, wherever it was made."""
+        """missing, unfinished, diverged, damaged, or done: the record is complete, wherever it was made."""
         if self.found.complete:
             return "done"
         return "diverged" if self.found.diverged else self.found.state.value
@@ -57,6 +59,8 @@ class GridRun:
     @property
     def left(self) -> float:
         """The part of its tasks that is not learned yet."""
+        if self.found.state is State.DAMAGED:
+            return 1.0
         return 0.0 if self.found.complete else 1 - self.found.learned / len(self.plan.stream)
 
     def anew(self, redo: str) -> bool:
@@ -143,14 +147,21 @@ def runs(grid: Grid, cuda: Callable[[RunConfig], bool]) -> tuple[list[GridRun], 
 
 def _replicates(grid: Grid, plan: Plan, argv: tuple[str, ...]) -> Iterator[GridRun]:
     """The seeds and orders of a run, whose key and stream are the same for all."""
-    code, rows = plan.code, [read_record(file) for file in sorted(plan.path.parent.glob(f"*/{RECORD}"))]
-    other = {record.place for record in stale([record for record in rows if record.complete], code)}
+    code = plan.code
+    other = {record.place for record in stale([row for row in _rows(plan.path.parent) if row.complete], code)}
     for order in grid.orders:
         for seed in grid.seeds:
             own = plan.replicate(seed, order)
             found = RunFolder(own.path, own.key).found()
-            if found.state is State.DAMAGED:
-                raise UserError(found.reason)
+            if found.state is State.FOREIGN:
+                raise UserError(f"{found.reason}; run with --force puts this one in its place")
             made = found.record
             old = made is not None and (made.place in other if made.complete else made.provenance.fingerprint != code)
             yield GridRun(own, (*argv, "--seed", str(seed), "--order", str(order), "--quiet"), found, old)
+
+
+def _rows(folder: Path) -> Iterator[Record]:
+    """The records of a key that can be read: what is damaged is found where it belongs to a cell."""
+    for file in sorted(folder.glob(f"*/{RECORD}")):
+        with suppress(UserError):
+            yield read_record(file)
