@@ -47,6 +47,7 @@ def sync(folder: Path) -> None:
         os.fsync(opened)
     except OSError as error:
         if error.errno not in UNABLE:
+            error.filename = str(folder)
             raise
     finally:
         os.close(opened)

@@ -67,6 +67,13 @@ def at(where: str, act: Callable[[], None]) -> Iterator[None]:
         yield
 
 
+def continues(results: Path, straight: dict[str, bytes], *more: str) -> None:
+    """The same command comes to the same end; what it makes again it may tell."""
+    code, error = told(*command(results, *more))
+    assert code == 0 and all(line.startswith("warning: ") for line in error.splitlines()), error
+    assert tables(results) == straight
+
+
 class Process:
     """A copy of this process that does ``run`` and ends with what it returns; its standard error is in ``error``."""
 

@@ -25,7 +25,7 @@ import pytest
 from benchmark.cli import main
 from benchmark.config import arguments, space
 from benchmark.config.resolve import resolve
-from tests.faults.disturbed import Process, at, command, tables, told
+from tests.faults.disturbed import Process, at, command, continues, told
 
 MS_RDONLY, MS_REMOUNT = 1, 32
 NEW_NAMESPACE, NEW_USER = 0x20000, 0x10000000
@@ -81,8 +81,7 @@ def fails(number: int, first: int, results: Path, straight: dict[str, bytes]) ->
         assert (code, error) == (0, "")
         return False
     line_of(code, error, results, os.strerror(number))
-    assert told(*command(results)) == (0, "")
-    assert tables(results) == straight
+    continues(results, straight)
     return True
 
 
@@ -131,7 +130,7 @@ def test_a_limit_of_the_system_is_told(
             code, error = told(*command(results))
         resource.setrlimit(limit, before)
         line_of(code, error, "", reason)
-        assert told(*command(results)) == (0, "") and tables(results) == straight
+        continues(results, straight)
         return 0
 
     assert Process(run, tmp_path / "error").wait() == 0, (tmp_path / "error").read_text()
@@ -176,7 +175,7 @@ def on_a_disk(size: str, folder: Path, straight: dict[str, bytes], cache: bool =
         assert "No space left on device" in error or ": too little" in error, error
         assert str(folder / "disk") in error, error
         mounted(folder / "disk", "64m", MS_REMOUNT)
-        assert told(*command(results)) == (0, "") and tables(results) == straight
+        continues(results, straight)
         return 0
 
     code = Process(run, folder / "error").wait()
@@ -220,7 +219,7 @@ def test_a_results_folder_that_vanishes(
         code, error = told(*command(results))
     if code:
         line_of(code, error, results, "No such file or directory")
-    assert told(*command(results, "--force")) == (0, "") and tables(results) == straight
+    continues(results, straight, "--force")
     tally("vanished folders, told")
 
 
