@@ -24,6 +24,11 @@ SIGNALS = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
 LINE = "interrupted: the same command continues\n"
 
 
+def hearing() -> None:
+    """What a script starts with ``&`` is deaf to SIGINT, and so is all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def signalled(where: str, number: int, folder: Path, straight: dict[str, bytes]) -> None:
     """A run that gets a signal at a moment tells it; the same command comes to the same end."""
     results, error = folder / "results", folder / "error"
@@ -63,7 +68,9 @@ def test_a_signal_at_any_moment(
 def test_a_signal_while_everything_is_imported(
     number: int, after: float, tmp_path: Path, tally: Callable[..., None]
 ) -> None:
-    process = subprocess.Popen([sys.executable, "-c", HEARING, *command(tmp_path)], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmark", *command(tmp_path)], stderr=subprocess.PIPE, preexec_fn=hearing, text=True
+    )
     time.sleep(after)
     process.send_signal(number)
     begun = time.monotonic()
@@ -71,13 +78,6 @@ def test_a_signal_while_everything_is_imported(
     assert time.monotonic() - begun < 10
     assert (process.returncode, error) == (SIGNALS[number], LINE)
     tally("signals told during imports")
-
-
-HEARING = """
-import runpy, signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-runpy.run_module("benchmark", run_name="__main__")
-"""
 
 
 def test_more_signals_while_it_ends_change_nothing(tmp_path: Path, tally: Callable[..., None]) -> None:
@@ -189,10 +189,14 @@ def test_processes_that_learn_together_end_together(
     """A signal to the first one alone, as of a scheduler, or to all of them, as of a terminal."""
     argv = command(tmp_path, "--devices", "2", "--epochs", "200")
     process = subprocess.Popen(
-        [sys.executable, "-c", HEARING, *argv], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-m", "benchmark", *argv],
+        stderr=subprocess.PIPE,
+        preexec_fn=hearing,
+        text=True,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 120
-    while not list(tmp_path.rglob("fit-0.ckpt")):
+    while not list(tmp_path.rglob("fit-0*")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(0.5)
@@ -222,10 +226,14 @@ def test_a_sweep_ends_its_cells_and_says_so(number: int, tmp_path: Path, tally: 
     argv = ["sweep", "--methods", "sequential_lora", "--streams", "smoke", "--epochs", "200", "--device", "cpu"]
     argv += ["--jobs", "1", "--results", str(tmp_path)]
     process = subprocess.Popen(
-        [sys.executable, "-c", HEARING, *argv], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        [sys.executable, "-m", "benchmark", *argv],
+        stderr=subprocess.PIPE,
+        preexec_fn=hearing,
+        stdout=subprocess.DEVNULL,
+        text=True,
     )
     deadline = time.monotonic() + 120
-    while not list(tmp_path.rglob("fit-0.ckpt")):
+    while not list(tmp_path.rglob("fit-0*")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     others = _descendants(process.pid)
