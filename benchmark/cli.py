@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmark import endings
 from benchmark.errors import UserError, forget_notices, unknown
+from benchmark.running import processes
 
 USAGE = """usage: python -m benchmark VERB [options]        (python -m benchmark VERB --help)
 
@@ -28,29 +30,23 @@ USAGE = """usage: python -m benchmark VERB [options]        (python -m benchmark
   pretrain [--to DIR]       train the default backbone, phantom-clip, anew
 """
 
+PATIENCE = {"sweep": 60.0, "worker": None}  # seconds: cells are ended first; of what copies itself no thread may watch
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 2 bad input (one line says what), 1 a check that failed, 130 interrupted."""
+    """Exit status: 0 done, 1 a check or a run that failed, 2 bad input, 128 + n a signal (:mod:`benchmark.endings`)."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
     forget_notices()
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0 if argv else 2
-    try:
+
+    def act() -> int:
         if argv[0] not in VERBS:
             raise unknown("verb", argv[0], VERBS)
         return VERBS[argv[0]](argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        return 0
-    except KeyboardInterrupt:
-        print("interrupted: the same command continues", file=sys.stderr)
-        return 130
+
+    return endings.ended(act, PATIENCE.get(argv[0], endings.PATIENCE), silent=bool(processes.rank_here()))
 
 
 def _console() -> Any:
@@ -84,11 +80,13 @@ def run(argv: Sequence[str]) -> int:
     from benchmark.config import arguments
     from benchmark.config.resolve import checked
     from benchmark.record.stored import read_record
-    from benchmark.running import execute, processes
+    from benchmark.running import execute
+    from benchmark.sweep.forecast import finds_cuda
 
     processes.follow_parent()
     config, card, _ = arguments.parse("run", argv, with_class=False)
-    checked(config, card)  # said before torch is loaded
+    checked(config, card)  # this and the next are said before torch is loaded
+    execute.refuse_diverged(config, card, finds_cuda(config))
     config, card, cls = arguments.parse("run", argv, with_class=True)
 
     console = _console()

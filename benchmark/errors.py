@@ -1,4 +1,5 @@
-"""What a user did wrong, in one line; and what is left out of a command that goes on, in a line each."""
+"""What ends a command before it is done, in one line: what a user did wrong, a run that failed, a signal; and what is
+left out or made again by one that goes on, in a line each."""
 
 from __future__ import annotations
 
@@ -53,6 +54,27 @@ def notice(line: str) -> None:
 def forget_notices() -> None:
     """A command begins: what was said before is said again."""
     _noticed.clear()
+
+
+class RunFailed(Exception):
+    """A method computes nonsense or breaks its contract: the command line prints the message alone and exits with 1."""
+
+
+class Interrupted(BaseException):
+    """A signal asks this process to end; no ``except Exception`` catches it.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def warn(line: str) -> None:
+    """Tell the user in one line what goes on otherwise than asked for; the command goes on."""
+    print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 def unknown(what: str, given: object, valid: Iterable[object], where: str = "") -> UserError:

@@ -25,10 +25,11 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from rich.console import Console
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from benchmark.data import catalog, phantom
+from benchmark.disk import write_bytes
 from methods.base import cosine
 
 SEED = 770_001  # of the images: no shipped stream's seed
@@ -177,9 +178,8 @@ def pretrain(
     with torch.no_grad():
         table.weight[used] = model.token_embedding.weight
     model.token_embedding = table
-    to.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
-    save_file(state, to / "open_clip_model.safetensors")
+    write_bytes(to / "open_clip_model.safetensors", save(state))
     config = {"model_cfg": MODEL, "preprocess_cfg": PREPROCESS}
-    (to / "open_clip_config.json").write_text(json.dumps(config, indent=1) + "\n")
+    write_bytes(to / "open_clip_config.json", (json.dumps(config, indent=1) + "\n").encode())
     return {"made_seconds": made, "train_seconds": trained, "images_per_second": steps * batch_size / trained}

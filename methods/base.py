@@ -64,6 +64,7 @@ class IncrementalMethod(L.LightningModule):
     keeps_images = False  # stores raw training images (replay)
     needs_length = False  # reads task.of
     joint = False  # sees all tasks at once
+    abstains = False  # may have no answer, all of a batch NaN, but on a learned task whose identity is given
     version = 1  # raised when what the method computes changes at the same arguments: part of its runs' key
     ddp = True  # the loss is a mean over the batch plus a term of the parameters: processes may share a batch
     kinds: tuple[str, ...] = ("classification",)  # of tasks it learns; also "fusion" and "retrieval"
@@ -128,7 +129,9 @@ class IncrementalMethod(L.LightningModule):
 
     @_may_leave_out_route
     def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None, route: Tensor | None = None) -> Tensor:
-        """(B, C) logits over ``labels``; ``task`` None means the identity is hidden.
+        """(B, C) finite logits over ``labels``; ``task`` None means the identity is hidden.
+
+        A method that may have no answer declares it (``abstains``) and gives NaN throughout there.
 
         Args:
             route: (B,) what :meth:`route` said of this batch, where that was asked already; with it a method that

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,18 @@ def save(results: Path, *many: Record) -> Path:
     for record in many:
         write_record(path_of(results, record), record)
     return results
+
+
+def archive(text: str) -> bytes:
+    """What an old run left as its predictions, told from others by a text; :func:`archived` reads it."""
+    buffer = BytesIO()
+    np.savez(buffer, text=np.array(text))
+    return buffer.getvalue()
+
+
+def archived(file: Path) -> str:
+    with np.load(file, allow_pickle=False) as parts:
+        return str(parts["text"])
 
 
 def packed(bits: Sequence[int]) -> SampleScores:

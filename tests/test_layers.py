@@ -16,7 +16,7 @@ HEAVY = {"torch", "lightning", "peft", "open_clip", "torchmetrics", "timm", "tra
 
 # Who may be imported by whom, lowest first. A room is a package of benchmark, a flat file of it, or methods.
 LAYERS = (
-    {"errors", "stream", "metrics", "kinds"},
+    {"disk", "errors", "endings", "stream", "metrics", "kinds"},
     {"data", "record", "methods"},
     {"config", "pretrain"},
     {"compare"},
@@ -26,7 +26,7 @@ LAYERS = (
     {"__main__"},
 )
 LIGHT = (  # packages and modules that answer before torch is there
-    "errors", "stream", "metrics", "kinds", "record", "config", "compare", "report", "sweep", "cli",
+    "disk", "errors", "endings", "stream", "metrics", "kinds", "record", "config", "compare", "report", "sweep", "cli",
     "data.catalog", "data.doubles", "data.identity", "data.places", "data.sources", "data.yaml_files",
     "running.execute", "running.processes", "running.loggers",
 )  # fmt: skip
@@ -155,7 +155,12 @@ def test_only_fit_owns_a_trainer_and_only_the_folder_deletes_runs() -> None:
         if "Trainer(" in text:
             assert name == "benchmark.running.fit"
         if "rmtree(" in text:
-            assert name in ("benchmark.record.folder", "benchmark.data.cache"), name
+            assert name == "benchmark.disk"
+        if re.search(r"from benchmark.disk import .*\bremove\b", text):
+            assert name in (
+                "benchmark.record.folder", "benchmark.record.state_files", "benchmark.data.cache",
+                "benchmark.running.state", "benchmark.deploy.export",
+            ), name  # fmt: skip
 
 
 def test_a_datasets_package_elsewhere_is_not_shadowed(tmp_path: Path) -> None:

@@ -1,18 +1,25 @@
 """A task's images, decoded and resized once into a uint8 cache, and never per epoch. No torch.
 
-Legend: N images, H, W pixels.
+A cache is a folder whose ``digests.json`` says what each file is; they are read through on every use, for another
+image or label in them would be another result. Legend: N images, H, W pixels.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
-import shutil
-import tempfile
-from contextlib import suppress
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
+from filelock import FileLock, Timeout
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -22,16 +29,26 @@ from benchmark.data.catalog import Source
 from benchmark.data.sources.contents import cache_folder
 from benchmark.data.sources.images import Images
 from benchmark.data.sources.split import SPLITS, Split, check_labels
+from benchmark.disk import Data, digest, remove, sync, write_bytes
+from benchmark.errors import warn
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
+MANIFEST = "digests.json"
+AT_ONCE = 64  # images that are written at a time
+BUILDING = ".building-"
+HEADER = 1024  # bytes that a header of one of these arrays has at most
 
 
-def resized(images: NDArray[np.uint8] | Images, size: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-    """(N, H, W) or (N, H, W, 3), or N images of any sizes -> (N, 3, size, size), written into ``out`` if it is given.
+class _Damaged(Exception):
+    """What is wrong with a cache; nothing where there is none."""
+
+
+def resized(images: NDArray[np.uint8] | Images | Sequence[NDArray[np.uint8]], size: int) -> NDArray[np.uint8]:
+    """(N, H, W) or (N, H, W, 3), or N images of any sizes -> (N, 3, size, size).
 
     The shorter side is scaled to ``size`` (bicubic) and the centre cut out.
     """
-    out = np.empty((len(images), 3, size, size), np.uint8) if out is None else out
+    out = np.empty((len(images), 3, size, size), np.uint8)
     for i, image in enumerate(images):
         height, width = image.shape[:2]
         scale = size / min(height, width)
@@ -44,38 +61,176 @@ def resized(images: NDArray[np.uint8] | Images, size: int, out: NDArray[np.uint8
     return out
 
 
+def place(identity: str, size: int) -> Path:
+    """The folder of a task's images at a size, once they are made."""
+    return cache_folder() / f"{identity[:24]}-{size}-v{CACHE_VERSION}"
+
+
 def cached(source: Source, identity: str, size: int) -> dict[str, Split]:
-    """Every split with its images as (N, 3, size, size), memory-mapped, made on first use."""
-    folder = cache_folder() / f"{identity[:24]}-{size}-v{CACHE_VERSION}"
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
-        try:
-            for split in SPLITS:
-                _write(building, split, sources.load(source, split), size)
-            with suppress(OSError):  # another process was faster
-                building.rename(folder)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-    splits = {split: _read(folder, split, kinds.of(source.task_kind).reads_text) for split in SPLITS}
+    """Every split with its images as (N, 3, size, size), memory-mapped, made on first use.
+
+    A damaged cache is named, and made anew; of several processes that need one, one makes it.
+
+    Raises:
+        UserError: the samples cannot be read.
+        OSError: the cache cannot be written.
+    """
+    folder = place(identity, size)
+    made_of = {"identity": identity, "size": size, "version": CACHE_VERSION}
+    texts = kinds.of(source.task_kind).reads_text
+    try:
+        splits = _read(folder, made_of, texts)
+    except _Damaged:
+        with _alone(folder):
+            try:
+                splits = _read(folder, made_of, texts)  # another process was faster
+            except _Damaged as damage:
+                if str(damage):
+                    warn(f"{damage}: the cache is made again")
+                _make(folder, source, made_of)
+                splits = _read(folder, made_of, texts)
     for split, found in splits.items():
         check_labels(source, split, found.labels)
     return splits
 
 
-def _write(folder: Path, split: str, loaded: Split, size: int) -> None:
-    shape = (len(loaded.images), 3, size, size)
-    resized(loaded.images, size, open_memmap(folder / f"{split}_images.npy", "w+", np.uint8, shape))
-    np.save(folder / f"{split}_labels.npy", loaded.labels)
+# ---- reading
+
+
+def _read(folder: Path, made_of: dict[str, Any], with_texts: bool) -> dict[str, Split]:
+    """The splits, if every file is what the manifest says and the manifest is of these samples.
+
+    What is told by the digest are the bytes that are used: those of the mapping.
+    """
+    if not os.path.lexists(folder):
+        raise _Damaged
+    told = _manifest(folder / MANIFEST)
+    parts = ("images.npy", "labels.npy", *(("pairs.npy", "texts.json") if with_texts else ()))
+    names = [f"{split}_{part}" for split in SPLITS for part in parts]
+    files = told.pop("files", None)
+    if told != made_of or not isinstance(files, dict) or sorted(files) != sorted(names):
+        raise _Damaged(f"{folder / MANIFEST}: damaged (of other samples)")
+    with ThreadPoolExecutor() as pool:
+        data = dict(zip(names, pool.map(lambda name: _verified(folder / name, files[name]), names), strict=True))
+    return {split: _split(*(data[f"{split}_{part}"] for part in parts)) for split in SPLITS}
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        raise _Damaged(f"{path}: damaged (not readable)") from None
+    return told if isinstance(told, dict) else {}
+
+
+def _verified(path: Path, told: str) -> NDArray[np.uint8]:
+    """The bytes of a file, memory-mapped."""
+    try:
+        data = np.memmap(path, np.uint8, "r") if path.is_file() else None
+    except (OSError, ValueError):  # an empty file cannot be mapped
+        data = None
+    if data is None:
+        raise _Damaged(f"{path}: not there, or empty")
+    if digest(data.data) != told:
+        raise _Damaged(f"{path}: damaged (its digest is not the one in {MANIFEST})")
+    return data
+
+
+def _split(
+    images: NDArray[np.uint8], labels: NDArray[np.uint8], pairs: NDArray[np.uint8] | None = None,
+    texts: NDArray[np.uint8] | None = None,
+) -> Split:  # fmt: skip
+    if pairs is None or texts is None:
+        return Split(_array(images), np.array(_array(labels)))
+    return Split(_array(images), np.array(_array(labels)), tuple(json.loads(texts.tobytes())), np.array(_array(pairs)))
+
+
+def _array(data: NDArray[np.uint8]) -> NDArray[Any]:
+    """The array that the bytes of a ``.npy`` file hold, as a view of them."""
+    header = io.BytesIO(data[:HEADER].tobytes())
+    assert npy.read_magic(header) == (1, 0)
+    shape, _, dtype = npy.read_array_header_1_0(header)
+    return data[header.tell() :].view(dtype).reshape(shape)
+
+
+# ---- writing
+
+
+def _make(folder: Path, source: Source, made_of: dict[str, Any]) -> None:
+    """Build the folder aside and put it in its place, whatever is there; who has mapped that keeps it."""
+    building = folder.with_name(f"{BUILDING}{folder.name}")
+    remove(building)
+    building.mkdir()
+    try:
+        files: dict[str, str] = {}
+        for split in SPLITS:
+            files |= _write(building, split, sources.load(source, split), made_of["size"])
+        write_bytes(building / MANIFEST, json.dumps(made_of | {"files": files}, indent=1).encode())
+        remove(folder)
+        building.rename(folder)
+        sync(folder.parent)
+    finally:
+        remove(building)
+
+
+def _write(folder: Path, split: str, loaded: Split, size: int) -> dict[str, str]:
+    """A split's files; returns name -> digest."""
+    data = {"labels.npy": _npy(loaded.labels)}
     if loaded.pairs is not None:
-        np.save(folder / f"{split}_pairs.npy", loaded.pairs)
-        (folder / f"{split}_texts.json").write_text(json.dumps(loaded.texts), encoding="utf-8")
+        data |= {"pairs.npy": _npy(loaded.pairs), "texts.json": json.dumps(loaded.texts).encode()}
+    for part, content in data.items():
+        write_bytes(folder / f"{split}_{part}", content)
+    told = {f"{split}_{part}": digest(content) for part, content in data.items()}
+    return told | {f"{split}_images.npy": _write_images(folder / f"{split}_images.npy", loaded.images, size)}
 
 
-def _read(folder: Path, split: str, with_texts: bool) -> Split:
-    images = np.load(folder / f"{split}_images.npy", mmap_mode="r", allow_pickle=False)
-    labels = np.load(folder / f"{split}_labels.npy", allow_pickle=False)
-    if not with_texts:
-        return Split(images, labels)
-    texts = json.loads((folder / f"{split}_texts.json").read_text(encoding="utf-8"))
-    return Split(images, labels, tuple(texts), np.load(folder / f"{split}_pairs.npy", allow_pickle=False))
+def _npy(array: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    npy.write_array(buffer, np.ascontiguousarray(array), (1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _write_images(path: Path, images: NDArray[np.uint8] | Images, size: int) -> str:
+    """Some at a time, so that memory holds few of them; written and not mapped, so that a full disk is an OSError."""
+    header, content, left = io.BytesIO(), hashlib.blake2b(digest_size=32), iter(images)
+    npy.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (len(images), 3, size, size)})
+    part: Data = header.getvalue()
+    try:
+        with open(path, "wb") as file:
+            while len(part):
+                file.write(part)
+                content.update(part)
+                part = resized(list(islice(left, AT_ONCE)), size).data
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a write tells no path
+        raise
+    return content.hexdigest()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Inside, no other process of this machine makes this cache, and what dead ones left beside it is gone."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(_lock(folder.name, folder.parent))
+    with lock:
+        try:
+            _tidy(folder.parent)
+            yield
+        finally:
+            Path(lock.lock_file).unlink(missing_ok=True)  # still held: who has opened it sees that it has no name
+
+
+def _lock(name: str, parent: Path) -> Path:
+    return parent / f".{name}.lock"
+
+
+def _tidy(parent: Path) -> None:
+    """Remove what processes were building that are gone: a lock that is free tells."""
+    names = {path.name.removeprefix(BUILDING) for path in parent.glob(f"{BUILDING}*")}
+    names |= {path.name.removeprefix(".").removesuffix(".lock") for path in parent.glob(".*.lock")}
+    for name in names:
+        with suppress(Timeout, OSError), FileLock(_lock(name, parent), timeout=0):
+            remove(parent / f"{BUILDING}{name}")
+            _lock(name, parent).unlink(missing_ok=True)

@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import open_clip
 import torch
 from peft import LoraConfig
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from benchmark.deploy.trained import Trained, load
+from benchmark.disk import remove, write_bytes
 from benchmark.errors import UserError
+from benchmark.record.claim import alone_in
 from benchmark.record.files import write_text
 from benchmark.record.schema import Configuration
 from benchmark.stream import Task
@@ -50,15 +51,18 @@ def export(run: Path, task: str, to: Path, format: str = "peft", method: str | N
         raise UserError(f"--to {to}: there is something already")
     trained = load(run, method)
     factors, experts = _factors(trained, trained.task(task))
-    to.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=to.parent, prefix=".exporting-") as building:
-        part = Path(building) / "part"
-        part.mkdir()
-        if format == "peft":
-            _adapter(experts, factors, part)
-        else:
-            _folded(trained.record.config, factors, part)
-        part.replace(to)
+    building = to.with_name(f".exporting-{to.name}")
+    with alone_in(to):
+        remove(building)  # of a process that was killed
+        try:
+            building.mkdir()
+            if format == "peft":
+                _adapter(experts, factors, building)
+            else:
+                _folded(trained.record.config, factors, building)
+            building.replace(to)
+        finally:
+            remove(building)
     if format == "peft":
         tower = "" if experts.tower is trained.method.backbone else ".image"
         name = trained.record.config.backbone
@@ -125,7 +129,7 @@ def _adapter(experts: Experts, factors: dict[str, tuple[Tensor, Tensor]], to: Pa
         tensors[f"base_model.model.{path}.lora_A.weight"] = A.contiguous()
         tensors[f"base_model.model.{path}.lora_B.weight"] = B.contiguous()
         rank = len(A)
-    save_file(tensors, to / "adapter_model.safetensors")
+    write_bytes(to / "adapter_model.safetensors", save(tensors))
     config = LoraConfig(r=rank, lora_alpha=rank, bias="none", target_modules=experts.config.target_modules)
     config.inference_mode = True
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
@@ -140,7 +144,7 @@ def _folded(config: Configuration, factors: dict[str, tuple[Tensor, Tensor]], to
         update = B @ A
         rows = slice(None) if third is None else slice(third * len(update), (third + 1) * len(update))
         state[key][rows] += update
-    save_file(state, to / "open_clip_model.safetensors")
+    write_bytes(to / "open_clip_model.safetensors", save(state))
     described = {"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": _preprocess(model)}
     write_text(to / "open_clip_config.json", json.dumps(described, indent=2) + "\n")
 

@@ -1,4 +1,4 @@
-"""Files that appear under their final name only when they are whole, and how numbers stand in them."""
+"""What stands in the files of a record: text, JSON, CSV, numbers. How they are put on disk, ``benchmark.disk`` says."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+from benchmark.disk import write_bytes
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four are wide ones
 
@@ -19,21 +21,6 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path`` in one step: readers, and a process killed half-way, see the old file or the new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_text(path: Path, text: str) -> None:
     """``write_bytes`` of UTF-8. What UTF-8 cannot hold (half a character of a file's name) becomes a ``\\u`` escape."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
@@ -41,17 +28,17 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON: keys as given, floats by repr, NaN and infinity as null, a list of plain values on one line."""
-    write_text(path, _json(_plain(value)) + "\n")
+    write_text(path, _json(plain(value)) + "\n")
 
 
-def _plain(value: object) -> object:
+def plain(value: Any) -> Any:
     """Numpy's scalars and arrays as Python's, tuples as lists, numbers that JSON lacks as None."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -25,6 +25,10 @@ Setting = Annotated[float, Meta(ge=-1e300, le=1e300)]  # finite
 Name = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,199}\Z")
 ]  # becomes a path, or a part of a file's name
+LeftFile = Annotated[  # a path below the run's folder
+    str, Meta(pattern=r"^(predictions\.npz|method\.safetensors|experts(/[A-Za-z0-9][A-Za-z0-9_.-]{0,199}){2})\Z")
+]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]{0,64}\Z")]
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{0,64}\Z")]
 Label = Annotated[str, Meta(max_length=4000)]
@@ -127,6 +131,32 @@ class Provenance:
     finished: Time | None = None
     processor: Text | None = None  # later than the first records
     verified: Verified | None = None
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where a run stopped for good: the first number that was not finite.
+
+    Attributes:
+        task: as the stream names it. what: is not finite, in words.
+        epoch, step: of the task's training, from 1; None where it was not training. loss: as Python writes it.
+        lr: the learning rate of that step.
+    """
+
+    task: str
+    what: str
+    epoch: Count | None = None
+    step: Count | None = None
+    loss: str | None = None
+    lr: Amount | None = None
+
+    @property
+    def sentence(self) -> str:
+        """``task chest_opacity: epoch 1, step 3: the loss is nan (learning rate 10000)``."""
+        when = "" if self.epoch is None else f"epoch {self.epoch}, step {self.step}: "
+        loss = "" if self.loss is None else f"loss {self.loss}, "
+        rate = "" if self.lr is None else f" ({loss}learning rate {self.lr:g})"
+        return f"task {self.task}: {when}{self.what}{rate}"
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,16 @@ from benchmark.record.parts import (
     Configuration,
     Costs,
     Count,
+    Divergence,
     Hex,
     Label,
+    LeftFile,
     Name,
     Provenance,
     Repeats,
     SampleGroups,
     SampleScores,
+    Sha256,
     Share,
     SubgroupScore,
     Text,
@@ -83,8 +86,10 @@ class Record:
             sample or the method no answer; of tasks with labels.
         subgroups: protocol -> task -> column of its table -> value -> the final model's score of the samples with it;
             of tasks that name such columns.
+        diverged: where the run stopped, if a loss, a parameter or a score was not finite.
         missing: withheld input -> protocol -> the final model's row without it; of fusion.
         repeats: task -> what stands twice in its data; of tasks with such, None where nothing does or in old records.
+        files: what a complete run left beside its record where it was made: name -> sha256; None in old records.
         stages: rows of the matrices that are filled.
     """
 
@@ -116,6 +121,8 @@ class Record:
     subgroups: dict[str, dict[str, dict[str, dict[str, SubgroupScore]]]] | None = None
     missing: dict[str, dict[str, Row]] | None = None
     repeats: dict[str, Repeats] | None = None
+    diverged: Divergence | None = None
+    files: dict[LeftFile, Sha256] | None = None
 
     @classmethod
     def from_json(cls, value: Any) -> Record:
@@ -204,7 +211,9 @@ class Record:
         return replace(self, scores=scores, router_accuracy=router_accuracy, stages=stage + 1)
 
 
-LAST = ("router_confusion", "hits", "groups", "class_recall", "subgroups", "missing", "repeats")  # where a run has them
+LAST = (  # where a run has them
+    "router_confusion", "hits", "groups", "class_recall", "subgroups", "missing", "repeats", "diverged", "files",
+)  # fmt: skip
 ORDER = (
     "schema", "key", "method", "group", "stream", "config", "settings", "backbone", "seed", "order", "permutation",
     "limit", "split", "status", "stages", "primary", "scores", "router_accuracy", "summary", "cost", "provenance",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import stat
 from collections.abc import Iterable, Iterator
@@ -9,14 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmark.disk import make_room, write_bytes
 from benchmark.errors import UserError, notice
 from benchmark.record.agreement import common
-from benchmark.record.files import csv_text, decimals, write_bytes, write_json, write_text
+from benchmark.record.files import csv_text, decimals, plain, write_json, write_text
 from benchmark.record.schema import Matrix, Record
 from benchmark.record.soundness import shallow
 from benchmark.record.summary import disagreement, missing_rows
 
-RECORD = "run.json"
+RECORD, DIGEST = "run.json", "digest"
 LARGEST = 64 * 2**20  # bytes of a record; those of the largest streams have some hundred thousand
 
 
@@ -63,15 +65,23 @@ def read_record(path: Path) -> Record:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:  # of JSON and of UTF-8; of lists in lists without end
         raise UserError(f"{file}: not a JSON file ({error})") from None
+    told = value.pop(DIGEST, None) if isinstance(value, dict) else None
     try:
         shallow(value)
         record = Record.from_json(value)
         wrong = disagreement(record) if record.complete else None
     except ValueError as error:
         raise UserError(f"{file}: {' '.join(str(error).split())}") from None
+    if told != _digest(value) and (told is not None or record.files is not None):  # the first records have none
+        raise UserError(f"{file}: damaged: what it says does not fit its {DIGEST!r}")
     if wrong is not None:
         raise UserError(f"{file}: contradicts itself: {wrong}")
     return record
+
+
+def _digest(value: dict[str, Any]) -> str:
+    """sha256 of a record's JSON, however it is laid out."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _content(file: Path) -> bytes:
@@ -129,13 +139,32 @@ def read_all(results: Path, stream: str | None = None) -> list[Record]:
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Write ``<metric>_<protocol>.csv`` for every score matrix of the record, then ``run.json``.
+    """Write ``<metric>_<protocol>.csv`` for every score matrix of the record, then ``run.json`` with its digest.
 
     A method that routes has ``router_accuracy_hidden.csv`` as well, a fusion stream ``missing_modality.csv``.
     """
-    for name, text in csv_texts(record).items():
-        write_text(Path(folder) / name, text)
-    write_json(Path(folder) / RECORD, record.to_json())
+    for name in wrong_csvs(folder, record):
+        write_csv(Path(folder) / name, record)
+    value = plain(record.to_json())
+    write_json(make_room(Path(folder) / RECORD), value | {DIGEST: _digest(value)})
+
+
+def wrong_csvs(folder: Path, record: Record) -> list[str]:
+    """Names of the CSV files of a record that are not there, or say something else than it does."""
+    texts = csv_texts(record).items()
+    return [name for name, text in texts if not _says(Path(folder) / name, text)]
+
+
+def _says(path: Path, text: str) -> bool:
+    try:
+        return path.read_bytes() == text.encode("utf-8", "backslashreplace")
+    except OSError:
+        return False
+
+
+def write_csv(path: Path, record: Record) -> None:
+    """Write one of the files of :func:`csv_texts`."""
+    write_text(make_room(path), csv_texts(record)[path.name])
 
 
 def csv_texts(record: Record) -> dict[str, str]:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from benchmark.compare.entries import counts
+from benchmark.disk import write_bytes
 from benchmark.errors import UserError, unknown
-from benchmark.record.files import write_bytes, write_text
+from benchmark.record.files import write_text
 from benchmark.record.schema import Record
 from benchmark.record.stored import read_all
 from benchmark.record.summary import MISSING_RATES

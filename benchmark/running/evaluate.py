@@ -99,7 +99,7 @@ class Evaluator:
 
     def _question(self, stage: int, task: Task, protocol: str, known: dict[Any, Any], inputs: str = "both") -> Question:
         return Question(
-            self.method, self.stream, self.data, self.split, self.device, task, protocol == "hidden",
+            self.method, self.stream, self.data, self.split, self.device, stage, task, protocol == "hidden",
             self._candidates(stage, task, protocol), self._gallery(stage, task, protocol), inputs, known,
         )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -11,12 +12,13 @@ from benchmark.config.registry import MethodCard
 from benchmark.config.resolve import Plan, resolve
 from benchmark.config.run_config import RunConfig
 from benchmark.data import doubles
-from benchmark.errors import UserError
+from benchmark.errors import RunFailed, UserError, warn
 from benchmark.record import provenance
 from benchmark.record.files import now
 from benchmark.record.folder import Found, RunFolder, State
-from benchmark.record.parts import Repeats
+from benchmark.record.parts import Divergence, Repeats
 from benchmark.record.schema import SCHEMA, Record, StreamEntry, TaskEntry, unmeasured
+from benchmark.record.stored import RECORD
 from benchmark.running.processes import on_its_own
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
 
     Raises:
         UserError: anything wrong with the input; nothing has been written then.
+        RunFailed: the run has diverged, now or before, or the method breaks its contract.
     """
     from benchmark.running import hardware, load, loggers
 
@@ -50,19 +53,47 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
         if found.state is State.WHOLE and not anew:
             console.print(f"already complete: {plan.path} (FORCE=1 or --force starts anew)", highlight=False)
             return plan.path
-        if found.state is State.DAMAGED and not anew:
+        if found.state is State.FOREIGN and not anew:
             raise UserError(f"{found.reason}; --force starts anew")
         begun = found.record if found.state is State.UNFINISHED and not anew else None
+        if begun is not None and begun.diverged is not None:
+            raise RunFailed(stopped_for_good(begun.diverged))
         if begun is not None and begun.provenance.fingerprint != plan.code:
             raise UserError(f"{plan.path}: begun by other code than this tree's; --force starts anew, and of a sweep "
                             "--redo stale")  # fmt: skip
         method, data = load.loaded(plan, cls, here.device)
         record = begun or new_record(plan, here.name)
         if begun is None:
+            if found.reason and not anew:
+                warn(f"{found.reason}: the run is made again")
             folder.begin(record)
         with on_its_own(config.devices):
             _learn(plan, method, data, record, folder, here, console)
     return plan.path
+
+
+def stopped_for_good(found: Divergence) -> str:
+    """What a run that has diverged says whenever it is asked to go on."""
+    return f"{found.sentence}; --force starts anew"
+
+
+def refuse_diverged(config: RunConfig, card: MethodCard, cuda: bool) -> None:
+    """Say of a run that has diverged that it has, before anything heavy is loaded.
+
+    Args:
+        cuda: whether the run would compute on a CUDA device.
+
+    Raises:
+        RunFailed: it has.
+    """
+    mark, folders = b'"diverged"', f"runs/*/{card.name}/*/seed{config.seed}-order{config.order}"
+    with suppress(OSError):  # what cannot be read is told where it is needed
+        if any(mark in file.read_bytes() for file in Path(config.results).glob(f"{folders}/**/{RECORD}")):
+            plan = resolve(config, card, cuda)
+            found = RunFolder(plan.path, plan.key).found()
+            record = found.record if found.state is State.UNFINISHED else None
+            if record is not None and record.diverged is not None and not starts_anew(config, found):
+                raise RunFailed(stopped_for_good(record.diverged))
 
 
 def starts_anew(config: RunConfig, found: Found) -> bool:

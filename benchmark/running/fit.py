@@ -6,22 +6,31 @@ the state it starts from, and a killed fit goes on at its last finished epoch.
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 
 from benchmark.data.batches import TaskData, training_batches
+from benchmark.errors import RunFailed
+from benchmark.record.parts import Divergence
+from benchmark.running.divergence import Diverged, first_not_finite, not_finite
 from benchmark.running.hardware import Hardware, full_precision
+from benchmark.running.memory_limit import told_when_full
 from benchmark.running.progress import Display
 from benchmark.running.seeds import derive_seed
+from benchmark.running.state import FitCheckpoints
 from benchmark.stream import Share
 from methods.base import IncrementalMethod
 
@@ -35,16 +44,20 @@ class Lesson:
     Args:
         data: of the tasks, one but for joint training.
         purpose: what the fit's random numbers are seeded from.
-        checkpoint: path of the state after each epoch.
-        where: the task in words. first: training steps before this fit.
+        checkpoints: where the state after each epoch is written.
+        where: the task in words, ``task`` its name. first: training steps before this fit.
     """
 
     data: Sequence[TaskData]
     purpose: tuple[object, ...]
-    checkpoint: Path
+    checkpoints: FitCheckpoints
     where: str
     first: int = 0
     balanced: bool = False
+
+    @property
+    def task(self) -> str:
+        return " + ".join(data.task.name for data in self.data)
 
 
 def fit(
@@ -55,6 +68,11 @@ def fit(
 
     Returns:
         Seconds and images seen in them, earlier processes included; zeros for a method that trains nothing.
+
+    Raises:
+        Diverged: a loss or a trained parameter is not finite; the last state on disk is from before.
+        RunFailed: the method's loss is no scalar that can be trained on.
+        UserError: there is no memory left for a batch.
     """
     if not method.trainable_parameters():
         return 0.0, 0
@@ -75,19 +93,38 @@ def fit(
         precision=precision,  # type: ignore[arg-type]
         max_epochs=budget.epochs,
         callbacks=[watch],
+        plugins=[lesson.checkpoints],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     method.train()
-    resume = lesson.checkpoint if lesson.checkpoint.is_file() else None
-    with torch.random.fork_rng():
-        trainer.fit(method, loader, ckpt_path=resume, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    # Lightning's handler makes of SIGTERM an exit with status 0
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    full = told_when_full(f"{lesson.where}, training", budget.batch_size)
+    with torch.random.fork_rng(), _interruptible(), full:
+        try:
+            trainer.fit(method, loader, ckpt_path=lesson.checkpoints.last, weights_only=True)
+        except MisconfigurationException as error:
+            raise RunFailed(f"{type(method).__name__}: {' '.join(str(error).split())}") from error
     method.to(device)  # the strategy's teardown moves it to the CPU
     return watch.seconds, loader.samples * budget.epochs
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lightning makes of Ctrl-C an exit with status 1, and is deaf to it from then on: here it stays what it was."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) != before:
+            signal.signal(signal.SIGINT, before)
 
 
 def strategy(hardware: Hardware) -> str | DDPStrategy:
@@ -105,13 +142,14 @@ def look(method: IncrementalMethod, visit: Any, data: TaskData, device: torch.de
 
 
 class EpochEnd(L.Callback):
-    """Seeds each epoch, shows and logs steps, and puts the state on disk after each epoch.
+    """Seeds each epoch, shows and logs steps, and puts the state on disk after each epoch, if it is finite.
 
     ``seconds``: of all finished epochs, those of earlier processes included.
     """
 
     def __init__(self, lesson: Lesson, display: Display, logger: Logger | None) -> None:
         self.lesson, self.display, self.logger, self.seconds = lesson, display, logger, 0.0
+        self.unread: list[tuple[int, float, Tensor]] = []  # step of the task, learning rate, loss on its device
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """What a method has found in its look at the data may differ in the last bits: all go on with the first's.
@@ -142,26 +180,60 @@ class EpochEnd(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         pl_module.share = trainer.train_dataloader.share(batch_idx)  # type: ignore[union-attr]
+        self.lr = float(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        if loss.numel() != 1 or not loss.is_floating_point():
+            told = f"{loss.dtype} of shape {tuple(loss.shape)}".removeprefix("torch.")
+            raise RunFailed(f"{type(pl_module).__name__}: its loss is {told}, expected one floating-point number")
+        if not loss.requires_grad:
+            raise RunFailed(f"{type(pl_module).__name__}: its loss depends on no parameter that is trained")
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if not outputs:
+            raise RunFailed(f"{type(pl_module).__name__}: its loss is None, expected one floating-point number")
         share: Share | None = pl_module.share  # type: ignore[assignment]
+        self.unread.append((trainer.global_step, self.lr, outputs["loss"]))
         self.seen += len(batch["label"]) if share is None else share.size
         step = self.lesson.first + trainer.current_epoch * int(trainer.num_training_batches) + batch_idx + 1
         where = f"{self.lesson.where}  epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         loss = None  # reading it waits for the device
         rate = self.seen / max(time.perf_counter() - self.started, 1e-9)
         if batch_idx % 10 == 0 or trainer.is_last_batch:
-            loss = outputs["loss"].item()
+            loss = self.loss = self._read(trainer)
             if self.logger is not None:
                 self.logger.log_metrics({"loss": loss, "images_per_second": rate}, step)
         self.display.step(where, step, loss, rate)
 
+    def _read(self, trainer: L.Trainer) -> float:
+        """The last loss; one wait for the device for all losses since the last look, which have to be finite.
+
+        Of processes that learn together it is that of the whole batch, for all of them alike.
+        """
+        steps, rates, losses = zip(*self.unread, strict=True)
+        self.unread = []
+        found: Any = trainer.strategy.reduce(torch.stack(losses), reduce_op="mean")
+        values: list[float] = found.tolist()
+        bad = first_not_finite(values)
+        if bad is not None:
+            epoch, loss = trainer.current_epoch + 1, str(values[bad])
+            what = "diverged, the loss is not finite"
+            raise Diverged(Divergence(self.lesson.task, what, epoch, steps[bad], loss, rates[bad]))
+        return values[-1]
+
+    def _check(self, trainer: L.Trainer, method: IncrementalMethod, loss: float) -> None:
+        """The trained parameters have to be finite."""
+        trained = {id(parameter) for parameter in method.trainable_parameters()}
+        name = not_finite({name: value for name, value in method.named_parameters() if id(value) in trained})
+        if name is not None:
+            epoch, step = trainer.current_epoch + 1, trainer.global_step
+            what = f"diverged, the parameter {name} is not finite"
+            raise Diverged(Divergence(self.lesson.task, what, epoch, step, str(loss), self.lr))
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         pl_module.share = None  # type: ignore[assignment]
+        self._check(trainer, pl_module, self.loss)  # type: ignore[arg-type]
         self.seconds += time.perf_counter() - self.started
-        temporary = self.lesson.checkpoint.with_suffix(".tmp")
-        trainer.save_checkpoint(temporary)
-        if trainer.is_global_zero:
-            temporary.replace(self.lesson.checkpoint)
+        trainer.save_checkpoint(self.lesson.checkpoints.after(trainer.current_epoch))

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from benchmark.config import space
 from benchmark.config.resolve import Plan
 from benchmark.data.batches import TaskData, placed, task_data
 from benchmark.errors import UserError
@@ -23,7 +24,8 @@ def loaded(plan: Plan, cls: Any, device: torch.device) -> tuple[IncrementalMetho
     """The method on its backbone, on the device, and the samples of every task in the run's order.
 
     Raises:
-        UserError: the method or the backbone refuses its arguments, or samples cannot be read.
+        UserError: the method or the backbone refuses its arguments, a disk has no room for the images or for the run,
+            or samples cannot be read.
     """
     quiet()
     config = plan.config
@@ -34,6 +36,7 @@ def loaded(plan: Plan, cls: Any, device: torch.device) -> tuple[IncrementalMetho
         raise UserError(str(error)) from None
     method.to(device)
     size, tokenize = method.backbone.image_size, method.backbone.tokenizer
+    space.check(plan, size)
     data = [
         task_data(task, source, samples, size, config.limit, tokenize, config.inputs)
         for task, source, samples in zip(plan.stream, plan.sources, plan.samples, strict=True)

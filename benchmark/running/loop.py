@@ -17,18 +17,21 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from benchmark.config.run_config import RunConfig
-from benchmark.data.batches import TaskData
+from benchmark.data.batches import PASS_BATCH, TaskData
+from benchmark.errors import warn
 from benchmark.record.files import now
 from benchmark.record.folder import RunFolder
-from benchmark.record.parts import SampleGroups, SampleScores
+from benchmark.record.parts import Divergence, SampleGroups, SampleScores
 from benchmark.record.schema import PROTOCOLS, Costs, Record
 from benchmark.record.summary import summarise
 from benchmark.running import state
 from benchmark.running.answers import apart
 from benchmark.running.answers.question import Cell
+from benchmark.running.divergence import Diverged, not_finite
 from benchmark.running.evaluate import Cells, Evaluator
 from benchmark.running.fit import Lesson, fit, look
 from benchmark.running.hardware import Hardware
+from benchmark.running.memory_limit import told_when_full
 from benchmark.running.progress import Display
 from benchmark.running.seeds import seeded
 from benchmark.running.state import BEGUN, ENDED, Phase
@@ -56,20 +59,43 @@ class Loop:
         self.record, self.folder, self.hardware, self.display, self.logger = record, folder, hardware, display, logger
         self.evaluator = Evaluator(method, stream, data, config, precision, hardware.device)
         self.purpose = config.seed, config.order
+        self.damages: list[str] = []  # a line for each file that an earlier process left and that cannot be used
 
     def run(self) -> None:
         """All phases that are not finished yet; at the end the record is complete and the state is gone.
 
         Processes of other ranks learn along; what they are told on disk is what the first one has written.
+
+        Raises:
+            Diverged: a loss, a parameter, what the method keeps or a score is not finite; the record says so.
         """
-        self.folder.state.mkdir(parents=True, exist_ok=True)
-        saved = state.load_phase(self.folder.state, self.hardware.device)
-        self.record = replace(self.record, cost=_cut(self.record.cost, saved.finished if saved else 0))
-        self._evaluate(0)
-        for tasks in [list(self.stream)] if self.method.joint else [[task] for task in self.stream]:
-            self._learn_and_evaluate(tasks, saved)
+        saved = self._take_up()
+        try:
+            self._evaluate(0)
+            for tasks in [list(self.stream)] if self.method.joint else [[task] for task in self.stream]:
+                self._learn_and_evaluate(tasks, saved)
+            if self.hardware.leads:
+                self._finish()
+        except Diverged as stopped:
+            if self.hardware.leads:
+                self.folder.write(replace(self.record, diverged=stopped.found))
+            raise
+
+    def _take_up(self) -> Phase | None:
+        """The last good phase of an earlier process; the record is as it was then, or has rows more that are whole."""
+        self.files = state.state_files(self.folder, self.record)
+        saved, rows = state.last_good(self.files, self.record, self.method.joint, self.hardware.device)
         if self.hardware.leads:
-            self._finish()
+            self.damages = list(state.damages(self.files, self.folder, self.record, self.method.joint))
+            for line in self.damages:
+                warn(f"{line}: the run goes on from the last good point before it")
+        cut = state.cut_rows(self.record, rows)
+        self.record = replace(cut, status="running", cost=_cut(cut.cost, saved.finished if saved else 0))
+        if self.hardware.leads:
+            if self.damages:
+                self.folder.write(self.record)
+            state.take_up(self.files, saved, rows)
+        return saved
 
     def _learn_and_evaluate(self, tasks: list[Task], saved: Phase | None) -> None:
         last = tasks[-1].index
@@ -83,8 +109,6 @@ class Loop:
         if saved is None or saved.finished <= last:
             self._learn(tasks, here)
             self._save(last, ENDED)
-            if self.hardware.leads:
-                state.checkpoint(self.folder.state, last).unlink(missing_ok=True)
         for task in tasks:
             self._evaluate(task.index + 1)
 
@@ -94,7 +118,7 @@ class Loop:
         names = " + ".join(task.name for task in tasks[:1]) + (f" + {len(tasks) - 1} more" if tasks[1:] else "")
         where = f"task {index + 1}/{len(self.stream)} {names}"
         lesson = Lesson(
-            chosen, (*self.purpose, index), state.checkpoint(self.folder.state, index), where,
+            chosen, (*self.purpose, index), state.FitCheckpoints(self.files, index), where,
             first=sum(map(self._steps, self.data[: tasks[0].index])), balanced=self.config.sampling == "balanced",
         )  # fmt: skip
         with self.method.learning():
@@ -114,8 +138,12 @@ class Loop:
         started = time.perf_counter()
         self.display.phase(f"{where}  {purpose}")
         visit = self.method.prepare_task if purpose == "prepare" else self.method.end_task
-        with seeded(*self.purpose, data.task.index, purpose):
+        full = told_when_full(f"{where}, {purpose}_task", None, PASS_BATCH)
+        with seeded(*self.purpose, data.task.index, purpose), full:
             look(self.method, visit, data, self.hardware.device)
+        name = not_finite(self.method.state_dict(), infinite=True)
+        if name is not None:
+            raise Diverged(Divergence(data.task.name, f"diverged, {name} is not a number after {purpose}_task"))
         return time.perf_counter() - started
 
     def _steps(self, data: TaskData) -> int:
@@ -127,7 +155,8 @@ class Loop:
             return
         self.display.phase(f"evaluating after {stage} of {len(self.stream)} tasks")
         started = time.perf_counter()
-        with seeded(*self.purpose, stage, "evaluate"):
+        full = told_when_full(f"evaluating after {stage} of {len(self.stream)} tasks", None, PASS_BATCH)
+        with seeded(*self.purpose, stage, "evaluate"), full:
             cells = self.evaluator.row(stage)
         rows = {
             metric: {protocol: _scores(cells[protocol], metric) for protocol in PROTOCOLS}
@@ -137,7 +166,7 @@ class Loop:
         self.record = self.record.with_row(stage, rows, router)
         if stage == len(self.stream):
             self._keep_last(cells)
-        state.write_predictions(self.folder.state, stage, cells, self.stream, self.data, self.config.split)
+        state.write_predictions(self.files, stage, cells, self.stream, self.data, self.config.split)
         seconds = [*self.record.cost.eval_seconds, time.perf_counter() - started]
         self.record = replace(self.record, cost=replace(self.record.cost, eval_seconds=seconds))
         self.folder.write(self.record)
@@ -171,22 +200,25 @@ class Loop:
         cost = replace(self.record.cost, peak_memory_mib=[_peak_memory(self.hardware.device)])
         summary = summarise(kind, self.record.scores, self.record.missing)
         made = replace(self.record.provenance, finished=now())
-        self.record = replace(self.record, cost=cost, summary=summary, provenance=made, status="complete")
-        state.keep(self.folder, self.method, len(self.stream) + 1, self.config.keep_images)
+        left = state.keep(self.folder, self.files, self.method, len(self.stream) + 1, self.config.keep_images)
+        self.record = replace(
+            self.record, cost=cost, summary=summary, provenance=made, status="complete", files=left
+        )  # fmt: skip
         self.folder.finish(self.record)
 
     def _without(self, missing: str) -> dict[str, list[float | None]]:
         """Protocol -> the primary metric of the final model where every sample lacks an input."""
         self.display.phase(f"evaluating with the {missing} withheld")
         (there,) = (name for name in self.record.kind.inputs if name != missing)
-        with seeded(*self.purpose, "withhold", missing):
+        full = told_when_full(f"evaluating with the {missing} withheld", None, PASS_BATCH)
+        with seeded(*self.purpose, "withhold", missing), full:
             cells = self.evaluator.withheld(there)
         return {protocol: _scores(row, self.record.primary) for protocol, row in cells.items()}
 
     def _save(self, task: int, phase: str, seconds: float = 0.0) -> None:
         if self.hardware.leads:
             self.folder.write(self.record)
-            state.save_phase(self.folder.state, Phase(task, phase, seconds, self.method.state_dict()))
+            state.save_phase(self.files, Phase(task, phase, seconds, self.method.state_dict()))
 
     def _with_costs(self, tasks: int, seconds: float, rate: float) -> Costs:
         """The costs of some tasks that were learned together behind those so far."""

@@ -1,22 +1,32 @@
 """What a run that goes on needs of an earlier process: the method after its last finished phase, and predictions.
 
-All of it is in the run's ``state``; what stays is put beside the record when the run is whole.
+All of it is in the run's ``state``, and is verified before it is used; what stays is put beside the record when the run
+is whole.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from lightning.fabric.plugins import TorchCheckpointIO
+from safetensors.torch import save
 from torch import Tensor
 
 from benchmark.data.batches import TaskData
+from benchmark.disk import Data, remove, write_bytes
 from benchmark.kinds import of
-from benchmark.record.folder import PREDICTIONS, RunFolder
+from benchmark.record.folder import EXPERTS, LEFT, METHOD, PREDICTIONS, RunFolder
+from benchmark.record.schema import Record, blank
+from benchmark.record.state_files import MANIFEST, StateFiles
+from benchmark.record.stored import RECORD
 from benchmark.running.evaluate import Cells
 from benchmark.stream import Stream
 from methods.base import IncrementalMethod
@@ -39,15 +49,128 @@ class Phase:
         return self.task + (self.phase == ENDED)
 
 
-def save_phase(state: Path, phase: Phase) -> None:
-    temporary = state / "method.tmp"
-    torch.save(vars(phase), temporary)
-    temporary.replace(state / "method.pt")
+def state_files(folder: RunFolder, record: Record) -> StateFiles:
+    """What is there of the state of the run that is being made in this folder."""
+    return StateFiles(folder.state, (*record.place, record.provenance.fingerprint))
 
 
-def load_phase(state: Path, device: torch.device) -> Phase | None:
-    path = state / "method.pt"
-    return Phase(**torch.load(path, map_location=device, weights_only=True)) if path.is_file() else None
+def last_good(files: StateFiles, record: Record, joint: bool, device: torch.device) -> tuple[Phase | None, int]:
+    """The last phase from which the run can go on, None for its start, and how many rows of its record stay.
+
+    A row stays where those before it do and its predictions are there.
+    """
+    rows = 0
+    while rows < record.stages and predictions(rows) in files.names:
+        rows += 1
+    for name in reversed(_phases(files)):
+        if _needs(name, joint) <= rows:
+            return Phase(**torch.load(BytesIO(files.get(name)), map_location=device, weights_only=True)), rows
+    return None, rows
+
+
+def take_up(files: StateFiles, phase: Phase | None, rows: int) -> None:
+    """Leave of the state only what the run goes on from."""
+    now = (-1, False) if phase is None else (phase.task, phase.phase == ENDED)
+    kept = [name for name in _phases(files) if _moment(name) <= now]
+    kept += [predictions(row) for row in range(rows)]
+    if phase is not None and phase.phase == BEGUN:
+        kept += FitCheckpoints(files, phase.task).names
+    files.keep(kept)
+
+
+def damages(files: StateFiles, folder: RunFolder, record: Record, joint: bool) -> Iterator[str]:
+    """A line for each file of the state that cannot be used as it is."""
+    wrong = dict(files.damaged)
+    if MANIFEST not in wrong:
+        told = {*files.names, *wrong}
+        lost = [predictions(row) for row in range(record.stages) if predictions(row) not in told]
+        if lost and not told:
+            wrong[MANIFEST] = "not there"
+        else:
+            wrong |= dict.fromkeys(lost, f"not in {MANIFEST}")
+        if max((_needs(name, joint) for name in files.names), default=0) > record.stages:
+            yield f"{folder.making / RECORD}: of an earlier moment than its {folder.state.name}"
+    yield from (f"{folder.state / name}: {reason}" for name, reason in wrong.items())
+
+
+def _needs(name: str, joint: bool) -> int:
+    """How many rows a record has where there is this file.
+
+    A method that has begun a task cannot answer as it did before, and a row's predictions are written before it is.
+    """
+    kind, number = name.removesuffix(".npz").split("-")[:2]
+    if kind == "predictions":
+        return int(number)
+    return 1 if joint else 1 + int(number)
+
+
+def cut_rows(record: Record, rows: int) -> Record:
+    """The record as it was when it had so many rows."""
+    if rows >= record.stages:
+        return record
+    none = blank(len(record.stream.tasks))
+    scores = {
+        metric: {protocol: [*matrix[:rows], *none[rows:]] for protocol, matrix in protocols.items()}
+        for metric, protocols in record.scores.items()
+    }
+    router = [*(record.router_accuracy or none)[:rows], *none[rows:]]
+    cost = replace(record.cost, eval_seconds=record.cost.eval_seconds[:rows])
+    return replace(
+        record, status="running", stages=rows, scores=scores, router_accuracy=router, cost=cost, summary=None,
+        router_confusion=None, hits=None, groups=None, class_recall=None, subgroups=None, missing=None, files=None,
+    )  # fmt: skip
+
+
+def save_phase(files: StateFiles, phase: Phase) -> None:
+    """The one before stays, in case this one is damaged."""
+    past = _phases(files)[:-1]
+    if phase.phase == ENDED:
+        past += FitCheckpoints(files, phase.task).names
+    files.put(f"method-{phase.task}-{phase.phase}.pt", _bytes(vars(phase)), past)
+
+
+def _phases(files: StateFiles) -> list[str]:
+    """Names of the phases that are whole, the oldest first."""
+    return sorted((name for name in files.names if name.startswith("method-")), key=_moment)
+
+
+def _moment(name: str) -> tuple[int, bool]:
+    """When a phase was: after so many tasks, and whether the next had ended too."""
+    _, task, phase = name.removesuffix(".pt").split("-")
+    return int(task), phase == ENDED
+
+
+class FitCheckpoints(TorchCheckpointIO):
+    """The states of a task's fit after its last two epochs, as Lightning writes and reads them."""
+
+    def __init__(self, files: StateFiles, task: int) -> None:
+        self.files, self.task = files, task
+
+    @property
+    def names(self) -> list[str]:
+        """Those that are whole, the oldest first."""
+        found = (re.fullmatch(rf"fit-{self.task}-(\d+)\.ckpt", name) for name in self.files.names)
+        return [name[0] for name in sorted((one for one in found if one), key=lambda one: int(one[1]))]
+
+    @property
+    def last(self) -> Path | None:
+        return self.files.folder / self.names[-1] if self.names else None
+
+    def after(self, epoch: int) -> Path:
+        """Where the state after an epoch belongs."""
+        return self.files.folder / f"fit-{self.task}-{epoch}.ckpt"
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        self.files.put(Path(path).name, _bytes(checkpoint), self.names[:-1])
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return torch.load(BytesIO(self.files.get(Path(path).name)), map_location="cpu", weights_only=True)
+
+
+def _bytes(value: object) -> memoryview:
+    buffer = BytesIO()
+    torch.save(value, buffer)
+    return buffer.getbuffer()
 
 
 def restore(method: IncrementalMethod, state: dict[str, Tensor]) -> None:
@@ -59,12 +182,14 @@ def restore(method: IncrementalMethod, state: dict[str, Tensor]) -> None:
         raise RuntimeError(f"the saved state does not fit the method: {', '.join(lost[:5])}")
 
 
-def checkpoint(state: Path, task: int) -> Path:
-    """Where the fit of a task has its state after each epoch."""
-    return state / f"fit-{task}.ckpt"
+def predictions(stage: int) -> str:
+    """The name of the file with a stage's predictions."""
+    return f"predictions-{stage}.npz"
 
 
-def write_predictions(state: Path, stage: int, cells: Cells, stream: Stream, data: list[TaskData], split: str) -> None:
+def write_predictions(
+    files: StateFiles, stage: int, cells: Cells, stream: Stream, data: list[TaskData], split: str
+) -> None:
     """Per stage and task ``<stage>/<task>/<protocol>_<name>``; once per task its labels, of retrieval its pairs."""
     arrays: dict[str, Any] = {}
     for task in stream if stage == 0 else ():
@@ -77,32 +202,36 @@ def write_predictions(state: Path, stage: int, cells: Cells, stream: Stream, dat
             for name in of(task.kind).kept[protocol] if cell else ():
                 assert cell is not None
                 arrays[f"{stage}/{task.name}/{protocol}_{name}"] = cell.arrays[name]
-    _save(state / f"predictions-{stage}.npz", arrays)
+    files.put(predictions(stage), _archived(arrays))
 
 
-def keep(folder: RunFolder, method: IncrementalMethod, stages: int, images: bool) -> None:
+def keep(folder: RunFolder, files: StateFiles, method: IncrementalMethod, stages: int, images: bool) -> dict[str, str]:
     """Put beside the record what stays: predictions in one file, the method, its experts in PEFT's format.
 
     Samples that the method has kept, images of patients perhaps, stay only with ``images``; it answers without them.
+
+    Returns:
+        Name -> sha256 of every file.
     """
     arrays: dict[str, Any] = {}
     for stage in range(stages):
-        with np.load(folder.state / f"predictions-{stage}.npz", allow_pickle=False) as part:
+        with np.load(BytesIO(files.get(predictions(stage))), allow_pickle=False) as part:
             arrays.update(part)
-    _save(folder.making / PREDICTIONS, arrays)
     private = () if images else [f"memory.{name}" for name in method.kept_samples()]
     state = {name: tensor for name, tensor in method.state_dict().items() if name not in private}
     own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
-    temporary = folder.making / "method.tmp"
-    save_file(own, temporary)
-    temporary.replace(folder.making / "method.safetensors")
+    left: dict[str, Data] = {PREDICTIONS: _archived(arrays), METHOD: save(own)}
     experts: Any = getattr(method, "experts", None)
     for name in getattr(experts, "names", ()):
-        experts.save(name, folder.making / "experts" / name)
+        left |= {f"{EXPERTS}/{name}/{file}": data for file, data in experts.stored(name).items()}
+    for name in LEFT:
+        remove(folder.making / name)
+    for name, data in left.items():
+        write_bytes(folder.making / name, data)
+    return {name: hashlib.sha256(data).hexdigest() for name, data in left.items()}
 
 
-def _save(path: Path, arrays: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
-    temporary.replace(path)
+def _archived(arrays: dict[str, Any]) -> memoryview:
+    buffer = BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getbuffer()

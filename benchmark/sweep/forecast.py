@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import heapq
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from benchmark.compare.tables import clock
-from benchmark.config import registry
+from benchmark.config import registry, space
 from benchmark.config.resolve import Plan
 from benchmark.config.run_config import RunConfig
 from benchmark.data import doubles
-from benchmark.record.folder import PREDICTIONS, Found, RunFolder, State
+from benchmark.record.folder import LEFT, Found, RunFolder, State
 from benchmark.record.schema import Record
 from benchmark.record.stored import path_of, read_all
 from benchmark.sweep.engines.local import gpus
 from benchmark.sweep.grid import GridRun
-
-HEAVY = (PREDICTIONS, "method.safetensors", "experts")  # what a run leaves beside its record
 
 
 @dataclass(frozen=True)
@@ -94,11 +93,11 @@ def _disk(plan: Plan, like: Sequence[Record], earlier: Sequence[Record]) -> floa
     experts), and predictions are those of any run on the stream.
     """
     results = Path(plan.config.results)
-    left = [size for size in (_kept(results, record, HEAVY) for record in like) if size]
+    left = [size for size in (_kept(results, record, LEFT) for record in like) if size]
     if left:
         return median(left)
     here = [record for record in earlier if record.stream.hash == plan.stream_hash]
-    predictions = [size for size in (_kept(results, record, HEAVY[:1]) for record in here) if size]
+    predictions = [size for size in (_kept(results, record, LEFT[:1]) for record in here) if size]
     stored = [record.cost.stored_bytes[-1] for record in like if record.cost.stored_bytes]
     return 2 * median(stored or [0]) + median(predictions or [0])
 
@@ -136,6 +135,8 @@ def described(plan: Plan) -> Iterator[str]:
     yield f"record: {plan.path}"
     yield f"state: {_state(RunFolder(plan.path, plan.key).found(), plan)}"
     yield from standing_twice([plan])
+    for room in space.rooms(plan, space.image_size(config.backbone, config.pretrained)):
+        yield f"space for {room.line}"
     expected = estimate(plan, earlier_runs(Path(config.results)), finds_cuda(config))
     if expected.seconds is None or expected.memory is None or expected.disk is None:
         yield "time and memory: no earlier record of this method or stream on this backbone and device; try --measure"
@@ -144,7 +145,7 @@ def described(plan: Plan) -> Iterator[str]:
         yield f"time: {expected.seconds:.0f} s without start-up (median of {expected.basis})"
     else:
         yield f"time: about {expected.seconds:.0f} s (scaled by tasks and epochs from {expected.basis})"
-    yield f"memory: up to {expected.memory:,.0f} MiB in those runs; disk: about {_mib(expected.disk)}"
+    yield f"memory: up to {expected.memory:,.0f} MiB in those runs; disk: about {space.spoken(expected.disk)}"
 
 
 def standing_twice(plans: Iterable[Plan]) -> Iterator[str]:
@@ -157,14 +158,17 @@ def standing_twice(plans: Iterable[Plan]) -> Iterator[str]:
 
 def _state(found: Found, plan: Plan) -> str:
     then = f"would continue after {found.learned} of {len(plan.stream)} tasks"
-    if found.record is not None and found.record.provenance.fingerprint != plan.code:
+    if found.record is not None and found.record.diverged is not None:
+        then = f"{found.record.diverged.sentence}; --force starts anew"
+    elif found.record is not None and found.record.provenance.fingerprint != plan.code:
         then = "begun by other code than this tree's, --force starts anew"
     said = {
         State.MISSING: "missing: would run from the start",
         State.WHOLE: "complete: nothing to do",
         State.ELSEWHERE: "a record made elsewhere: would run from the start",
         State.UNFINISHED: f"unfinished: {then}",
-        State.DAMAGED: f"damaged, --force starts anew: {found.reason}",
+        State.DAMAGED: f"damaged: {found.reason}: would be made again",
+        State.FOREIGN: f"{found.reason}; --force starts anew",
     }
     return said[found.state]
 
@@ -224,13 +228,12 @@ def overview(cells: Sequence[GridRun], redo: str, expected: Expected, slots: int
         slots: how many cells run at a time; None where only the cluster knows.
     """
     due = [cell for cell in cells if cell.runs(redo)]
-    count = {state: sum(cell.state == state for cell in cells) for state in ("done", "unfinished", "missing")}
+    states = dict.fromkeys(("done", "unfinished", "missing"), 0) | Counter(cell.state for cell in cells)
     stale = sum(cell.stale for cell in cells)
-    damaged = sum(cell.state == "damaged" for cell in cells)
-    count |= {"damaged": damaged} if damaged else {}
-    states = ", ".join(f"{number} {state}" for state, number in count.items())
+    counted = ", ".join(f"{number} {state}" for state, number in states.items())
     other = f"; {stale} neither made nor verified by this tree's code" if stale else ""
-    yield f"{len(cells)} cell{'s' if len(cells) > 1 else ''}: {states}{other}; {len(due)} to run"
+    yield f"{len(cells)} cell{'s' if len(cells) > 1 else ''}: {counted}{other}; {len(due)} to run"
+    yield from (f"{cell.found.reason}: made again" for cell in due if cell.found.state is State.DAMAGED)
     if not due:
         return
     known = [(cell, like) for cell, like in zip(due, map(expected, due), strict=True) if like.seconds is not None]
@@ -246,7 +249,7 @@ def overview(cells: Sequence[GridRun], redo: str, expected: Expected, slots: int
     yield f"memory: up to {memory[0]:,.0f} MiB a run{together}"
     results = Path(cells[0].plan.config.results).absolute()
     free = shutil.disk_usage(next(path for path in (results, *results.parents) if path.exists())).free
-    yield f"disk: about {_mib(sum(like.disk or 0.0 for _, like in known))}, {_mib(free)} free"
+    yield f"disk: about {space.spoken(sum(like.disk or 0.0 for _, like in known))}, {space.spoken(free)} free"
 
 
 def makespan(seconds: Sequence[float], slots: int) -> float:
@@ -255,7 +258,3 @@ def makespan(seconds: Sequence[float], slots: int) -> float:
     for length in seconds:
         heapq.heappushpop(ends, ends[0] + length)
     return max(ends)
-
-
-def _mib(size: float) -> str:
-    return f"{size / 2**20:,.1f} MiB" if size < 2**30 else f"{size / 2**30:,.1f} GiB"

@@ -14,7 +14,7 @@ from benchmark.config.resolve import Plan, resolve
 from benchmark.config.run_config import RunConfig, check_whole
 from benchmark.data import catalog
 from benchmark.errors import UserError, shown
-from benchmark.record.folder import Found, RunFolder
+from benchmark.record.folder import Found, RunFolder, State
 from benchmark.record.stored import RECORD, readable
 
 INSTEAD = {
@@ -50,17 +50,21 @@ class GridRun:
 
     @property
     def state(self) -> str:
-        """missing, unfinished, damaged, or done: the record is complete, wherever it was made."""
-        return "done" if self.found.complete else self.found.state.value
+        """missing, unfinished, diverged, damaged, or done: the record is complete, wherever it was made."""
+        if self.found.complete:
+            return "done"
+        return "diverged" if self.found.diverged else self.found.state.value
 
     @property
     def left(self) -> float:
         """The part of its tasks that is not learned yet."""
+        if self.found.state is State.DAMAGED:
+            return 1.0
         return 0.0 if self.found.complete else 1 - self.found.learned / len(self.plan.stream)
 
     def anew(self, redo: str) -> bool:
         """Whether what is there is thrown away. An unfinished run goes on, or is refused if other code began it."""
-        return redo != "none" and (self.stale or (redo == "all" and self.found.complete))
+        return redo != "none" and (self.stale or (redo == "all" and (self.found.complete or self.found.diverged)))
 
     def runs(self, redo: str) -> bool:
         return not self.found.complete or self.anew(redo)
@@ -158,6 +162,8 @@ def _replicates(grid: Grid, plan: Plan, argv: tuple[str, ...]) -> Iterator[GridR
         for seed in grid.seeds:
             own = plan.replicate(seed, order)
             found = RunFolder(own.path, own.key).found()
+            if found.state is State.FOREIGN:
+                raise UserError(f"{found.reason}; run with --force puts this one in its place")
             made = found.record
             old = made is not None and (made.place in other if made.complete else made.provenance.fingerprint != code)
             yield GridRun(own, (*argv, "--seed", str(seed), "--order", str(order), "--quiet"), found, old)

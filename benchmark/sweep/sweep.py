@@ -8,8 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import signal
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -30,7 +28,6 @@ from benchmark.sweep.grid import GridRun
 if TYPE_CHECKING:
     from rich.console import Console
 
-ENDINGS = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 ENGINES = ("local", "slurm", "ray")
 DEVICES = ("num_gpus", "gpus_per_node", "slurm_gpus_per_node", "slurm_gpus_per_task", "slurm_gres")
 
@@ -145,7 +142,7 @@ def run(sweep: Sweep, console: Console) -> int:
     for line in (*sweep.skipped, *twice, *forecast.overview(sweep.cells, sweep.redo, expected, sweep.width)):
         console.print(line, highlight=False, soft_wrap=True)
     failed: dict[int, str] = {}
-    with _terminable(), _shown(console, len(due)) as show, closing(_started(sweep, due)) as outcomes:
+    with _shown(console, len(due)) as show, closing(_started(sweep, due)) as outcomes:
         for outcome in outcomes:
             cell = due[outcome.place]
             trouble = _trouble(cell, outcome)
@@ -196,24 +193,6 @@ def _scores(cell: GridRun) -> str:
     record = read_record(cell.plan.path)
     last = (percent(record.number(protocol, "last_acc")) for protocol in PROTOCOLS)
     return f"{' / '.join(last)} given / hidden, {clock(record.cost.seconds)}"
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP end the sweep as Ctrl-C does: its cells are ended first."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in ENDINGS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

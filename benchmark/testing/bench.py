@@ -167,8 +167,10 @@ class Bench:
                     loop.run()
                 return loop  # it takes no step so late, or none at all
             except Stopped:
+                assert not loop.damages, loop.damages[0]
                 loop = self.loop(self.method(), folder)
         loop.run()
+        assert not loop.damages, loop.damages[0]  # it would have begun again, and shown nothing
         return loop
 
     def shown(self, task: int) -> list[Batch]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from methods.parts import peft_layers
@@ -201,14 +201,18 @@ class Experts:
             tensors |= dict(zip(peft_layers.stored_names(path), (A.detach(), B.detach()), strict=True))
         return tensors
 
-    def save(self, name: str, folder: Path) -> None:
-        """Write the expert in PEFT's own format: ``PeftModel.from_pretrained(tower, folder)`` loads it."""
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / "adapter_model.safetensors.tmp"
-        save_file({key: value.cpu().contiguous() for key, value in self._tensors(name).items()}, temporary)
-        temporary.replace(folder / "adapter_model.safetensors")
+    def stored(self, name: str) -> dict[str, bytes]:
+        """The expert's files in PEFT's format: ``PeftModel.from_pretrained(tower, folder)`` loads a folder of them."""
+        factors = {key: value.cpu().contiguous() for key, value in self._tensors(name).items()}
         config = {key: sorted(v) if isinstance(v, set) else v for key, v in self.config.to_dict().items()}
-        (folder / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True, default=str) + "\n")
+        described = json.dumps(config, indent=1, sort_keys=True, default=str) + "\n"
+        return {"adapter_model.safetensors": save(factors), "adapter_config.json": described.encode()}
+
+    def save(self, name: str, folder: Path) -> None:
+        """Write these files into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, data in self.stored(name).items():
+            (folder / file).write_bytes(data)
 
     @torch.no_grad()
     def load(self, name: str, folder: Path) -> None:

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from benchmark.cli import main
+from tests.faults.disturbed import command, tables
+
 COUNTED = "counted"
 
 
@@ -24,6 +27,14 @@ def tally(request: pytest.FixtureRequest, record_property: Callable[[str, object
         record_property(COUNTED, [group, outcome, number])
 
     return count
+
+
+@pytest.fixture(scope="session")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The matrices of the run of ``tests.faults.disturbed.command`` that nothing disturbs."""
+    results = tmp_path_factory.mktemp("straight")
+    assert main(command(results)) == 0
+    return tables(results)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

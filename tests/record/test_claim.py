@@ -15,7 +15,7 @@ from benchmark.errors import UserError
 from benchmark.record.claim import TRIES, alone_in
 from benchmark.record.folder import RunFolder, State
 from benchmark.record.stored import path_of, read_all
-from tests.made_records import made, save
+from tests.made_records import archive, archived, made, save
 from tests.record.test_folder import running
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 from benchmark.errors import UserError
 from benchmark.record.folder import RunFolder, State
-from tests.made_records import made
+from tests.made_records import archive, made
 from tests.record.test_folder import running
 def at(moment):
     print(moment, flush=True)
@@ -43,7 +43,7 @@ try:
         else:
             folder.begin(running(made()))
             at("begun")
-            (folder.making / "predictions.npz").write_text("by the other process")
+            (folder.making / "predictions.npz").write_bytes(archive("by the other process"))
             folder.write(running(made()))
             at("written")
             folder.finish(made())
@@ -105,7 +105,7 @@ def run(folder: RunFolder) -> str:
         if folder.found().state is State.WHOLE:
             return "already complete"
         folder.begin(running(RECORD))
-        (folder.making / "predictions.npz").write_text("by this process")
+        (folder.making / "predictions.npz").write_bytes(archive("by this process"))
         folder.finish(RECORD)
     return "made"
 
@@ -123,7 +123,7 @@ def test_a_second_process_at_every_moment_of_the_first(folder: RunFolder, moment
         assert run(folder) == "made"
         other.go()
         assert "already complete" in other.ends()
-        assert (folder.path / "predictions.npz").read_text() == "by this process"
+        assert archived(folder.path / "predictions.npz") == "by this process"
     elif moment == "left":
         assert run(folder) == "already complete"
         other.go()
@@ -136,7 +136,7 @@ def test_a_second_process_at_every_moment_of_the_first(folder: RunFolder, moment
         assert files(folder) == before
         other.go()
         assert "already complete" not in other.ends()
-        assert (folder.path / "predictions.npz").read_text() == "by the other process"
+        assert archived(folder.path / "predictions.npz") == "by the other process"
     assert folder.found().state is State.WHOLE and read_all(folder.path.parents[4]) == [RECORD]
     assert [path.name for path in folder.path.parent.iterdir()] == [folder.path.name]
 

@@ -24,7 +24,7 @@ from benchmark.record.stored import (
     write_record,
 )
 from benchmark.record.summary import summarise
-from tests.made_records import made, on, save
+from tests.made_records import archive, archived, made, on, save
 
 NAMES = ("lung-x.ray", "Urine_2")
 
@@ -173,7 +173,7 @@ def test_the_five_states(folder: RunFolder) -> None:
 
     folder.finish(made())
     assert folder.found().state is State.ELSEWHERE and folder.found().complete  # no predictions: of a git clone
-    (folder.path / "predictions.npz").write_bytes(b"arrays")
+    (folder.path / "predictions.npz").write_bytes(archive("arrays"))
     assert folder.found().state is State.WHOLE and folder.found().record == made() and folder.found().learned == 3
 
     (folder.path / "run.json").write_text("{")
@@ -182,11 +182,11 @@ def test_the_five_states(folder: RunFolder) -> None:
     assert found.reason.startswith(f"{folder.path / 'run.json'}: not a JSON file")
 
 
-def test_the_record_of_another_run_is_damage(folder: RunFolder) -> None:
+def test_the_record_of_another_run_is_told(folder: RunFolder) -> None:
     write_record(folder.path, made(key="0a"))
     found = folder.found()
     assert (
-        found.state is State.DAMAGED
+        found.state is State.FOREIGN
         and found.reason == f"{folder.path / 'run.json'}: the record of another run, key 0a"
     )
     assert RunFolder(folder.path).found().state is State.ELSEWHERE  # no key is expected
@@ -233,13 +233,13 @@ def test_a_complete_run_counts_until_the_one_that_replaces_it_is_whole(folder: R
     folder.write(replace(begun, stages=2))
     for name in ("state/phase", "predictions.npz", "experts/lung_ct/adapter"):
         (folder.making / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder.making / name).write_text("new")
+        (folder.making / name).write_bytes(archive("new"))
     assert read_all(tmp_path) == [old] and folder.found().learned == 1
 
     folder.finish(new)
     assert folder.found().state is State.WHOLE and read_all(tmp_path) == [new]
-    assert (folder.path / "predictions.npz").read_text() == "new"
-    assert (folder.path / "experts" / "lung_ct" / "adapter").read_text() == "new"
+    assert archived(folder.path / "predictions.npz") == "new"
+    assert archived(folder.path / "experts" / "lung_ct" / "adapter") == "new"
     assert "0.500000" in (folder.path / "accuracy_given.csv").read_text()
     assert not folder.state.exists() and not (folder.path / "only_the_old_run_has_this.csv").exists()
 

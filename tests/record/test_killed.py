@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ from tests.made_records import made, save
 from tests.record.test_folder import running
 
 OPERATIONS = ("replace", "rename", "unlink", "mkdir", "rmdir", "fsync")
-OLD, NEW = made(), made(given=[[0.5] * 3] * 4)
+OLD, NEW = (
+    made(given=given, files={"predictions.npz": sha256(text.encode()).hexdigest()})
+    for given, text in ((None, "old"), ([[0.5] * 3] * 4, "new"))
+)
 
 
 class Killed(BaseException):

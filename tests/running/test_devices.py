@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 
 from benchmark import cli
 from benchmark.data.batches import Batches, Samples
+from benchmark.record.state_files import StateFiles
 from benchmark.record.stored import read_record
-from benchmark.running import fit, processes
+from benchmark.running import fit, processes, state
 from benchmark.running.hardware import Hardware
 from benchmark.running.progress import Display
 from benchmark.stream import Share
@@ -95,7 +96,7 @@ def test_those_who_wait_for_an_evaluation_wait_long() -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_all_processes_learn_with_the_memory_of_the_first(rank: int) -> None:
+def test_all_processes_learn_with_the_memory_of_the_first(rank: int, tmp_path: Path) -> None:
     kept = {"same": torch.tensor([1.0]), "near": torch.tensor([2.0 + rank * 1e-6]), f"own{rank}": torch.tensor([3])}
     first = {"same": torch.tensor([1.0]), "near": torch.tensor([2.0]), "own0": torch.tensor([3])}
     method = IncrementalMethod()
@@ -107,7 +108,8 @@ def test_all_processes_learn_with_the_memory_of_the_first(rank: int) -> None:
         return first
 
     trainer = SimpleNamespace(world_size=2, is_global_zero=rank == 0, strategy=SimpleNamespace(broadcast=broadcast))
-    watch = fit.EpochEnd(fit.Lesson([], (), Path(), ""), Display(Console(), 1, quiet=True), None)
+    lesson = fit.Lesson([], (), state.FitCheckpoints(StateFiles(tmp_path, ()), 0), "")
+    watch = fit.EpochEnd(lesson, Display(Console(), 1, quiet=True), None)
     watch.on_fit_start(trainer, method)  # type: ignore[arg-type]
     assert dict(method.memory) == first and len(told) == 1
     trainer.world_size = 1

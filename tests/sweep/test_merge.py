@@ -18,7 +18,7 @@ from benchmark.record.folder import RunFolder
 from benchmark.record.schema import Record
 from benchmark.record.stored import path_of, read_all, read_record, renamed, run_files
 from benchmark.sweep import merge
-from tests.made_records import made, save
+from tests.made_records import archive, made, save
 
 
 def changed(record: Record, **provenance: Any) -> Record:
@@ -49,7 +49,7 @@ def test_missing_records_come_with_all_they_left(here: Path, there: Path) -> Non
     save(here, mine)
     save(there, mine, new, made(seed=2, status="running"))
     source = path_of(there, new)
-    (source / "predictions.npz").write_bytes(b"predictions")
+    (source / "predictions.npz").write_bytes(archive("predictions"))
     (source / "experts" / "one").mkdir(parents=True)
     (source / "experts" / "one" / "adapter_model.safetensors").write_bytes(b"weights")
     merged = merge.merge(there, here)
@@ -99,7 +99,7 @@ def test_a_conflict_is_decided_by_preference(prefer: str, wins: tuple[bool, bool
     for ours, theirs in pairs:
         save(here, ours)
         save(there, theirs)
-        (path_of(here, ours) / "predictions.npz").write_bytes(b"ours")
+        (path_of(here, ours) / "predictions.npz").write_bytes(archive("ours"))
     assert merge.merge(there, here, prefer).conflicts == []
     for (ours, theirs), won in zip(pairs, wins, strict=True):
         kept = read_record(path_of(here, ours))

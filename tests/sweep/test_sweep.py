@@ -27,6 +27,7 @@ from benchmark.record.stored import read_all, read_record, write_record
 from benchmark.running.execute import new_record, starts_anew
 from benchmark.sweep import engines, forecast, sweep
 from benchmark.sweep.engines import local
+from tests.made_records import archive
 
 GRID = ("--methods", "ncm zero_shot", "--streams", "smoke", "--seeds", "0,1", "--results", "out", "--device", "cpu")
 
@@ -241,7 +242,10 @@ class Process:
         return self.process.returncode
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130), (signal.SIGINT, 130)])
+ENDS = [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+
+
+@pytest.mark.parametrize(("number", "code"), ENDS)
 def test_a_sweep_that_is_ended_takes_its_cells_along(number: int, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CELLS_SECONDS", "2")
     process = Process(*GRID, "--jobs", "1")
@@ -249,6 +253,8 @@ def test_a_sweep_that_is_ended_takes_its_cells_along(number: int, code: int, mon
     assert process.end(number) == code
     time.sleep(3)
     assert statuses() == ["running"] and started() == ["ncm 0 0 new"]
+    told = [line for line in Path("output").read_text().splitlines() if "interrupted" in line]
+    assert told == (["interrupted: the same command continues"] if code > 0 else [])
 
 
 def test_a_killed_sweep_is_continued(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +306,7 @@ def test_a_plan_of_a_grid_by_hand(capsys: pytest.CaptureFixture[str], monkeypatc
     assert "4 cells: 0 done, 0 unfinished, 4 missing; 4 to run" in text and "no earlier record tells" in text
     assert not Path("out").exists()
     kept = saved("out", "ncm", 0)  # 2 tasks of 4 s, 3 evaluations of 1 s
-    (kept / "predictions.npz").write_bytes(bytes(3 * 2**20))
+    (kept / "predictions.npz").write_bytes(archive(" " * (3 * 2**18)))  # of four bytes each
     (kept / "experts" / "one").mkdir(parents=True)
     (kept / "experts" / "one" / "adapter.safetensors").write_bytes(bytes(2**20))
     saved("out", "zero_shot", 0, status="running", stages=2)  # one of two tasks is left

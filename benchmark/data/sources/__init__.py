@@ -11,7 +11,7 @@ from benchmark.data.catalog import Source
 from benchmark.data.sources import class_folders, function, medmnist, npz, phantoms, table
 from benchmark.data.sources.split import SPLITS, Split, check_labels
 
-__all__ = ["READERS", "SPLITS", "Reader", "Split", "check_labels", "groups", "identity", "load", "subgroups"]
+__all__ = ["READERS", "SPLITS", "Reader", "Split", "check_labels", "counts", "groups", "identity", "load", "subgroups"]
 
 
 class Reader(Protocol):
@@ -32,6 +32,17 @@ READERS: dict[str, Reader] = {
 
 def load(source: Source, split: str) -> Split:
     return READERS[source.kind].load(source, split)
+
+
+def counts(source: Source) -> dict[str, int]:
+    """By split how many images there are, without decoding one; nothing where only reading them tells."""
+    if source.kind in ("folder", "table"):
+        listed = class_folders.listed(source) if source.kind == "folder" else table.listed(source)
+        return {split: len({sample.path for sample in samples}) for split, samples in listed.items()}
+    if source.kind == "phantom":
+        return dict(phantoms.options(source)["sizes"])
+    path = medmnist.found(source) if source.kind == "medmnist" else source.options.get("path")
+    return npz.counts(path) if path else {}
 
 
 def groups(source: Source) -> dict[str, NDArray[np.int64]]:

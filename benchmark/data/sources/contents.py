@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from benchmark.disk import digest, write_bytes
 from benchmark.errors import UserError
 
 
@@ -28,11 +28,9 @@ def digests(root: Path, paths: Sequence[Path], algorithm: str = "sha256") -> lis
     Args:
         root: what the files are remembered under: the folder or table that they belong to.
     """
-    name = hashlib.sha256(f"{algorithm}:{Path(root).resolve()}".encode()).hexdigest()[:24]
-    memory = cache_folder() / "digests" / f"{name}.json"
-    known: dict[str, list[Any]] = {}
-    with suppress(OSError, ValueError):
-        known = json.loads(memory.read_text(encoding="utf-8"))
+    of = f"{algorithm}:{Path(root).resolve()}"
+    memory = cache_folder() / "digests" / f"{hashlib.sha256(of.encode()).hexdigest()[:24]}.json"
+    known = _remembered(memory, of)
 
     def hashed(path: str) -> str:
         with open(path, "rb") as file:
@@ -49,19 +47,24 @@ def digests(root: Path, paths: Sequence[Path], algorithm: str = "sha256") -> lis
     found = [read[name] if name in read else known[name][-1] for name in names]
     # a file changed just now may change again within one tick of its clock: not remembered
     settled = {
-        name: [*state, digest]
-        for name, state, digest in zip(names, states, found, strict=True)
+        name: [*state, content]
+        for name, state, content in zip(names, states, found, strict=True)
         if begun - max(state[1:]) > 2e9
     }
     if settled != known:
         with suppress(OSError):
-            _replace(memory, settled)
+            write_bytes(memory, json.dumps({"files": settled, "digest": _own(settled, of)}).encode())
     return found
 
 
-def _replace(memory: Path, settled: dict[str, list[Any]]) -> None:
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=memory.parent)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(settled, file)
-    os.replace(draft, memory)
+def _remembered(memory: Path, of: str) -> dict[str, list[Any]]:
+    """File -> size, times and hash; nothing where the memory is damaged, or of other files."""
+    with suppress(OSError, ValueError, RecursionError):
+        told = json.loads(memory.read_bytes())
+        if isinstance(told, dict) and told.get("digest") == _own(told.get("files"), of):
+            return told["files"]
+    return {}
+
+
+def _own(files: object, of: str) -> str:
+    return digest(json.dumps([of, files], sort_keys=True).encode())

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.data.batches import Samples, Subgrouping, TaskData
+from benchmark.errors import RunFailed
+from benchmark.record.parts import Divergence
+from benchmark.running.divergence import Diverged
 from benchmark.stream import Label, Stream, Task
 from methods.base import Batch, IncrementalMethod, takes_route
 
@@ -54,6 +57,7 @@ class Question:
 
     Args:
         method: in eval mode. stream, data: all tasks, in the order of the run.
+        stage: how many tasks are learned.
         task: whose samples. hidden: the method is not told whose they are.
         candidates: the labels to choose from; without labels ``gallery``: the tasks whose items are searched.
         inputs: both, image or text: what a sample shows.
@@ -65,6 +69,7 @@ class Question:
     data: Sequence[TaskData]
     split: str
     device: torch.device
+    stage: int
     task: Task
     hidden: bool
     candidates: Sequence[Label] = ()
@@ -87,20 +92,72 @@ class Question:
         return replace(self, task=task)
 
     def scores(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """(B, C) logits over the candidates, and (B,) where each sample was routed."""
-        return self._ask(self.method.scores, batch, self.candidates)
+        """(B, C) logits over the candidates, and (B,) where each sample was routed.
+
+        Raises:
+            RunFailed: what the method gives is of another shape or type. Diverged: it is not finite.
+        """
+        return self._ask("scores", batch, (self.candidates,), len(self.candidates))
 
     def features(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """(B, E) features to search by, and (B,) where each sample was routed."""
-        return self._ask(self.method.represent, batch)
+        """(B, E) features to search by, and (B,) where each sample was routed; raises as :meth:`scores`.
 
-    def _ask(self, ask: Any, batch: Batch, *more: Any) -> tuple[Tensor, Tensor | None]:
+        Those that are compared are of one width.
+        """
+        answer, route_B = self._ask("represent", batch, (), self.known.get("width"))
+        self.known["width"] = answer.shape[1]
+        return answer, route_B
+
+    def _ask(self, name: str, batch: Batch, more: tuple[Any, ...], width: int | None) -> tuple[Tensor, Tensor | None]:
         """Put a batch without what tells the answer; the router is asked once, and its answer passed on."""
-        shown = unlabelled(batch, self.hidden)
+        shown, ask = unlabelled(batch, self.hidden), getattr(self.method, name)
         route_B = self.method.route(shown) if self.hidden else None
         options = {} if route_B is None or not takes_route(ask) else {"route": route_B}
+        rows = len(batch["label"])
+        if route_B is not None:
+            self._check_route(route_B, rows)
         answer = ask(shown, *more, self.told, **options)
-        return answer.float().cpu(), None if route_B is None else route_B.cpu()
+        return self._checked(name, answer, rows, width), None if route_B is None else route_B.cpu()
+
+    def _checked(self, name: str, answer: Any, rows: int, width: int | None) -> Tensor:
+        """The answer on the CPU in float32, if it is one: (rows, width) and finite, or declared to be none."""
+        if not isinstance(answer, Tensor):
+            raise self._broken(name, f"a {type(answer).__name__}", "a tensor")
+        expected = f"({rows}, {'E' if width is None else width})"
+        right = answer.ndim == 2 and len(answer) == rows and answer.shape[1] == (width or answer.shape[1] or 1)
+        if not right or not answer.is_floating_point():
+            shape = "(" + ", ".join(map(str, answer.shape)) + ")"
+            told = f"{shape} of {str(answer.dtype).removeprefix('torch.')}"
+            what = "a column for each candidate" if self.candidates else "features of one width"
+            raise self._broken(name, told, f"{expected} of floating point: {what}")
+        answer = answer.float().cpu()
+        if not answer.isfinite().all() and not self._abstained(answer):
+            what = "NaN" if answer.isnan().any() else "infinite"
+            declared = "" if self.method.abstains else ", and it does not declare that it abstains"
+            rate = self.method.budget.lr if self.stage and self.method.trainable_parameters() else None
+            raise Diverged(Divergence(self.task.name, f"{self._spoken(name)} is {what}{declared}", lr=rate))
+        return answer
+
+    def _abstained(self, answer: Tensor) -> bool:
+        """Whether this is no answer, as the method declares: of a learned task that is told it always has one."""
+        told = not self.hidden and self.task.index < self.stage
+        return self.method.abstains and not told and bool(answer.isnan().all())
+
+    def _check_route(self, route_B: Tensor, rows: int) -> None:
+        """A task's index for every row, -1 for the frozen model."""
+        last, dtype = len(self.stream) - 1, str(route_B.dtype).removeprefix("torch.")
+        if route_B.shape != (rows,) or route_B.is_floating_point() or route_B.min() < -1 or route_B.max() > last:
+            expected = f"({rows},) of whole numbers from -1 to {last}"
+            raise self._broken("route", f"{tuple(route_B.shape)} of {dtype}", expected)
+
+    def _broken(self, name: str, told: str, expected: str) -> RunFailed:
+        return RunFailed(f"task {self.task.name}: {self._spoken(name)} is {told}, expected {expected}")
+
+    def _spoken(self, name: str) -> str:
+        """``MyMethod: scores, identity given, after 2 of 8 tasks``."""
+        protocol = "hidden" if self.hidden else "given"
+        after = f"after {self.stage} of {len(self.stream)} tasks"
+        return f"{type(self.method).__name__}: {name}, identity {protocol}, {after}"
 
     def routes(self, routed: Sequence[Tensor | None]) -> Routes:
         """The share of the task's samples that are routed to it, and how many are routed to each task."""
