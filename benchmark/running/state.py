@@ -103,8 +103,15 @@ def _known(name: str, rows: int, record: Record, joint: bool) -> bool:
     task = int(number)
     if kind == "predictions":
         return task <= rows
-    learned = task + 1 if name.endswith(f"{ENDED}.pt") else 0 if joint else task
-    return (0 if joint else task) < rows and learned <= len(record.cost.train_seconds)
+    known = len(record.cost.train_seconds)
+    return (0 if joint else task) < rows and learned(task, name.endswith(f"{ENDED}.pt"), joint) <= known
+
+
+def learned(task: int, ended: bool, joint: bool) -> int:
+    """How many tasks are learned when this one has begun, or ended; of a run that learns all at once none, or all."""
+    if ended:
+        return task + 1
+    return 0 if joint else task
 
 
 def cut_rows(record: Record, rows: int) -> Record:
