@@ -126,7 +126,7 @@ def _verified(path: Path, told: str) -> NDArray[np.uint8]:
         data = None
     if data is None:
         raise _Damaged(f"{path}: not there, or empty")
-    if digest(memoryview(data)) != told:
+    if digest(data.data) != told:
         raise _Damaged(f"{path}: damaged (its digest is not the one in {MANIFEST})")
     return data
 

@@ -16,10 +16,10 @@ OF_THE_MOMENT = {"started", "finished", "git_sha", "git_dirty"}
 STREAMS = {"classification": "smoke", "fusion": "smoke_fusion", "retrieval": "smoke_retrieval"}
 
 
-def command(results: Path, method: str, kind: str, *more: str, seed: int = 0, limit: int = 4) -> list[str]:
+def command(results: Path, method: str, kind: str, *more: str, seed: int = 0) -> list[str]:
     """A run of two tasks, two epochs each, of a few samples."""
     line = ["run", "--method", method, "--stream", STREAMS[kind], "--seed", str(seed), "--results", str(results)]
-    return [*line, "--epochs", "2", "--limit", str(limit), "--batch_size", "4", "--device", "cpu", "--quiet", *more]
+    return [*line, "--epochs", "2", "--limit", "4", "--batch_size", "4", "--device", "cpu", "--quiet", *more]
 
 
 def folder_of(results: Path, seed: int = 0) -> Path:

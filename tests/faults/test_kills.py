@@ -33,16 +33,16 @@ def test_killed_at_random_moments(
     method: str, kind: str, kills: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Callable[..., None]
 ) -> None:
     monkeypatch.setenv("MBIL_CACHE", str(tmp_path / "cache"))
-    assert main(command(tmp_path / "straight", method, kind, limit=8)) == 0  # what is made once a process is made now
+    assert main(command(tmp_path / "straight", method, kind)) == 0  # what is made once a process is made now
     begun = time.perf_counter()
-    assert main(command(tmp_path / "straight", method, kind, "--force", limit=8)) == 0
+    assert main(command(tmp_path / "straight", method, kind, "--force")) == 0
     length, expected = time.perf_counter() - begun, outcome(folder_of(tmp_path / "straight"))
     chance, killed, rounds = random.Random(method), 0, 0
     while killed < kills:
         rounds += 1
         results, cache = tmp_path / f"results{rounds}", tmp_path / f"cache{rounds}"
         monkeypatch.setenv("MBIL_CACHE", str(cache))
-        line = command(results, method, kind, limit=8)
+        line = command(results, method, kind)
         while killed < kills and (code := killed_after(chance.uniform(0, length), line)) != 0:
             assert code == -signal.SIGKILL, f"exit code {code}"
             killed += 1
