@@ -90,7 +90,8 @@ class Loop:
             for line in self.damages:
                 warn(f"{line}: the run goes on from the last good point before it")
         cut = state.cut_rows(self.record, rows)
-        self.record = replace(cut, status="running", cost=_cut(cut.cost, saved.finished if saved else 0))
+        learned = 0 if saved is None else state.learned(saved.task, saved.phase == ENDED, self.method.joint)
+        self.record = replace(cut, status="running", cost=_cut(cut.cost, learned))
         if self.hardware.leads:
             if self.damages:
                 self.folder.write(self.record)

@@ -63,7 +63,7 @@ def last_good(files: StateFiles, record: Record, joint: bool, device: torch.devi
     while rows < record.stages and predictions(rows) in files.names:
         rows += 1
     for name in reversed(_phases(files)):
-        if _needs(name, joint) <= rows:
+        if _known(name, rows, record, joint):
             return Phase(**torch.load(BytesIO(files.get(name)), map_location=device, weights_only=True)), rows
     return None, rows
 
@@ -88,20 +88,30 @@ def damages(files: StateFiles, folder: RunFolder, record: Record, joint: bool) -
             wrong[MANIFEST] = "not there"
         else:
             wrong |= dict.fromkeys(lost, f"not in {MANIFEST}")
-        if max((_needs(name, joint) for name in files.names), default=0) > record.stages:
+        if not all(_known(name, record.stages, record, joint) for name in files.names):
             yield f"{folder.making / RECORD}: of an earlier moment than its {folder.state.name}"
     yield from (f"{folder.state / name}: {reason}" for name, reason in wrong.items())
 
 
-def _needs(name: str, joint: bool) -> int:
-    """How many rows a record has where there is this file.
+def _known(name: str, rows: int, record: Record, joint: bool) -> bool:
+    """Whether a record of so many rows is of the moment when this file was written, or later.
 
-    A method that has begun a task cannot answer as it did before, and a row's predictions are written before it is.
+    A method that has begun a task cannot answer as it did before, and what a task took is in the record when it ends. A
+    row's predictions are written before it is.
     """
-    kind, number = name.removesuffix(".npz").split("-")[:2]
+    kind, number = name.split(".")[0].split("-")[:2]
+    task = int(number)
     if kind == "predictions":
-        return int(number)
-    return 1 if joint else 1 + int(number)
+        return task <= rows
+    known = len(record.cost.train_seconds)
+    return (0 if joint else task) < rows and learned(task, name.endswith(f"{ENDED}.pt"), joint) <= known
+
+
+def learned(task: int, ended: bool, joint: bool) -> int:
+    """How many tasks are learned when this one has begun, or ended; of a run that learns all at once none, or all."""
+    if ended:
+        return task + 1
+    return 0 if joint else task
 
 
 def cut_rows(record: Record, rows: int) -> Record:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from benchmark.data import sources
@@ -91,3 +94,50 @@ def test_images_of_all_sizes_are_decoded_and_cached_once(chest: Path, cache: Pat
     data = task_data(task, source, told, 8, None)
     test = data.splits["test"]
     assert test.images is not None and test.images.shape == (4, 3, 8, 8) and test.labels.tolist() == [5, 5, 6, 6]
+
+
+def test_what_killed_processes_were_building_is_removed_and_what_living_ones_build_is_not(
+    tmp_path: Path, cache: Path
+) -> None:
+    source = npz_source(saved(tmp_path, arrays()))
+    for name in ("dead", "alive"):
+        (cache / f".building-{name}" / "deep").mkdir(parents=True)
+    (cache / ".gone.lock").touch()
+    with FileLock(cache / ".alive.lock"):
+        cached(source, sources.identity(source), 8)
+        hidden = sorted(path.name for path in cache.iterdir() if path.name.startswith("."))
+    assert hidden == [".alive.lock", ".building-alive"]
+
+
+def test_of_many_that_find_a_damaged_cache_one_makes_it(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And whoever has it mapped keeps what he has."""
+    source = npz_source(saved(tmp_path, arrays()))
+    told = sources.identity(source)
+    first = cached(source, told, 8)
+    (folder,) = cache.iterdir()
+    before = first["train"].images.tobytes()
+    (folder / "val_labels.npy").write_bytes(b"damaged")
+    loaded: list[str] = []
+    load = sources.load
+    monkeypatch.setattr(sources, "load", lambda source, split: loaded.append(split) or load(source, split))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: cached(source, told, 8)["train"].images.tobytes(), range(4)))
+    assert found == [before] * 4 == [first["train"].images.tobytes()] * 4
+    assert sorted(loaded) == ["test", "train", "val"] and capsys.readouterr().err.count("val_labels.npy: damaged") == 1
+    assert list(cache.iterdir()) == [folder]
+
+
+def test_a_full_disk_is_told_with_the_file_and_leaves_nothing(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    source = npz_source(saved(tmp_path, arrays()))
+    told = sources.identity(source)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        cached(source, told, 8)
+    assert str(cache) in str(caught.value.filename) and list(cache.iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -221,9 +222,25 @@ def test_retrieval_and_unfinished_runs_are_refused(runs: dict[str, Path], folder
     assert not any(tmp_path.iterdir())
     assert predict(runs["independent_lora"], folder, None, tmp_path / "out.csv", inputs="image") == 16
     record = json.loads((runs["ncm"] / "run.json").read_text())
-    (tmp_path / "run.json").write_text(json.dumps(record | {"status": "running"}))
-    with pytest.raises(UserError, match="unfinished"):
+    unfinished = {name: part for name, part in record.items() if name not in ("files", "digest")}
+    (tmp_path / "run.json").write_text(json.dumps(unfinished | {"status": "running"}))
+    with pytest.raises(UserError, match="the run is unfinished"):
         trained.load(tmp_path)
     (tmp_path / "run.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match="stays on the machine"):
         trained.load(tmp_path)
+
+
+@pytest.mark.parametrize("way", ["a bit", "half", "nothing"])
+def test_a_damaged_method_answers_nothing(
+    way: str, runs: dict[str, Path], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(runs["ncm"], tmp_path / "run")
+    file = run / "method.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes({"a bit": bytes(data), "half": bytes(data[: len(data) // 2]), "nothing": b""}[way])
+    argv = ["predict", "--run", str(run), "--images", str(folder / "0"), "--to", str(tmp_path / "out.csv")]
+    assert cli.main(argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{file}: damaged" in line and not (tmp_path / "out.csv").exists()

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from benchmark.config import registry
 from benchmark.record.schema import Matrix, Record
+from benchmark.record.state_files import StateFiles
 from benchmark.running.loop import Loop
 from benchmark.testing import check_method
 from benchmark.testing.bench import Bench
@@ -192,3 +194,17 @@ def test_joint_training_is_one_model(tmp_path: Path) -> None:
     matrix = record.scores["macro_auroc"]["given"]  # finer than accuracy on 16 images
     assert matrix[1] == matrix[2] and matrix[0] != matrix[1]
     assert len(record.cost.train_seconds) == 2
+
+
+def test_a_resumed_run_that_begins_again_is_no_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged state is done without, so that the numbers alone would not tell."""
+    put = StateFiles.put
+
+    def damaged(files: StateFiles, name: str, *arguments: Any) -> None:
+        put(files, name, *arguments)
+        if name.startswith("method-"):
+            (files.folder / name).write_bytes(b"damaged")
+
+    monkeypatch.setattr(StateFiles, "put", damaged)
+    with pytest.raises(AssertionError, match=r"method-0-begun\.pt: damaged"):
+        _ = Bench(SequentialLora, tmp_path).resumed

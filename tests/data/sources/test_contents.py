@@ -38,3 +38,20 @@ def test_a_cache_that_cannot_be_written_is_done_without(chest: Path, cache: Path
     told = sources.identity(in_folders(chest))
     cache.write_text("a file where the folder should be")
     assert sources.identity(in_folders(chest)) == told
+
+
+@pytest.mark.parametrize("kept", ["[]", '{"files": [1], "digest": "x"}', "{}", '"text"', "null", "\x00"])
+def test_a_damaged_memory_is_no_memory(kept: str, chest: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = sources.identity(in_folders(chest))
+    now = time.time_ns
+    monkeypatch.setattr(contents.time, "time_ns", lambda: now() + 3_000_000_000)
+    assert sources.identity(in_folders(chest)) == told
+    (memory,) = (cache / "digests").iterdir()
+    whole = json.loads(memory.read_text())
+    memory.write_text(kept)
+    assert sources.identity(in_folders(chest)) == told
+    assert json.loads(memory.read_text()) == whole
+    for entry in whole["files"].values():
+        entry[-1] = "0" * 64  # well-formed, and of other files
+    memory.write_text(json.dumps(whole))
+    assert sources.identity(in_folders(chest)) == told
