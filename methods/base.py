@@ -64,6 +64,7 @@ class IncrementalMethod(L.LightningModule):
     keeps_images = False  # stores raw training images (replay)
     needs_length = False  # reads task.of
     joint = False  # sees all tasks at once
+    task_free = False  # represent does not look at ``task``: asked once for both protocols
     abstains = False  # may have no answer, all of a batch NaN, but on a learned task whose identity is given
     version = 1  # raised when what the method computes changes at the same arguments: part of its runs' key
     ddp = True  # the loss is a mean over the batch plus a term of the parameters: processes may share a batch

@@ -94,6 +94,7 @@ class CodaPrompt(IncrementalMethod):
     """
 
     needs_length = True
+    task_free = True
 
     def __init__(self, pool: int = 100, length: int = 8, layers: int = 5, mu: float = 0.0) -> None:
         super().__init__()

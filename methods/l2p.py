@@ -80,6 +80,7 @@ class L2P(IncrementalMethod):
     """
 
     kinds = ("classification", "fusion", "retrieval")
+    task_free = True
 
     prompts: nn.Parameter
     keys: nn.Parameter

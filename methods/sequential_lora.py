@@ -42,6 +42,7 @@ class SequentialLora(IncrementalMethod):
     """
 
     kinds: tuple[str, ...] = ("classification", "fusion", "retrieval")
+    task_free = True
 
     def __init__(
         self, rank: int = 8, lora_alpha: float = 8.0, placement: str = "q,k,v,out,fc1,fc2", dropout: float = 0.0

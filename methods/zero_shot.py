@@ -18,6 +18,7 @@ class ZeroShot(IncrementalMethod):
     """The frozen CLIP."""
 
     kinds = ("classification", "fusion", "retrieval")
+    task_free = True
 
     def answers_from(self, task: Task, protocol: str) -> tuple[object, ...]:
         return ("frozen",)

@@ -23,7 +23,7 @@ from methods.base import IncrementalMethod, cosine
 
 @dataclass(frozen=True)
 class BareRun:
-    """A method over a stream of classification tasks; the method has no router.
+    """A method over a stream of classification tasks; its features do not depend on the task (``task_free``).
 
     Args:
         method: attached to its backbone, on the device. purpose: seed and order.
@@ -38,7 +38,7 @@ class BareRun:
 
     def run(self) -> tuple[list[list[float]], list[list[float]]]:
         """Accuracy with the identity given, (T + 1, T), and hidden, (T + 1, i) of the i tasks learned."""
-        given, hidden = [self.row(len(self.data), hidden=False)], [self.row(0, hidden=True)]
+        rows = [self.row(0)]
         for own in self.data:
             with seeded(*self.purpose, own.task.index, "begin"):
                 self.method.begin_task(own.task)
@@ -47,9 +47,8 @@ class BareRun:
                 self._look(own, "prepare", self.method.prepare_task)
                 self.learn(own)
                 self._look(own, "end", self.method.end_task)
-            given.append(self.row(len(self.data), hidden=False))
-            hidden.append(self.row(own.task.index + 1, hidden=True))
-        return given, hidden
+            rows.append(self.row(own.task.index + 1))
+        return [given for given, _ in rows], [hidden for _, hidden in rows]
 
     def _look(self, own: TaskData, purpose: str, visit: Any) -> None:
         with seeded(*self.purpose, own.task.index, purpose):
@@ -78,17 +77,22 @@ class BareRun:
                 schedule.step()
 
     @torch.no_grad()
-    def row(self, tasks: int, hidden: bool) -> list[float]:
-        """Accuracy on the first tasks; hidden: over the labels of all of these."""
+    def row(self, learned: int) -> tuple[list[float], list[float]]:
+        """Accuracy on all tasks over their own labels, and on those learned over the labels of all of these."""
         self.method.eval()
-        row = []
-        for own in self.data[:tasks]:
-            labels = self.stream[:tasks].labels() if hidden else own.task.labels
-            ids_C = torch.tensor([label.id for label in labels], device=self.device)
-            right = torch.zeros((), dtype=torch.long, device=self.device)
+        backbone, seen = self.method.backbone, self.stream[:learned].labels()
+        given: list[float] = []
+        hidden: list[float] = []
+        for own in self.data:
+            candidates = [own.task.labels, *([seen] if own.task.index < learned else [])]
+            right = [torch.zeros((), dtype=torch.long, device=self.device) for _ in candidates]
             for batch in own.batches("test", self.device):
                 with autocast(self.device, self.precision):
-                    logits_BC = self.method.scores(unlabelled(batch, hidden), labels, None if hidden else own.task)
-                right += (ids_C[logits_BC.argmax(dim=1)] == batch["label"]).sum()
-            row.append(right.item() / len(own.splits["test"]))
-        return row
+                    features_BE = self.method.represent(unlabelled(batch, hidden=True), None)
+                    for place, labels in enumerate(candidates):
+                        ids_C = torch.tensor([label.id for label in labels], device=self.device)
+                        logits_BC = backbone.logits(features_BE, backbone.class_features(labels))
+                        right[place] += (ids_C[logits_BC.argmax(dim=1)] == batch["label"]).sum()
+            for row, count in zip((given, hidden), right, strict=False):
+                row.append(count.item() / len(own.splits["test"]))
+        return given, hidden

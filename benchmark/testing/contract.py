@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.running.answers.question import Cell
+from benchmark.running.answers.question import Cell, unlabelled
 from benchmark.running.loop import Loop
 from benchmark.running.seeds import seeded
 from benchmark.stream import Share, Task
@@ -177,6 +177,17 @@ def a_missing_input_is_answered(bench: Bench) -> None:
             finite_or_declared(bench, logits, f"from the {there} alone")
 
 
+def features_are_free_of_the_task_if_declared(bench: Bench) -> None:
+    """A method that declares ``task_free`` represents a sample alike, whether the task's identity is known or not."""
+    method = bench.straight.method.eval()
+    for task in bench.stream if method.task_free else ():
+        for batch in bench.shown(task.index):
+            with torch.no_grad():
+                given = method.represent(unlabelled(batch, hidden=False), task)
+                hidden = method.represent(unlabelled(batch, hidden=True), None)
+            assert torch.equal(given, hidden), "a feature depends on the task's identity: set task_free = False"
+
+
 def a_batch_may_be_shared_or_it_is_declared(bench: Bench) -> None:
     """Processes that each hold a part of a batch learn what one that holds all of it does, or ``ddp`` is False."""
     method, tasks = bench.method(), bench.stream.tasks
@@ -249,6 +260,7 @@ CHECKS: tuple[Callable[[Bench], None], ...] = (
     an_answer_depends_on_its_sample_alone,
     an_image_and_its_text_do_not_see_each_other,
     a_missing_input_is_answered,
+    features_are_free_of_the_task_if_declared,
     a_batch_may_be_shared_or_it_is_declared,
     training_flags_are_right_in_task_2,
     a_step_does_not_wait_for_the_device,

@@ -24,8 +24,9 @@ SAME = 1e-5  # of the largest logit; one image's logits in batches of other size
 def answered(question: Question) -> Cell:
     """``logits`` float16 (N, C) with the identity given, else ``answer`` int64 (N,) label ids, -1 without an answer."""
     logits, labels, routed = [], [], []
-    for batch in question.data[question.task.index].batches(question.split, question.device, question.inputs):
-        logits_BC, route_B = question.scores(batch)
+    batches = question.data[question.task.index].batches(question.split, question.device, question.inputs)
+    for number, batch in enumerate(batches):
+        logits_BC, route_B = question.scores(batch, number)
         logits.append(logits_BC)
         labels.append(batch["label"].cpu())
         routed.append(route_B)

@@ -91,13 +91,21 @@ class Question:
         """The same of another task's samples."""
         return replace(self, task=task)
 
-    def scores(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    def scores(self, batch: Batch, number: int) -> tuple[Tensor, Tensor | None]:
         """(B, C) logits over the candidates, and (B,) where each sample was routed.
+
+        A method whose features do not depend on the task's identity gives those of a batch, by its ``number``, once.
 
         Raises:
             RunFailed: what the method gives is of another shape or type. Diverged: it is not finite.
         """
-        return self._ask("scores", batch, (self.candidates,), len(self.candidates))
+        if not self.method.task_free or type(self.method).scores is not IncrementalMethod.scores:
+            return self._ask("scores", batch, (self.candidates,), len(self.candidates))
+        place = self.task.index, self.inputs, number
+        if place not in self.known:
+            self.known[place] = self.method.represent(unlabelled(batch, hidden=True), None)
+        logits_BC = self.method.backbone.logits(self.known[place], self.method.backbone.class_features(self.candidates))
+        return self._checked("scores", logits_BC, len(batch["label"]), len(self.candidates)), None
 
     def features(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """(B, E) features to search by, and (B,) where each sample was routed; raises as :meth:`scores`.

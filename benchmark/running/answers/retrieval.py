@@ -76,7 +76,7 @@ def first_pairs(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _embedded(question: Question, task: Task) -> Items:
     """A task's test items, once in a stage; images and texts never meet in a batch."""
-    place = task.index, question.hidden
+    place = task.index, question.hidden and not question.method.task_free
     if place not in question.known:
         features, routed, data = {}, [], question.data[task.index]
         for inputs in ("image", "text"):
