@@ -78,6 +78,7 @@ def cached(source: Source, identity: str, size: int) -> dict[str, Split]:
     folder = place(identity, size)
     made_of = {"identity": identity, "size": size, "version": CACHE_VERSION}
     texts = kinds.of(source.task_kind).reads_text
+    _tidy(folder.parent)
     try:
         splits = _read(folder, made_of, texts)
     except _Damaged:
@@ -211,12 +212,11 @@ def _write_images(path: Path, images: NDArray[np.uint8] | Images, size: int) -> 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Inside, no other process of this machine makes this cache, and what dead ones left beside it is gone."""
+    """Inside, no other process of this machine makes this cache."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(_lock(folder.name, folder.parent))
     with lock:
         try:
-            _tidy(folder.parent)
             yield
         finally:
             Path(lock.lock_file).unlink(missing_ok=True)  # still held: who has opened it sees that it has no name

@@ -21,8 +21,8 @@ QUICK = [("sequential_lora", "classification", 3)]
 SLOW = [
     ("mslora_cr", "classification", 12), ("er", "classification", 10), ("joint_lora", "classification", 10),
     ("ranpac", "classification", 10), ("l2p", "classification", 10), ("independent_lora", "fusion", 12),
-    ("stacked_lora", "fusion", 10), ("lwf", "classification", 10), ("sequential_lora", "retrieval", 12),
-    ("lpi", "retrieval", 10),
+    ("lwf", "classification", 10), ("sequential_lora", "retrieval", 12),
+    ("lpi", "retrieval", 10), ("ewc", "fusion", 10), ("stacked_lora", "fusion", 10),
 ]  # fmt: skip
 
 
