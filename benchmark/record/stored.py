@@ -6,7 +6,9 @@ import hashlib
 import json
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,9 @@ def path_of(results: Path, record: Record) -> Path:
 
 def stream_folder(results: Path, name: str, hashed: str) -> str:
     """The stream's name; with the start of its hash if records of another stream have that name."""
-    for _, record in readable(run_files(results, name)):
-        return name if record.stream.hash == hashed else f"{name}@{hashed[:6]}"
+    for file in run_files(results, name):
+        with suppress(UserError):  # told where it counts
+            return name if read_record(file).stream.hash == hashed else f"{name}@{hashed[:6]}"
     return name
 
 
@@ -60,22 +63,32 @@ def read_record(path: Path) -> Record:
     """
     file = Path(path) / RECORD if Path(path).is_dir() else Path(path)
     try:
-        value = json.loads(_content(file).decode(), parse_constant=lambda _: None, object_pairs_hook=_once)
+        return _record(_content(file))
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:  # of JSON and of UTF-8; of lists in lists without end
-        raise UserError(f"{file}: not a JSON file ({error})") from None
-    told = value.pop(DIGEST, None) if isinstance(value, dict) else None
-    try:
-        shallow(value)
-        record = Record.from_json(value)
-        wrong = disagreement(record) if record.complete else None
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise UserError(f"{file}: {' '.join(str(error).split())}") from None
+
+
+@lru_cache(maxsize=1024)
+def _record(data: bytes) -> Record:
+    """The record that a file of this content holds; a command reads most files several times.
+
+    Raises:
+        ValueError: it holds none, or one that contradicts itself.
+    """
+    try:
+        value = json.loads(data.decode(), parse_constant=lambda _: None, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:  # of JSON and of UTF-8; of lists in lists without end
+        raise ValueError(f"not a JSON file ({error})") from None
+    told = value.pop(DIGEST, None) if isinstance(value, dict) else None
+    shallow(value)
+    record = Record.from_json(value)
     if told != _digest(value) and (told is not None or record.files is not None):  # the first records have none
-        raise UserError(f"{file}: damaged: what it says does not fit its {DIGEST!r}")
+        raise ValueError(f"damaged: what it says does not fit its {DIGEST!r}")
+    wrong = disagreement(record) if record.complete else None
     if wrong is not None:
-        raise UserError(f"{file}: contradicts itself: {wrong}")
+        raise ValueError(f"contradicts itself: {wrong}")
     return record
 
 

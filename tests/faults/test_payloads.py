@@ -313,7 +313,7 @@ def test_what_is_typed_is_imported_and_nothing_else(plugged: Path, capsys: pytes
     ours = OPENERS["predict"](run_of(plugged / "ours", "ncm"))
     assert cli.main([*ours, "--method", "evil:Evil"]) == 2 and not (plugged / "ran").exists()
     assert cli.main([*ours, "--method", "ncm"]) == 2  # it is built, and has no weights
-    assert "method.safetensors: cannot be loaded" in capsys.readouterr().err
+    assert "method.safetensors: damaged" in capsys.readouterr().err
     assert cli.main([*wanted, "--method", "evil:Evil"]) == 2 and (plugged / "ran").exists()
 
 

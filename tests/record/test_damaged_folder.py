@@ -169,7 +169,7 @@ def test_a_run_that_made_room_for_one_that_never_came_is_put_back(folder: RunFol
     with folder.claimed():
         assert folder.found().state is State.WHOLE
     assert not building.exists()
-    other = replace(RECORD, provenance=replace(RECORD.provenance, started="x"))
+    other = replace(RECORD, provenance=replace(RECORD.provenance, started="2026-01-01T00:00:00+00:00"))
     with folder.claimed():
         replaced(folder.path, path_of(save(tmp_path / "theirs", other), other), other)
     assert read_record(folder.path) == other

@@ -83,7 +83,12 @@ def test_what_other_code_has_begun_is_neither_continued_nor_thrown_away(
     record = json.loads(file.read_text())
     ours = record["provenance"]["fingerprint"]
     del record["digest"], record["files"]
-    file.write_text(json.dumps(record | {"status": "running", "provenance": {"fingerprint": "other", "started": "x"}}))
+    file.write_text(
+        json.dumps(
+            record
+            | {"status": "running", "provenance": {"fingerprint": "other", "started": "2026-01-01T00:00:00+00:00"}}
+        )
+    )
     begun = file.read_bytes()
     capsys.readouterr()
     assert main(line) == 2

@@ -126,7 +126,12 @@ def test_a_tampered_record_is_never_verified(
     assert "nothing that records say of versions and machine" in said and "is not what its commit makes" in said
     write_record(folder_of(results), changed(results))
     file = folder_of(results) / "run.json"
+    whole = file.read_bytes()
     file.write_text(json.dumps(nudged(read_record(file), 0.03125).to_json()))
+    assert main(["verify", "--results", str(results), "--run", str(folder_of(results))]) == 2
+    assert "run.json: damaged" in capsys.readouterr().err
+    file.write_bytes(whole)
+    (folder_of(results) / "accuracy_given.csv").write_text("stage\n")
     said = verified(results, capsys, "--run", str(folder_of(results)), code=1)
     assert "the record contradicts itself: accuracy_given.csv is not what run.json says" in said
     assert read_record(folder_of(results)).provenance.verified is None
