@@ -103,7 +103,7 @@ class Process:
         os.close(self.reached)
         for number in numbers:
             os.kill(self.number, number)
-            time.sleep(0.002)
+            time.sleep(0.05)  # of signals that wait together Python hears that of the smallest number first
         return self.wait(seconds)
 
     def wait(self, seconds: float = 60.0) -> int:

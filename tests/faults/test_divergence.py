@@ -147,7 +147,7 @@ def test_force_starts_anew_and_the_state_is_told(
 
 
 def answer(patch: pytest.MonkeyPatch, change: Callable[[Any, Tensor], Any], call: int = 8) -> None:
-    nth(patch, "scores", call, change)
+    nth(patch, "scores", call, change, SequentialLora)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_no_memory_left_is_told_with_a_batch_size_to_try(
 
     for name, said in (("loss", sentence), ("scores", "in batches of 256, which --batch_size does not change")):
         with pytest.MonkeyPatch.context() as patch:
-            nth(patch, name, 2, fail)
+            nth(patch, name, 2, fail, SequentialLora)
             code, line = told(*command(tmp_path / name, "--limit", "8", "--batch_size", batch))
         assert code == 2 and "out of memory" in line and said in line and line.count("\n") == 1
     tally("out of memory, told", 2)

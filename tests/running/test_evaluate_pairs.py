@@ -56,7 +56,7 @@ def evaluator(method: Any, stream: Stream, data: list[TaskData], gallery: str = 
 class Known:
     """Answers with the features above; an item carries (task, row) in its pixels or tokens. Notes what it is shown."""
 
-    joint = requires_task_id = training = False
+    joint = requires_task_id = training = task_free = False
 
     def __init__(self) -> None:
         self.seen: list[tuple[set[str], bool]] = []
@@ -264,7 +264,7 @@ def test_queries_without_a_match_and_without_an_answer() -> None:
 class Halves:
     """Answers right from the text (its token is the label), from an image alone always with the first label."""
 
-    joint = requires_task_id = training = False
+    joint = requires_task_id = training = task_free = False
     eval, train, answers_from = Known.eval, Known.train, Known.answers_from
 
     def route(self, batch: dict[str, Tensor]) -> None:
