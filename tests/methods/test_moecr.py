@@ -35,7 +35,11 @@ def test_all_experts_with_unit_weights_are_mslora_cr_to_the_last_bit(tmp_path: P
 
 @pytest.mark.parametrize(
     "weights, mask, scope",
-    [("mean", "modality", "shared"), ("softmax", "list", "shared"), ("cls_gate", "list", "layer")],
+    [
+        ("mean", "modality", "shared"),
+        pytest.param("softmax", "list", "shared", marks=pytest.mark.slow),
+        pytest.param("cls_gate", "list", "layer", marks=pytest.mark.slow),
+    ],
 )
 def test_the_contract_is_kept(weights: str, mask: str, scope: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backbones, "load", lambda name: tiny.backbone())

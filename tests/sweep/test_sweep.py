@@ -242,7 +242,12 @@ class Process:
         return self.process.returncode
 
 
-ENDS = [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+ENDS = [
+    (signal.SIGKILL, -9),
+    (signal.SIGTERM, 143),
+    pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(("number", "code"), ENDS)
