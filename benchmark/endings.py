@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -18,6 +19,7 @@ from benchmark.errors import Interrupted, RunFailed, UserError
 
 CONTINUES = "interrupted: the same command continues"
 PATIENCE = 8.0  # seconds from a signal to the end, whatever holds it up
+ORPHANED = 2.0  # seconds within which a process that follows another one is ended after it
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 OF_THE_SYSTEM = re.compile(r"\(os error (\d+)\)")  # safetensors tells of an OSError so
 NO_MEMORY = (
@@ -34,7 +36,8 @@ def ended(act: Callable[[], int], patience: float | None = PATIENCE, silent: boo
     Args:
         patience: seconds from a signal to the end of the process; None: as long as it takes. A process that copies
             itself takes None, for what watches the time is a thread.
-        silent: tell nothing of what another process tells as well: a signal, a run that failed.
+        silent: tell nothing of what another process tells as well: a signal, a run that failed. Any other error may
+            come of that process's end, and then the one that watches it ends this one before it is told.
     """
     heard: Heard = []
     try:
@@ -54,6 +57,7 @@ def ended(act: Callable[[], int], patience: float | None = PATIENCE, silent: boo
     except BaseException as error:
         told = (CONTINUES, 128 + heard[0]) if heard else in_words(error)
         if told is None:
+            time.sleep(ORPHANED if silent else 0)
             raise
         line, code = told
     if not silent or code == 2:

@@ -19,8 +19,11 @@ NAMES = r"^(predictions-\d{1,9}\.npz|method-\d{1,9}-(begun|ended)\.pt|fit-\d{1,9
 
 
 class _Manifest(msgspec.Struct):
+    """``digest`` is of the rest: damage of the manifest is told from damage of what it names."""
+
     run: list[str]
     files: dict[Annotated[str, Meta(pattern=NAMES)], str]
+    digest: str
 
 
 class StateFiles:
@@ -44,10 +47,10 @@ class StateFiles:
         told = self._told()
         for name in told:
             wrong = _wrong(folder / name, told[name])
-            if wrong:
-                self.damaged[name] = wrong
-            else:
+            if not wrong:
                 self._digests[name] = told[name]
+            elif MANIFEST not in self.damaged:
+                self.damaged[name] = wrong
 
     def _told(self) -> dict[str, str]:
         """What the manifest says; nothing, and ``damaged`` says why, where it cannot be read."""
@@ -62,7 +65,12 @@ class StateFiles:
         if told.run != self.run:
             self.damaged[MANIFEST] = "damaged (of another run)"
             return {}
+        if told.digest != self._digest(told.files):
+            self.damaged[MANIFEST] = "damaged (what it says does not fit its digest)"
         return told.files
+
+    def _digest(self, files: dict[str, str]) -> str:
+        return digest(msgspec.json.encode([self.run, files], order="sorted"))
 
     @property
     def names(self) -> Collection[str]:
@@ -107,7 +115,8 @@ class StateFiles:
         """The manifest as things are now, without these; then they go."""
         for name in names:
             self._digests.pop(name, None)
-        write_json(self.folder / MANIFEST, {"run": self.run, "files": self._digests})
+        said = {"run": self.run, "files": self._digests, "digest": self._digest(self._digests)}
+        write_json(self.folder / MANIFEST, said)
         for name in names:
             remove(self.folder / name)
 
