@@ -17,7 +17,7 @@ import pytest
 from benchmark.cli import main
 from tests.faults.small_runs import command, folder_of, forked, outcome
 
-QUICK = [("sequential_lora", "classification", 3)]
+QUICK = [("sequential_lora", "classification", 2)]
 SLOW = [
     ("mslora_cr", "classification", 12), ("er", "classification", 10), ("joint_lora", "classification", 10),
     ("ranpac", "classification", 10), ("l2p", "classification", 10), ("independent_lora", "fusion", 12),
