@@ -37,6 +37,7 @@ def test_committed_records_come_back_as_they_are() -> None:
     assert len(files) >= 260
     for file in files:
         old = json.loads(file.read_text(encoding="utf-8"))
+        old.pop("digest", None)  # of the file, beside the record
         new = Record.from_json(deepcopy(old)).to_json()
         if old.get("router_confusion", old) is None:
             del old["router_confusion"]
