@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -197,6 +198,7 @@ def speed_(argv: Sequence[str]) -> int:
     from benchmark.sweep.forecast import finds_cuda
 
     about = "Time training steps and answers; all other options are those of run: --limit, --batch_size, ..."
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler, once loaded, writes lines of its own
     asked, _ = grid.parsed(grid.parser("speed", about), "speed", argv)
     cells, _ = grid.runs(asked, finds_cuda)
     from benchmark.record.files import write_text
