@@ -257,14 +257,19 @@ class IncrementalMethod(L.LightningModule):
         options["fused"] = self.device.type in ("cuda", "cpu")
         return OPTIMIZERS[self.budget.optimizer](self.trainable_parameters(), **options)
 
+    def new_schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR | None:
+        """The budget's learning rate over so many steps; None where it is constant."""
+        if self.budget.schedule == "constant":
+            return None
+        warmup = max(1, round(self.budget.warmup * steps))
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, warmup, steps))
+
     def configure_optimizers(self) -> Any:
         """The budget's optimiser and schedule, new for every task."""
-        budget, optimizer = self.budget, self.new_optimizer()
-        if budget.schedule == "constant":
+        optimizer = self.new_optimizer()
+        schedule = self.new_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        if schedule is None:
             return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
-        warmup = max(1, round(budget.warmup * steps))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, warmup, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def train(self, mode: bool = True) -> IncrementalMethod:

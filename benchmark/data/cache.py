@@ -6,7 +6,6 @@ image or label in them would be another result. Legend: N images, H, W pixels.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -29,7 +28,7 @@ from benchmark.data.catalog import Source
 from benchmark.data.sources.contents import cache_folder
 from benchmark.data.sources.images import Images
 from benchmark.data.sources.split import SPLITS, Split, check_labels
-from benchmark.disk import Data, digest, remove, sync, write_bytes
+from benchmark.disk import Data, digest, digesting, remove, sync, write_bytes
 from benchmark.errors import warn
 
 CACHE_VERSION = 2
@@ -193,7 +192,7 @@ def _npy(array: NDArray[Any]) -> bytes:
 
 def _write_images(path: Path, images: NDArray[np.uint8] | Images, size: int) -> str:
     """Some at a time, so that memory holds few of them; written and not mapped, so that a full disk is an OSError."""
-    header, content, left = io.BytesIO(), hashlib.blake2b(digest_size=32), iter(images)
+    header, content, left = io.BytesIO(), digesting(), iter(images)
     npy.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (len(images), 3, size, size)})
     part: Data = header.getvalue()
     try:

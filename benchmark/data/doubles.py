@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +22,7 @@ from benchmark.data import sources
 from benchmark.data.catalog import Recipe, Source
 from benchmark.data.sources.contents import cache_folder
 from benchmark.data.sources.split import SPLITS, Split
+from benchmark.disk import write_bytes
 
 VERSION = 1
 OWN = 0.9  # the share of different texts from which on a text is its sample's own
@@ -138,10 +138,7 @@ def _remembered(memory: Path, identity: str) -> dict[str, int] | None:
 
 def _remember(memory: Path, identity: str, counts: dict[str, int]) -> None:
     with suppress(OSError):
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        draft = memory.with_name(f".{memory.name}.{os.getpid()}.tmp")
-        draft.write_text(json.dumps(_sealed(identity, counts)), encoding="utf-8")
-        os.replace(draft, memory)
+        write_bytes(memory, json.dumps(_sealed(identity, counts)).encode())
 
 
 def _sealed(identity: str, counts: object) -> dict[str, object]:

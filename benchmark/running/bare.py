@@ -18,7 +18,7 @@ from benchmark.running.fit import look
 from benchmark.running.hardware import autocast
 from benchmark.running.seeds import derive_seed, seeded
 from benchmark.stream import Stream
-from methods.base import IncrementalMethod, cosine
+from methods.base import IncrementalMethod
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,8 @@ class BareRun:
     def learn(self, own: TaskData) -> None:
         """All epochs of a task."""
         method, budget = self.method, self.method.budget
-        steps = budget.steps(len(own.splits["train"]))
-        warmup = max(1, round(budget.warmup * steps))
         optimizer = method.new_optimizer()
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, warmup, steps))
+        schedule = method.new_schedule(optimizer, budget.steps(len(own.splits["train"])))
         purpose, epoch = (*self.purpose, own.task.index), 0
         batches = training_batches(
             [own], budget.batch_size, self.device, lambda: derive_seed(*purpose, epoch, "shuffle")
@@ -74,7 +72,8 @@ class BareRun:
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                schedule.step()
+                if schedule is not None:
+                    schedule.step()
 
     @torch.no_grad()
     def row(self, learned: int) -> tuple[list[float], list[float]]:

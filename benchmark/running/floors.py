@@ -7,7 +7,6 @@ imports of the libraries alone; its memory against the barest loop's. All of one
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -18,7 +17,6 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -30,7 +28,7 @@ from benchmark.running import hardware
 from benchmark.running.bare import BareRun
 from benchmark.running.execute import new_record
 from benchmark.running.load import loaded
-from benchmark.running.loop import Loop
+from benchmark.running.loop import Loop, peak_memory
 from benchmark.running.progress import Display
 
 TURNS = 5
@@ -137,10 +135,7 @@ def measured(argv: Sequence[str], what: str) -> None:
     if what == "first":
         cls.loss = _end  # type: ignore[method-assign]
     (timed_bare if what == "bare" else timed_run)(plan, cls, here)
-    if here.device.type == "cuda":
-        print(torch.cuda.max_memory_allocated(here.device) / 2**20)
-    else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
+    print(peak_memory(here.device))
 
 
 def _end(*_: Any) -> None:

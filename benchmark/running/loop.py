@@ -198,7 +198,7 @@ class Loop:
         kind = self.record.kind
         if kind.withheld and self.config.inputs == "both":
             self.record = replace(self.record, missing={name: self._without(name) for name in kind.withheld})
-        cost = replace(self.record.cost, peak_memory_mib=[_peak_memory(self.hardware.device)])
+        cost = replace(self.record.cost, peak_memory_mib=[peak_memory(self.hardware.device)])
         summary = summarise(kind, self.record.scores, self.record.missing)
         made = replace(self.record.provenance, finished=now())
         left = state.keep(self.folder, self.files, self.method, len(self.stream) + 1, self.config.keep_images)
@@ -267,7 +267,7 @@ def _cut(cost: Costs, tasks: int) -> Costs:
     return replace(cost, **{name: getattr(cost, name)[:tasks] for name in names})
 
 
-def _peak_memory(device: torch.device) -> float:
+def peak_memory(device: torch.device) -> float:
     """MiB: of the device, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -39,11 +39,7 @@ def counts(path: Path) -> dict[str, int]:
     ):
         for split in SPLITS:
             with archive.open(f"{split}_images.npy") as file:
-                version = np.lib.format.read_magic(file)
-                header = (
-                    np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                )
-                found[split] = int(header(file)[0][0])
+                found[split] = int(_header(file)[0][0])
     return found
 
 
@@ -90,9 +86,7 @@ def _array(archive: zipfile.ZipFile, key: str, path: Path) -> NDArray[Any]:
         raise UserError(f"{path}: {key}: stands twice in the archive")
     member = next(each for each in archive.infolist() if each.filename.removesuffix(".npy") == key)
     with archive.open(member) as file:
-        version = npy.read_magic(file)
-        header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, _, dtype = header(file)
+        shape, dtype = _header(file)
         size = math.prod(shape) * dtype.itemsize
         if not dtype.hasobject and (min(shape, default=0) < 0 or member.file_size - file.tell() != size):
             raise ValueError(f"{key}: {shape} of {dtype} does not fit the {member.file_size} bytes in the archive")
@@ -100,6 +94,13 @@ def _array(archive: zipfile.ZipFile, key: str, path: Path) -> NDArray[Any]:
         raise UserError(f"{path}: {key}: {shape} are {size / 2**30:,.0f} GiB, more than this machine's memory")
     with archive.open(member) as file:
         return npy.read_array(file, allow_pickle=False)
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of the array in a ``.npy`` file, which is then at the array's first byte."""
+    read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = read(file)
+    return shape, dtype
 
 
 def _memory() -> int:
