@@ -74,7 +74,7 @@ class Interrupted(BaseException):
 
 def warn(line: str) -> None:
     """Tell the user in one line what goes on otherwise than asked for; the command goes on."""
-    print(f"warning: {line}", file=sys.stderr, flush=True)
+    print(one_line(f"warning: {line}"), file=sys.stderr, flush=True)
 
 
 def unknown(what: str, given: object, valid: Iterable[object], where: str = "") -> UserError:

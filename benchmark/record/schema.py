@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from benchmark import kinds
+from benchmark.errors import shown
 from benchmark.kinds import Kind
 from benchmark.record import soundness
 from benchmark.record.parts import (
@@ -134,11 +135,9 @@ class Record:
         if not isinstance(value, dict) or not isinstance(value.get("schema"), int):
             raise ValueError("not a record, it has no 'schema'")
         if value["schema"] > SCHEMA:
-            raise ValueError(
-                f"schema {soundness.shortened(value['schema'])} is newer than {SCHEMA}, the last one this version knows"
-            )
+            raise ValueError(f"schema {shown(value['schema'])} is newer than {SCHEMA}, the last one this version knows")
         if value["schema"] < 1:
-            raise ValueError(f"schema {soundness.shortened(value['schema'])} is not known")
+            raise ValueError(f"schema {shown(value['schema'])} is not known")
         try:
             record = msgspec.convert(value, cls)
         except msgspec.ValidationError as error:

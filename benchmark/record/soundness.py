@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from benchmark import kinds
+from benchmark.errors import shown
 from benchmark.record.parts import MOST_SAMPLES, PROTOCOLS
 
 if TYPE_CHECKING:
@@ -34,24 +35,24 @@ def wrong(record: Record) -> Iterator[str]:
     stream = record.stream
     tasks, names = len(stream.tasks), stream.task_names
     if stream.kind not in kinds.KINDS:
-        yield f"stream.kind {shortened(stream.kind)} is not known"
+        yield f"stream.kind {shown(stream.kind)} is not known"
         return
     if stream.name.casefold() == ACROSS:
         yield f"stream.name {stream.name!r} is that of the tables over all streams"
     if stream.folder not in (stream.name, f"{stream.name}@{stream.hash[:6]}"):
-        yield f"stream.folder {shortened(stream.folder)} is neither the stream's name nor that with its hash"
+        yield f"stream.folder {shown(stream.folder)} is neither the stream's name nor that with its hash"
     if len(set(names)) < tasks:
         yield "stream.tasks has a name twice"
     if record.config.method.replace(":", ".") not in ("", record.method):
-        yield f"config.method {shortened(record.config.method)} is not {record.method}"
+        yield f"config.method {shown(record.config.method)} is not {record.method}"
     if record.config.backbone not in ("", record.backbone):
-        yield f"config.backbone {shortened(record.config.backbone)} is not {shortened(record.backbone)}"
+        yield f"config.backbone {shown(record.config.backbone)} is not {shown(record.backbone)}"
     for argument in record.config.method_args:
         if not argument.isidentifier():
-            yield f"config.method_args has {shortened(argument)}, which is no name of an argument"
+            yield f"config.method_args has {shown(argument)}, which is no name of an argument"
     for metric, protocols in record.scores.items():
         if metric not in record.kind.metrics or set(protocols) != set(PROTOCOLS):
-            yield f"scores has {shortened(metric)}, which is no metric with identity given and hidden"
+            yield f"scores has {shown(metric)}, which is no metric with identity given and hidden"
     for name, matrix in _matrices(record):
         if [len(row) for row in matrix] != [tasks] * (tasks + 1):
             yield f"{name} is not {tasks + 1} x {tasks}"
@@ -74,7 +75,7 @@ def _of_samples(record: Record, names: set[str]) -> Iterator[str]:
     for part, protocols in parts.items():
         for protocol, kept in protocols.items():
             if protocol not in PROTOCOLS or not names >= set(kept):
-                yield f"{part}.{shortened(protocol)} is not of a protocol and the tasks"
+                yield f"{part}.{shown(protocol)} is not of a protocol and the tasks"
     groups, labels = record.groups or {}, {task.name: len(task.labels) for task in record.stream.tasks}
     if not names >= set(groups):
         yield "groups is not of the tasks"
@@ -102,9 +103,9 @@ def _lacking(record: Record, tasks: int) -> Iterator[str]:
     """What a complete record must have beyond its identity."""
     for metric in (record.primary, *record.kind.metrics):
         if metric not in record.scores and metric not in LATER_NUMBERS:
-            yield f"scores lacks {shortened(metric)} with identity given and hidden"
+            yield f"scores lacks {shown(metric)} with identity given and hidden"
     if record.primary != record.kind.primary:
-        yield f"primary {shortened(record.primary)} is not that of {record.kind.name} tasks"
+        yield f"primary {shown(record.primary)} is not that of {record.kind.name} tasks"
     for protocol in PROTOCOLS:
         known = (record.summary or {}).get(protocol, {})
         for name in (*SUMMARY, *record.kind.summary):
@@ -113,7 +114,7 @@ def _lacking(record: Record, tasks: int) -> Iterator[str]:
     if record.stages != tasks + 1:
         yield f"stages {record.stages} of a complete run are not {tasks + 1}"
     if sorted(record.permutation) != list(range(tasks)):
-        yield f"permutation {shortened(record.permutation)} is not one of {tasks} tasks"
+        yield f"permutation {shown(record.permutation)} is not one of {tasks} tasks"
     if record.router_confusion is not None and [len(row) for row in record.router_confusion] != [tasks] * tasks:
         yield f"router_confusion is not {tasks} x {tasks}"
     for name, numbers in vars(record.cost).items():
@@ -146,9 +147,3 @@ def _is_time(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def shortened(value: object) -> str:
-    """A value of a record in a message."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

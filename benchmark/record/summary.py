@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 
 from benchmark import metrics
+from benchmark.errors import shown
 from benchmark.kinds import Kind
 from benchmark.record.files import decimals
 from benchmark.record.schema import PROTOCOLS, Matrix, Record, Row
-from benchmark.record.soundness import shortened
 
 ROUNDING = 1e-9  # other machines may add up in another order
 MISSING_RATES = (0.3, 0.5, 0.7, 0.9, 1.0)
@@ -50,7 +50,7 @@ def disagreement(record: Record) -> str | None:
     for protocol, numbers in (record.summary or {}).items():
         for name, number in numbers.items():
             if protocol not in recomputed or name not in recomputed[protocol]:
-                return f"summary.{shortened(protocol)} has {shortened(name)}, which is no number of it"
+                return f"summary.{shown(protocol)} has {shown(name)}, which is no number of it"
             again = recomputed[protocol][name]
             if (number is None) != (again is None) or abs((number or 0) - (again or 0)) > ROUNDING:
                 return f"summary.{protocol}.{name} is {number}, of the matrices it is {again}"
