@@ -267,9 +267,9 @@ class IncrementalMethod(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """The budget's optimiser and schedule, new for every task."""
         optimizer = self.new_optimizer()
-        schedule = self.new_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
-        if schedule is None:
+        if self.budget.schedule == "constant":  # then no trainer need be attached, which counts the steps
             return optimizer
+        schedule = self.new_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def train(self, mode: bool = True) -> IncrementalMethod:
