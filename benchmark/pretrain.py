@@ -54,7 +54,7 @@ def forbidden() -> dict[str, list[phantom.Region]]:
     regions: dict[str, list[phantom.Region]] = {name: [] for name in phantom.GENERATORS}
     for name in catalog.names("streams"):
         recipe = catalog.load(name, None)
-        if (recipe.stream.kind, recipe.stream.label_space) != ("classification", "own"):
+        if (recipe.stream.kinds, recipe.stream.label_space) != (("classification",), "own"):
             continue
         for source in recipe.sources:
             if source.kind == "phantom":

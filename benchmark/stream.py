@@ -22,7 +22,13 @@ class Label:
 class Task:
     """One (modality, task) of a stream; ``of`` is the number of tasks announced.
 
-    ``mirror`` False: its samples mean something else seen in a mirror, and no augmentation may do that.
+    Attributes:
+        mirror: False where samples mean something else seen in a mirror, and no augmentation may do that.
+        metric: the task's own primary metric; empty: that of its kind.
+        instruction: what a vision-language model is asked of every sample, where samples bring no question of their
+            own; empty where they do.
+        answers: of closed questions the legal answers; empty where there are none.
+        max_new_tokens: how long an answer may be.
     """
 
     index: int
@@ -32,17 +38,25 @@ class Task:
     labels: tuple[Label, ...]
     of: int
     mirror: bool = True
+    metric: str = ""
+    instruction: str = ""
+    answers: tuple[str, ...] = ()
+    max_new_tokens: int = 100
 
 
 @dataclass(frozen=True)
 class Stream:
-    """An ordered sequence of tasks of one kind."""
+    """An ordered sequence of tasks."""
 
     name: str
     version: int
-    kind: str
     label_space: str
     tasks: tuple[Task, ...]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of its tasks, each once, in alphabetical order."""
+        return tuple(sorted({task.kind for task in self.tasks}))
 
     def __len__(self) -> int:
         return len(self.tasks)

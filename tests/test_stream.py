@@ -17,7 +17,7 @@ def streams(draw: st.DrawFn) -> Stream:
     for index, size in enumerate(sizes):
         labels = tuple(Label(i, f"class {i}", (f"a {i}",)) for i in (next(ids) for _ in range(size)))
         tasks.append(Task(index, f"task {index}", "ct", "classification", labels, len(sizes)))
-    return Stream("made", 1, "classification", "own", tuple(tasks))
+    return Stream("made", 1, "own", tuple(tasks))
 
 
 @given(streams(), st.data())

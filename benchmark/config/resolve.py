@@ -73,7 +73,7 @@ class Plan:
 
     @property
     def kind(self) -> Kind:
-        return kinds.of(self.stream.kind)
+        return kinds.joined(self.stream.kinds)
 
     @property
     def budget(self) -> Budget:
@@ -125,10 +125,12 @@ def checked(config: RunConfig, card: MethodCard) -> Recipe:
     results_folder(config.results)
     _check_weights(config.backbone, config.pretrained)
     recipe = catalog.load(config.stream, Path(config.data))
-    kind = kinds.of(recipe.stream.kind)
+    kind = kinds.joined(recipe.stream.kinds)
     stream = f"stream {config.stream!r} ({kind.name})"
-    if kind.name not in card.kinds:
-        others = ", ".join(name for name in registry.names() if kind.name in registry.card(name).kinds)
+    if not set(recipe.stream.kinds) <= set(card.kinds):
+        others = ", ".join(
+            name for name in registry.names() if set(recipe.stream.kinds) <= set(registry.card(name).kinds)
+        )
         raise UserError(f"method {card.name!r} learns {', '.join(card.kinds)}, not {stream}; these do: {others}")
     if config.inputs != "both" and not kind.withheld:
         raise UserError(f"--inputs {config.inputs}: only fusion can do without an input, not {stream}")

@@ -168,7 +168,7 @@ def _stream(
         first += 0 if space == "shared" else len(labels)
         name_of, modality = entry["name"], entry["modality"]
         tasks.append(Task(index, name_of, modality, entry["kind"], labels, len(entries), entry["mirror"]))
-    return Stream(name, version, kind.name, space, tuple(tasks))
+    return Stream(name, version, space, tuple(tasks))
 
 
 def _task(item: Any, where: str, data: Path | None, folder: Path) -> tuple[dict[str, Any], Source, list[str]]:

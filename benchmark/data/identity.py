@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from benchmark.data import sources
 from benchmark.data.catalog import Recipe
+from benchmark.kinds import joined
 from benchmark.stream import Stream
 
 
@@ -20,7 +21,7 @@ def stream_hash(stream: Stream, samples: Sequence[str]) -> str:
 
     ``mirror`` enters where it is not the default, so that older streams keep their hash.
     """
-    digest = hashlib.sha256(f"{stream.kind}|{stream.label_space}".encode())
+    digest = hashlib.sha256(f"{joined(stream.kinds).name}|{stream.label_space}".encode())
     for task, identity in zip(stream, samples, strict=True):
         digest.update(repr((task.name, task.modality, task.kind, identity)).encode())
         digest.update(repr([(label.id, label.name, label.prompts) for label in task.labels]).encode())

@@ -88,7 +88,7 @@ def _grown(cls: type[IncrementalMethod], config: Configuration, stream: Stream, 
     try:
         with torch.random.fork_rng():  # what grows is drawn at random, and then overwritten
             method = attached(
-                cls, config.method_args, config.backbone, config.pretrained, kinds.of(stream.kind), budget
+                cls, config.method_args, config.backbone, config.pretrained, kinds.joined(stream.kinds), budget
             )
             for task in stream:
                 method.begin_task(task)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from benchmark.kinds import classification, fusion, retrieval
+from collections.abc import Iterable
+from functools import cache
+from itertools import chain
+
+from benchmark.kinds import classification, fusion, generation, retrieval
 from benchmark.kinds.kind import Column, Kind
 
-__all__ = ["KINDS", "Column", "Kind", "of"]
+__all__ = ["KINDS", "MIXED", "Column", "Kind", "joined", "of"]
 
-KINDS: dict[str, Kind] = {module.KIND.name: module.KIND for module in (classification, fusion, retrieval)}
+KINDS: dict[str, Kind] = {module.KIND.name: module.KIND for module in (classification, fusion, retrieval, generation)}
+MIXED = "mixed"  # what a stream of several kinds is called
 
 
 def of(name: str) -> Kind:
@@ -17,3 +22,41 @@ def of(name: str) -> Kind:
         KeyError: there is none; whoever reads a user's file asks ``KINDS`` first.
     """
     return KINDS[name]
+
+
+def joined(names: Iterable[str]) -> Kind:
+    """What holds of a stream whose tasks are of these kinds: all that is said of one, what is said of any of several.
+
+    Of several the primary metric is called ``primary``: in every column it is that of the column's own task.
+    """
+    return _joined(tuple(sorted(set(names))))
+
+
+@cache
+def _joined(names: tuple[str, ...]) -> Kind:
+    every = [of(name) for name in names]
+    if len(every) == 1:
+        return every[0]
+
+    def once(name: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(chain.from_iterable(getattr(kind, name) for kind in every)))
+
+    return Kind(
+        name=MIXED,
+        smoke="",
+        inputs=once("inputs"),
+        labelled=any(kind.labelled for kind in every),
+        metrics=("primary", *once("metrics")),
+        last_row={name: metric for kind in every for name, metric in kind.last_row.items()},
+        kept={protocol: tuple(dict.fromkeys(chain.from_iterable(kind.kept[protocol] for kind in every)))
+              for protocol in ("given", "hidden")},
+        table=(
+            Column("forgetting, given", "forgetting"),
+            Column("forgetting, hidden", "forgetting", hidden=True),
+            Column("trained parameters", "trainable_params", "count"),
+        ),
+        beside=once("metrics"),
+        board=once("board"),
+        whole_batch=any(kind.whole_batch for kind in every),
+        speaks=True,
+    )  # fmt: skip

@@ -27,10 +27,12 @@ class Kind:
     Args:
         name: as stream files and records have it.
         smoke: a tiny stream of the kind, which ``check_method`` runs.
-        inputs: what a sample holds, of image and text.
+        inputs: what a sample holds, of image, text and prompt.
         labelled: the candidates are labels, so that a task names its classes and a template; without labels the
             candidates are the test items themselves, a gallery.
         metrics: of a test set's answers, the primary one first; all but ``ece`` are the better the higher.
+        primaries: metrics of which a task may name one as its own primary; empty: the first one is that of every task.
+        speaks: the answer is text that a vision-language model writes.
         last_row: summary name -> the metric whose mean over the last row it is.
         of_matrix: summary name -> (a function of ``benchmark.metrics``, the metric whose matrix it is of).
         beside: metrics that stand beside the primary one in the tables per task.
@@ -61,6 +63,8 @@ class Kind:
     per_way: tuple[Column, ...] = ()
     withheld: tuple[str, ...] = ()
     whole_batch: bool = False
+    primaries: tuple[str, ...] = ()
+    speaks: bool = False
 
     @property
     def primary(self) -> str:
@@ -74,7 +78,7 @@ class Kind:
     @property
     def measures(self) -> tuple[str, ...]:
         """The metrics of the tables per task, the primary one first."""
-        return (self.primary, *self.beside)
+        return tuple(dict.fromkeys((self.primary, *self.beside)))
 
     @property
     def summary(self) -> tuple[str, ...]:

@@ -52,6 +52,8 @@ class TaskEntry:
     name: Name
     modality: Text = ""
     labels: list[Label] = field(default_factory=list)
+    kind: str = ""
+    metric: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,10 @@ class Record:
             for name, default in names.items():
                 if ordered[part][name] == default:
                     del ordered[part][name]
-        ordered["stream"]["tasks"] = ordered["stream"].pop("tasks")
+        tasks = ordered["stream"].pop("tasks")
+        ordered["stream"]["tasks"] = [
+            {k: v for k, v in task.items() if v or k not in ("kind", "metric")} for task in tasks
+        ]
         for kept in (ordered.get("hits") or {}).values():
             for task, scores in kept.items():
                 kept[task] = {name: part for name, part in scores.items() if part} if scores is not None else None
@@ -174,7 +179,7 @@ class Record:
 
     @property
     def kind(self) -> Kind:
-        return kinds.of(self.stream.kind)
+        return kinds.joined(task.kind or self.stream.kind for task in self.stream.tasks)
 
     @property
     def place(self) -> tuple[str, str, str, int, int]:
@@ -229,13 +234,12 @@ def blank(tasks: int) -> Matrix:
     return [[None] * tasks for _ in range(tasks + 1)]
 
 
-def unmeasured(tasks: int, kind: str) -> dict[str, Any]:
+def unmeasured(tasks: int, kind: Kind) -> dict[str, Any]:
     """The fields that a run fills, before it has begun: matrices of nulls, costs of no task."""
-    metrics = kinds.of(kind).metrics
     return {
         "status": "running",
-        "primary": metrics[0],
-        "scores": {metric: {protocol: blank(tasks) for protocol in PROTOCOLS} for metric in metrics},
+        "primary": kind.primary,
+        "scores": {metric: {protocol: blank(tasks) for protocol in PROTOCOLS} for metric in kind.metrics},
         "router_accuracy": blank(tasks),
     }
 

@@ -116,7 +116,7 @@ def new_record(plan: Plan, device: str) -> Record:
         method=card.name,
         group=card.group,
         stream=StreamEntry(
-            stream.name, plan.stream_folder, tasks, stream.version, plan.stream_hash, stream.kind, stream.label_space
+            stream.name, plan.stream_folder, tasks, stream.version, plan.stream_hash, plan.kind.name, stream.label_space
         ),
         config=plan.made_with,
         settings=config.settings(card),
@@ -128,7 +128,7 @@ def new_record(plan: Plan, device: str) -> Record:
         split=config.split,
         repeats={task: Repeats(**counts) for task, counts in repeats.items()} or None,
         provenance=provenance.collect(provenance.ROOT, card.file, plan.recipe.source_kinds, device, data, now()),
-        **unmeasured(len(stream), stream.kind),
+        **unmeasured(len(stream), plan.kind),
     )
 
 

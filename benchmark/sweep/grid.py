@@ -135,15 +135,15 @@ def runs(grid: Grid, cuda: Callable[[RunConfig], bool]) -> tuple[list[GridRun], 
     named = [name for name in grid.methods if name != "all"]
     found: dict[Path, GridRun] = {}
     skipped: dict[str, list[str]] = {}
-    kinds: dict[tuple[str, str], str] = {}
+    kinds: dict[tuple[str, str], tuple[str, ...]] = {}
     for method in dict.fromkeys([*named, *every]):
         for stream in grid.streams:
             argv = (*grid.options, "--method", method, "--stream", stream)
             config, card, _ = arguments.parse("run", argv, with_class=False)
             if method not in named:
                 where = stream, config.data
-                kinds[where] = kinds.get(where) or catalog.load(stream, Path(config.data)).stream.kind
-                if kinds[where] not in card.kinds:
+                kinds[where] = kinds.get(where) or catalog.load(stream, Path(config.data)).stream.kinds
+                if not set(kinds[where]) <= set(card.kinds):
                     skipped.setdefault(stream, []).append(method)
                     continue
             plan = resolve(config, card, cuda(config))

@@ -101,7 +101,7 @@ class Bench:
         return Record(
             schema=SCHEMA, key="0" * 12, method="checked", stream=stream, seed=CONFIG.seed, order=CONFIG.order,
             permutation=list(range(len(tasks))), provenance=Provenance(fingerprint="0" * 16),
-            **unmeasured(len(self.stream), self.kind.name),
+            **unmeasured(len(self.stream), self.kind),
         )  # fmt: skip
 
     def run(self) -> Loop:

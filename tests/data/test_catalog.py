@@ -50,7 +50,7 @@ def test_every_source_that_a_file_may_name_has_a_reader() -> None:
 def test_a_stream_by_its_path(tmp_path: Path) -> None:
     recipe = catalog.load(stream_file(tmp_path, TWO), tmp_path)
     stream = recipe.stream
-    assert (stream.name, stream.version, stream.kind, stream.label_space) == ("two", 3, "classification", "own")
+    assert (stream.name, stream.version, stream.kinds, stream.label_space) == ("two", 3, ("classification",), "own")
     assert [label.id for task in stream for label in task.labels] == [0, 1, 2, 3]
     assert stream.tasks[0].labels[1] == Label(1, "large lesions", ("an abdominal CT slice with large lesions.",))
     assert recipe.sources[1].where == f"{recipe.file}: tasks[1]"
@@ -273,6 +273,6 @@ def test_a_retrieval_stream_has_no_labels_and_its_sources_know_their_kind(twenty
     written(twenty, QUESTIONS)
     columns = {key: QUESTION[key] for key in ("image", "text", "split")}
     recipe = catalog.load(stream(twenty, kind="retrieval", columns=columns), twenty)
-    assert (recipe.stream.kind, recipe.stream.tasks[0].labels) == ("retrieval", ())
+    assert (recipe.stream.kinds, recipe.stream.tasks[0].labels) == (("retrieval",), ())
     assert recipe.sources[0].task_kind == "retrieval" and recipe.sources[0].classes == ()
     assert len(sources.load(recipe.sources[0], "train").labels) == 24

@@ -139,7 +139,10 @@ def test_mbiil_vqa_reads_the_tables_of_its_cards(tmp_path: Path) -> None:
     vqa(tmp_path, "pathvqa")
     vqa(tmp_path, "vqa_radiology", source=["slake", "vqa_rad"])
     recipe = catalog.load("mbiil_vqa", tmp_path)
-    assert recipe.stream.kind == "fusion" and [task.modality for task in recipe.stream] == ["pathology", "radiology"]
+    assert recipe.stream.kinds == ("fusion",) and [task.modality for task in recipe.stream] == [
+        "pathology",
+        "radiology",
+    ]
     assert [[label.name for label in task.labels] for task in recipe.stream] == [["no", "yes"]] * 2
     for source in recipe.sources:
         split = cached(source, sources.identity(source), 8)["train"]
@@ -163,7 +166,7 @@ def test_mbiil_reports_reads_the_tables_of_its_cards(tmp_path: Path) -> None:
     pd.DataFrame(reports).to_csv(tmp_path / "iu_xray" / "reports.csv", index=False)
     pd.DataFrame(slides).to_csv(tmp_path / "wsi_dx" / "reports.csv", index=False)
     recipe = catalog.load("mbiil_reports", tmp_path)
-    assert recipe.stream.kind == "retrieval" and [task.labels for task in recipe.stream] == [(), ()]
+    assert recipe.stream.kinds == ("retrieval",) and [task.labels for task in recipe.stream] == [(), ()]
     for source, counts in zip(recipe.sources, ([18, 2, 10], [28, 4, 8]), strict=True):
         loaded = [sources.load(source, split) for split in sources.SPLITS]
         assert [len(split.labels) for split in loaded] == counts

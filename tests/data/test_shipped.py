@@ -107,7 +107,7 @@ def test_the_folder_and_the_tables_of_the_readme_load(data: Path, tmp_path: Path
         catalog.load(stream_file(tmp_path, {"name": "s", "tasks": tasks}), data) for tasks in in_the_readme(list)
     ]
     assert [recipe.sources[0].kind for recipe in recipes] == ["folder", "table", "table"]
-    assert [recipe.stream.kind for recipe in recipes] == ["classification", "classification", "retrieval"]
+    assert [recipe.stream.kinds for recipe in recipes] == [("classification",), ("classification",), ("retrieval",)]
 
 
 def test_the_parts_of_made_tasks_in_the_readme_load(tmp_path: Path) -> None:

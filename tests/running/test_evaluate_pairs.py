@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark import metrics
+from benchmark import kinds, metrics
 from benchmark.compare import tables
 from benchmark.config.run_config import RunConfig
 from benchmark.data.batches import Batches, Samples, Subgrouping, TaskData
@@ -90,7 +90,7 @@ def retrieval() -> tuple[Stream, list[TaskData]]:
         texts = torch.stack([torch.full((counts[1],), index), torch.arange(counts[1])], dim=1)
         samples = Samples(images, torch.arange(len(pairs)), texts, pairs)
         data.append(TaskData(tasks[index], {"test": samples}))
-    return Stream("r", 1, "retrieval", "own", tasks), data
+    return Stream("r", 1, "own", tasks), data
 
 
 def oracle(own: int, gallery: Sequence[int], way: str) -> list[int]:
@@ -286,7 +286,7 @@ def fusion() -> tuple[Stream, list[TaskData]]:
         pairs = torch.tensor([[0, 0], [0, 1], [1, 1], [1, 0]])  # two images, two texts, four samples
         samples = Samples(torch.zeros(2, 3, 2, 2, dtype=torch.uint8), ids[pairs[:, 1]], ids[:, None], pairs)
         data.append(TaskData(each, {"test": samples}))
-    return Stream("f", 1, "fusion", "own", tasks), data
+    return Stream("f", 1, "own", tasks), data
 
 
 def test_what_is_withheld_is_withheld() -> None:
@@ -364,7 +364,7 @@ def test_missing_rates_are_the_expected_accuracy() -> None:
 
 def record(kind: str, **changes: Any) -> Record:
     stream = StreamEntry("s", "s", [TaskEntry("one"), TaskEntry("two")], kind=kind)
-    fields = unmeasured(2, kind)
+    fields = unmeasured(2, kinds.of(kind))
     matrices = {"given": [[0.2, 0.3], [0.8, 0.3], [0.6, 0.9]], "hidden": [[None, None], [0.7, None], [0.4, 0.9]]}
     fields["scores"] = dict.fromkeys(fields["scores"], matrices)
     return Record(schema=SCHEMA, key="0" * 12, method="m", stream=stream, seed=0, order=0, **fields, **changes)
