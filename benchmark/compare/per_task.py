@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from benchmark import metrics
 from benchmark.compare.stats import deviation, mean
+from benchmark.kinds import OWN
 from benchmark.record.files import csv_text, decimals
 from benchmark.record.schema import PROTOCOLS, Record
 from benchmark.record.summary import floats, missing_rows
@@ -49,7 +50,9 @@ def _text(named: Sequence[str], numbers: Sequence[str], keys: Sequence[Sequence[
 
 
 def _measures(run: Record) -> tuple[str, ...]:
-    return tuple(name for name in run.kind.measures if name in run.scores)
+    """The metrics of the tables, the primary one first."""
+    beside = (name for name in run.kind.measures if name in run.scores and name != OWN)
+    return tuple(dict.fromkeys((run.primary, *beside)))
 
 
 def _spread(values: Sequence[float | None]) -> list[str]:

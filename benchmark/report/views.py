@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from benchmark import kinds
 from benchmark.compare import leaderboard
 from benchmark.compare.entries import by_key, counts
 from benchmark.compare.rows import LeaderboardRow
@@ -93,7 +92,7 @@ def _in_order(
 def chance(stream: StreamEntry) -> dict[str, float] | None:
     """What guessing scores after the last task: the mean over tasks of 1 / candidates; None without labels."""
     sizes = [len(task.labels) for task in stream.tasks]
-    if not kinds.of(stream.kind).labelled or not all(sizes):
+    if not all(kind.labelled for kind in stream.kinds) or not all(sizes):
         return None
     every = sizes[0] if stream.label_space == "shared" else sum(sizes)
     return {"given": fmean(1 / size for size in sizes), "hidden": 1 / every}
