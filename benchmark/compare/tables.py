@@ -11,6 +11,7 @@ from benchmark.compare.leaderboard import known_stream, rows
 from benchmark.compare.rows import LeaderboardRow
 from benchmark.compare.stats import mean
 from benchmark.kinds import OWN
+from benchmark.kinds.generation import ASIDE
 from benchmark.record.files import decimals
 from benchmark.record.schema import PROTOCOLS, Record
 from benchmark.record.stored import read_all
@@ -26,10 +27,9 @@ WORDS = {  # for metrics that their names do not say
     "exact": "exact match",
     "f1": "token F1",
     "fact_f1": "fact F1",
-    "likelihood": "likeliest legal answer",
+    "likelihood": "likeliest answer",
     "rouge_l": "ROUGE-L",
 }
-SPOKEN = ("fact_f1", "likelihood", "format_kept", "truncated")  # of answers in words, beside the task's own metric
 
 
 def percent(value: float | None, spread: float | None = None) -> str:
@@ -203,7 +203,7 @@ def answers_table(record: Record) -> Table:
     result.add_column("task", no_wrap=True, max_width=24)
     result.add_column("own metric", no_wrap=True)
     last = {name: {protocol: matrix[-1] for protocol, matrix in of.items()} for name, of in record.scores.items()}
-    known = [name for name in SPOKEN if any(value is not None for row in last[name].values() for value in row)]
+    known = [name for name in ASIDE if any(value is not None for row in last[name].values() for value in row)]
     for heading in ("score", "without\nthe image", *map(spoken, known)):
         result.add_column(heading, justify="right")
     stream = record.stream

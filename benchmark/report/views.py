@@ -24,7 +24,7 @@ class StreamView:
     Attributes:
         name: of its folder.
         measure: the primary metric in words.
-        tasks: in the stream's listed order.
+        tasks: in the stream's listed order. own: the metric of each in words.
         chance: protocol -> what guessing scores, see ``chance``.
         runs: the records that enter the leaderboard.
         left_out: reason -> how many records enter none.
@@ -36,6 +36,7 @@ class StreamView:
     kind: Kind
     measure: str
     tasks: list[TaskEntry]
+    own: list[str]
     chance: dict[str, float] | None
     hash: str
     rows: list[LeaderboardRow]
@@ -60,12 +61,14 @@ def stream_view(records: Sequence[Record]) -> StreamView:
     entering = [record for record in records if counts(record)]
     rows, head = leaderboard.rows(entering), entering[0]
     by_identity = {(row.method, row.key, row.protocol): row for row in rows}
-    by_place = dict(zip(head.permutation, head.stream.tasks, strict=True))
+    by_place = dict(zip(head.permutation, zip(head.stream.tasks, head.stream.measures, strict=True), strict=True))
+    listed = [by_place[place] for place in sorted(by_place)]
     return StreamView(
         name=head.stream.folder,
         kind=head.kind,
         measure=spoken(head.primary),
-        tasks=[by_place[place] for place in sorted(by_place)],
+        tasks=[task for task, _ in listed],
+        own=[spoken(metric) for _, metric in listed],
         chance=chance(head.stream),
         hash=head.stream.hash,
         rows=rows,
