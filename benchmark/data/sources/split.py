@@ -24,13 +24,16 @@ class Split:
         images: uint8 (N, H, W) grey or (N, H, W, 3), or N in files.
         labels: int64 (P,) in 0..classes-1; of a kind without labels the number of what belongs together.
         texts: M different texts, none where the kind reads none.
-        pairs: (P, 2) image row and text row of every sample; None: sample i is image i.
+        pairs: (P, 2) image row and text row of every sample, of generation (P, 3) image, instruction and answer row;
+            None: sample i is image i.
+        closed: bool (P,) of generation, whether a sample is a closed question; None for other kinds.
     """
 
     images: NDArray[np.uint8] | Images
     labels: NDArray[np.int64]
     texts: tuple[str, ...] = ()
     pairs: NDArray[np.int64] | None = None
+    closed: NDArray[np.bool_] | None = None
 
 
 def check_labels(source: Source, split: str, labels: NDArray[Any]) -> None:
