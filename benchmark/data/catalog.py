@@ -17,7 +17,7 @@ from benchmark.errors import UserError, shown, unknown
 from benchmark.stream import LABEL_SPACES, Label, Stream, Task
 
 STREAM_KEYS = ("name", "version", "description", "label_space", "orders", "tasks")
-TASK_KEYS = ("card", "name", "modality", "kind", "source", "classes", "template", "mirror")
+TASK_KEYS = ("card", "name", "modality", "kind", "source", "classes", "template", "mirror", "max_new_tokens")
 CARD_KEYS = ("title", "homepage", "obtain", "preparation", "publication", "licence", "md5", "notes")
 DRAWN = ("splits", "fractions", "seed")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{,99}")
@@ -51,7 +51,23 @@ SOURCES = {
         ("path", "images", "suffix", "columns", "values", "rows", "subgroups", "allow_leak", *DRAWN), texts=True
     ),
     "phantom": SourceKeys(
-        ("generator", "regions", "seed", "sizes", "notes", "captions", "wording", "region", "shift"), texts=True
+        (
+            "generator",
+            "regions",
+            "seed",
+            "sizes",
+            "notes",
+            "captions",
+            "wording",
+            "region",
+            "shift",
+            "talk",
+            "factors",
+            "words",
+            "meanings",
+            "forms",
+        ),
+        texts=True,
     ),
     "function": SourceKeys(("arguments",), texts=True),  # written as package.module:function
 }
@@ -149,10 +165,7 @@ def _stream(
     if len(set(task_names)) < len(task_names):
         twice = next(n for n in task_names if task_names.count(n) > 1)
         raise UserError(f"{path}: tasks: the name {twice!r} stands twice")
-    found = {entry["kind"] for entry, _, _ in entries}
-    if len(found) > 1:
-        raise UserError(f"{path}: tasks: a stream has tasks of one kind, found {', '.join(sorted(found))}")
-    kind = kinds.of(found.pop())
+    kind = kinds.joined({entry["kind"] for entry, _, _ in entries})
     if space == "shared" and not kind.labelled:
         raise UserError(f"{path}: label_space: shared, but {kind.name} tasks have no labels")
     classes = [source.classes for _, source, _ in entries]
