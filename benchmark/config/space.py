@@ -20,6 +20,7 @@ from benchmark.errors import UserError
 from benchmark.record.schema import Record
 from benchmark.record.stored import RECORD, read_record
 
+TOKEN = 8  # bytes of a token of an answer
 HEAD = 1024  # bytes of an array's name and shape in a file
 STATES = 4  # a method's state stands here so often at a time: two phases, a checkpoint with its optimiser
 
@@ -111,9 +112,12 @@ def _predictions(plan: Plan) -> int:
     """Bytes, at most: of every task after every stage, in a file for each stage and then in one."""
     total, stages = 0, len(plan.stream) + 1
     for task, source in zip(plan.stream, plan.sources, strict=True):
-        count = sources.counts(source).get(plan.config.split, 0)
+        kind = kinds.of(task.kind)
+        told = sources.dialogue(source)[plan.config.split] if kind.speaks else ()
+        count = len(told) if kind.speaks else sources.counts(source).get(plan.config.split, 0)
         count = count if plan.config.limit is None else min(count, plan.config.limit)
-        given = 2 * len(task.labels) if kinds.of(task.kind).labelled else 8
+        given = 2 * len(task.labels) if kind.labelled else 8
+        given = TOKEN * task.max_new_tokens if kind.speaks else given
         total += 2 * stages * (count * (given + 8) + 2 * HEAD)
     return total
 

@@ -3,14 +3,15 @@
 No worker process is started: where all of a run fits it is put on the device once and a batch is an index selection
 there; what does not fit is read from the memory-mapped cache. Both give the same batch.
 
-Legend: P samples, N images, M texts, B batch, H, W pixels, L tokens of a text.
+Legend: P samples, B batch.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,95 +20,21 @@ from torch import Tensor
 
 from benchmark import kinds
 from benchmark.data import sources
+from benchmark.data.asked import Words, in_words
 from benchmark.data.cache import cached
 from benchmark.data.catalog import Source
+from benchmark.data.tensors import COLUMNS, NO_TOKEN, Rows, Samples, Subgrouping, widened
 from benchmark.data.sources.split import Split
 from benchmark.stream import Share, Task
 
 PASS_BATCH = 256  # samples per batch where nothing is learned
 
 
-@dataclass(frozen=True)
-class Subgrouping:
-    """How a column of a table divides samples: ``numbers`` (P,) are places in ``values``, which are in order."""
-
-    values: tuple[str, ...]
-    numbers: NDArray[np.int64]
-
-    @classmethod
-    def by(cls, cells: NDArray[np.str_]) -> Subgrouping:
-        """By the text (P,) that stands there for each sample."""
-        values, numbers = np.unique(cells, return_inverse=True)
-        return cls(tuple(values.tolist()), numbers)
-
-    def of(self, samples: NDArray[np.int64]) -> Subgrouping:
-        """Of some of the samples, or of some several times."""
-        return replace(self, numbers=self.numbers[samples])
-
-
-@dataclass(frozen=True)
-class Samples:
-    """One split as tensors: ``labels`` (P,) global ids of the samples.
-
-    ``images`` uint8 (N, 3, H, W) and ``texts`` int64 tokens (M, L) are None where a task has none or they are withheld;
-    ``pairs`` (P, 2) are the image and the text of every sample, None where sample i is image i. ``groups`` (P,) number
-    what belongs together (a patient), None where each sample stands for itself. ``subgroups``: the columns of a table
-    by which scores are told apart (site, sex).
-    """
-
-    images: Tensor | None
-    labels: Tensor
-    texts: Tensor | None = None
-    pairs: Tensor | None = None
-    groups: NDArray[np.int64] | None = None
-    subgroups: Mapping[str, Subgrouping] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def only(self, inputs: str) -> Samples:
-        """Without the texts (``image``) or without the images (``text``); ``both`` as it is."""
-        images = None if inputs == "text" else self.images
-        return replace(self, images=images, texts=None if inputs == "image" else self.texts)
-
-    def rows(self, inputs: str) -> Tensor:
-        """(P,) the row of every sample's image or text."""
-        return torch.arange(len(self)) if self.pairs is None else self.pairs[:, int(inputs == "text")]
-
-    def items(self, inputs: str) -> Samples:
-        """The images alone, each once, or the texts: ``label`` is then its row."""
-        alone = self.only(inputs)
-        rows = self.images if inputs == "image" else self.texts
-        assert rows is not None
-        column = torch.arange(len(rows))
-        return replace(alone, labels=column, pairs=torch.stack([column, column], dim=1))
-
-
-class Rows:
-    """Some tensors one behind the other, of which rows are taken: nothing is copied but those.
-
-    What is on a device other than the CPU is put together there, so that taking rows is one step.
-    """
-
-    def __init__(self, parts: Sequence[Tensor]) -> None:
-        self.parts = parts if parts[0].device.type == "cpu" or len(parts) == 1 else [torch.cat(list(parts))]
-        self.ends = torch.tensor([len(part) for part in self.parts]).cumsum(0)
-
-    def take(self, rows: Tensor, device: torch.device) -> Tensor:
-        """These rows (B,), on the device."""
-        if len(self.parts) == 1:
-            (whole,) = self.parts
-            return whole[rows.to(whole.device)].to(device, non_blocking=True)
-        part_B = torch.searchsorted(self.ends, rows, right=True)
-        taken = self.parts[0].new_empty(len(rows), *self.parts[0].shape[1:])
-        for place in part_B.unique().tolist():
-            part, here_B = self.parts[place], part_B == place
-            taken[here_B] = part[rows[here_B] - (self.ends[place] - len(part))]
-        return taken.to(device, non_blocking=True)
-
-
 class Batches:
     """A data set as dicts of tensors, an index selection each.
+
+    What a batch has of ``image``, ``text``, ``prompt``, ``target`` is what the samples have; beside a ``target`` stands
+    its ``target_mask``, True where there is a token.
 
     Args:
         parts: the samples of every task in it and the task's index; one but for joint training.
@@ -128,14 +55,14 @@ class Batches:
         self.tasks = torch.cat([torch.full((len(samples),), task) for samples, task in parts]).to(device)
         self.batch_size, self.device, self.order, self.part = batch_size, device, order, part
         self.samples = len(self.labels)
-        self.inputs = [(name, *found) for name in ("image", "text") if (found := self._stored(name)) is not None]
+        self.inputs = [(name, *found) for name in COLUMNS if (found := self._stored(name)) is not None]
 
     def _stored(self, inputs: str) -> tuple[Rows, Tensor] | None:
-        """All images, or texts, and the row of every sample; None where there are none."""
-        stored = [part.images if inputs == "image" else part.texts for part in self.parts]
-        there = [values for values in stored if values is not None]
+        """All images, texts, prompts or targets, and the row of every sample; None where there are none."""
+        there = [values for part in self.parts if (values := part.stored(inputs)) is not None]
         if not there:
             return None
+        there = widened(there) if inputs in ("prompt", "target") else there
         starts = np.cumsum([0, *(len(values) for values in there)]).tolist()
         rows = [part.rows(inputs) + start for part, start in zip(self.parts, starts, strict=False)]
         return Rows(there), torch.cat(rows)
@@ -154,16 +81,22 @@ class Batches:
             share = self.share(number)
             chosen = chosen if share is None else chosen[share.start : share.stop]
             batch = {name: values.take(rows[chosen], self.device) for name, values, rows in self.inputs}
+            if "target" in batch:
+                batch["target_mask"] = batch["target"] != NO_TOKEN
             here = chosen.to(self.device)
             yield batch | {"label": self.labels[here], "task": self.tasks[here], "index": here}
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """One task's splits as tensors, labels as global ids."""
+    """One task's splits as tensors, labels as global ids.
+
+    ``facts`` tells the facts of a made report's text, factor -> level; None where a task has none.
+    """
 
     task: Task
     splits: dict[str, Samples]
+    facts: Callable[[str], dict[str, str]] | None = None
 
     def batches(self, split: str, device: torch.device, inputs: str = "both") -> Batches:
         """The split un-augmented in stored order; ``inputs`` image or text withholds the other one."""
@@ -213,26 +146,46 @@ def task_data(
     limit: int | None,
     tokenize: Callable[[Sequence[str]], Tensor] | None = None,
     inputs: str = "both",
+    words: Words | None = None,
 ) -> TaskData:
-    """Read a task's samples (through the cache), ready for a backbone of this image size and tokenizer."""
+    """Read a task's samples (through the cache), ready for a backbone of this image size and tokenizer.
+
+    With ``words`` the task is asked in words, whatever its kind, and no tokenizer is needed.
+    """
     splits, groups, subgroups = {}, sources.groups(source), sources.subgroups(source)
     for split, found in cached(source, identity, size).items():
         chosen = limited(found.labels, limit)
-        labels = found.labels[chosen]
-        if kinds.of(task.kind).labelled:
-            labels = np.array([label.id for label in task.labels])[labels]
-        pairs, rows, texts = None, chosen, None
-        if found.pairs is not None:
-            assert tokenize is not None, "a task with texts needs the backbone's tokenizer"
-            rows, image_P = np.unique(found.pairs[chosen, 0], return_inverse=True)
-            text_rows, text_P = np.unique(found.pairs[chosen, 1], return_inverse=True)
-            texts = tokenize([found.texts[row] for row in text_rows])
-            pairs = torch.from_numpy(np.stack([image_P, text_P], axis=1))
-        own = groups[split][chosen] if split in groups else None
+        if words is not None:
+            made, rows = in_words(task, found, chosen, words)
+        else:
+            made, rows = _tokenized(task, found, chosen, tokenize)
+        own = groups[split][chosen] if split in groups else _by_image(found, chosen)
         named = {name: Subgrouping.by(cells[chosen]) for name, cells in subgroups.get(split, {}).items()}
-        samples = Samples(_pixels(found, rows), torch.from_numpy(labels), texts, pairs, own, named)
-        splits[split] = samples.only(inputs)
-    return TaskData(task, splits)
+        splits[split] = replace(made, images=_pixels(found, rows), groups=own, subgroups=named).only(inputs)
+    return TaskData(task, splits, sources.facts(source))
+
+
+def _by_image(found: Split, chosen: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Of questions several of which are of one image the number of the image."""
+    if found.closed is None or found.pairs is None or len(np.unique(image_P := found.pairs[chosen, 0])) == len(chosen):
+        return None
+    return image_P
+
+
+def _tokenized(
+    task: Task, found: Split, chosen: NDArray[np.int64], tokenize: Callable[[Sequence[str]], Tensor] | None
+) -> tuple[Samples, NDArray[np.int64]]:
+    """Some samples of a split, still without images, and the rows of the images they need."""
+    labels = found.labels[chosen]
+    if kinds.of(task.kind).labelled:
+        labels = np.array([label.id for label in task.labels])[labels]
+    if found.pairs is None:
+        return Samples(None, torch.from_numpy(labels)), chosen
+    assert tokenize is not None, "a task with texts needs the backbone's tokenizer"
+    rows, image_P = np.unique(found.pairs[chosen, 0], return_inverse=True)
+    text_rows, text_P = np.unique(found.pairs[chosen, 1], return_inverse=True)
+    texts = tokenize([found.texts[row] for row in text_rows])
+    return Samples(None, torch.from_numpy(labels), texts, torch.from_numpy(np.stack([image_P, text_P], axis=1))), rows
 
 
 def limited(labels: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
@@ -258,20 +211,21 @@ def _pixels(found: Split, rows: NDArray[np.int64]) -> Tensor:
 
 
 def placed(tasks: Sequence[TaskData], splits: Collection[str], device: torch.device) -> list[TaskData]:
-    """The tasks with these splits on the device: all their texts, and all their images or none.
+    """The tasks with these splits on the device: all their texts, prompts and targets, and all their images or none.
 
     One decision for a run, since joint training takes its batches from all tasks; a split that it does not use takes
     no room.
     """
     used = [task.splits[split] for task in tasks for split in splits]
-    there = fits(sum(samples.images.numel() for samples in used if samples.images is not None), device)
+    there = fits(sum(samples.images.nbytes for samples in used if samples.images is not None), device)
 
-    def moved(samples: Samples) -> Samples:
-        images = samples.images.to(device) if samples.images is not None and there else samples.images
-        return replace(samples, images=images, texts=None if samples.texts is None else samples.texts.to(device))
+    def taken(samples: Samples) -> Samples:
+        stored = {f"{name}s": values for name in COLUMNS if (values := samples.stored(name)) is not None}
+        moved: Any = {name: values.to(device) for name, values in stored.items() if there or name != "images"}
+        return replace(samples, **moved)
 
     return [
-        replace(task, splits={name: moved(own) if name in splits else own for name, own in task.splits.items()})
+        replace(task, splits={name: taken(own) if name in splits else own for name, own in task.splits.items()})
         for task in tasks
     ]
 

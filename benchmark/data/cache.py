@@ -76,19 +76,19 @@ def cached(source: Source, identity: str, size: int) -> dict[str, Split]:
     """
     folder = place(identity, size)
     made_of = {"identity": identity, "size": size, "version": CACHE_VERSION}
-    texts = kinds.of(source.task_kind).reads_text
+    parts = _parts(source)
     _tidy(folder.parent)
     try:
-        splits = _read(folder, made_of, texts)
+        splits = _read(folder, made_of, parts)
     except _Damaged:
         with _alone(folder):
             try:
-                splits = _read(folder, made_of, texts)  # another process was faster
+                splits = _read(folder, made_of, parts)  # another process was faster
             except _Damaged as damage:
                 if str(damage):
                     warn(f"{damage}: the cache is made again")
                 _make(folder, source, made_of)
-                splits = _read(folder, made_of, texts)
+                splits = _read(folder, made_of, parts)
     for split, found in splits.items():
         check_labels(source, split, found.labels)
     return splits
@@ -97,7 +97,14 @@ def cached(source: Source, identity: str, size: int) -> dict[str, Split]:
 # ---- reading
 
 
-def _read(folder: Path, made_of: dict[str, Any], with_texts: bool) -> dict[str, Split]:
+def _parts(source: Source) -> tuple[str, ...]:
+    """The files of a split, as :func:`_split` takes them."""
+    kind = kinds.of(source.task_kind)
+    texts = ("pairs.npy", "texts.json") if kind.reads_text or kind.speaks else ()
+    return ("images.npy", "labels.npy", *texts, *(("closed.npy",) if kind.speaks else ()))
+
+
+def _read(folder: Path, made_of: dict[str, Any], parts: tuple[str, ...]) -> dict[str, Split]:
     """The splits, if every file is what the manifest says and the manifest is of these samples.
 
     What is told by the digest are the bytes that are used: those of the mapping.
@@ -105,7 +112,6 @@ def _read(folder: Path, made_of: dict[str, Any], with_texts: bool) -> dict[str, 
     if not os.path.lexists(folder):
         raise _Damaged
     told = _manifest(folder / MANIFEST)
-    parts = ("images.npy", "labels.npy", *(("pairs.npy", "texts.json") if with_texts else ()))
     names = [f"{split}_{part}" for split in SPLITS for part in parts]
     files = told.pop("files", None)
     if told != made_of or not isinstance(files, dict) or sorted(files) != sorted(names):
@@ -138,11 +144,11 @@ def _verified(path: Path, told: str) -> NDArray[np.uint8]:
 
 def _split(
     images: NDArray[np.uint8], labels: NDArray[np.uint8], pairs: NDArray[np.uint8] | None = None,
-    texts: NDArray[np.uint8] | None = None,
+    texts: NDArray[np.uint8] | None = None, closed: NDArray[np.uint8] | None = None,
 ) -> Split:  # fmt: skip
-    if pairs is None or texts is None:
-        return Split(_array(images), np.array(_array(labels)))
-    return Split(_array(images), np.array(_array(labels)), tuple(json.loads(texts.tobytes())), np.array(_array(pairs)))
+    rows = [None if part is None else np.array(_array(part)) for part in (pairs, closed)]
+    written = () if texts is None else tuple(json.loads(texts.tobytes()))
+    return Split(_array(images), np.array(_array(labels)), written, *rows)
 
 
 def _array(data: NDArray[np.uint8]) -> NDArray[Any]:
@@ -178,6 +184,8 @@ def _write(folder: Path, split: str, loaded: Split, size: int) -> dict[str, str]
     data = {"labels.npy": _npy(loaded.labels)}
     if loaded.pairs is not None:
         data |= {"pairs.npy": _npy(loaded.pairs), "texts.json": json.dumps(loaded.texts).encode()}
+    if loaded.closed is not None:
+        data |= {"closed.npy": _npy(loaded.closed)}
     for part, content in data.items():
         write_bytes(folder / f"{split}_{part}", content)
     told = {f"{split}_{part}": digest(content) for part, content in data.items()}

@@ -3,7 +3,8 @@
 An image is what its decoded pixels are, before they are resized, so that copies count in whatever file they lie. With
 texts a sample of two splits is counted by its image as well: the words of questions and reports recur by nature. Where
 nearly every text of the training split is there once, such as the reports of patients, a text in two splits is counted
-like an image. Made samples are not looked at: each is drawn on its own. No torch.
+like an image. An image of generation tasks has several questions by nature: what counts there is an image with its
+instruction, in two splits or under two answers. Made samples are not looked at: each is drawn on its own. No torch.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from benchmark import kinds
 from benchmark.data import sources
 from benchmark.data.catalog import Recipe, Source
 from benchmark.data.sources.contents import cache_folder
+from benchmark.data.sources.dialogues import plain
 from benchmark.data.sources.split import SPLITS, Split
 from benchmark.disk import write_bytes
 
@@ -71,18 +73,21 @@ def told(found: Mapping[str, Mapping[str, int]]) -> str:
 
 def counted(source: Source) -> dict[str, int]:
     """How many samples of ``test`` are in train or val as well, how many of ``val`` in train, and how many images (with
-    texts: images with their text) stand under two ``labels``.
+    texts: images with their text) stand under two ``labels``, or answers.
     """
     kind = kinds.of(source.task_kind)
     images: dict[str, list[bytes]] = {}
     texts: dict[str, list[bytes]] = {}
-    labels_of: dict[tuple[bytes, bytes], set[int]] = {}
+    labels_of: dict[tuple[bytes, bytes], set[int | str]] = {}
     for split in SPLITS:
         loaded = sources.load(source, split)
         images[split], texts[split] = _contents(loaded)
-        if kind.labelled:
-            for image, text, label in zip(images[split], texts[split], loaded.labels.tolist(), strict=True):
-                labels_of.setdefault((image, text), set()).add(label)
+        labels: list[int | str] = loaded.labels.tolist() if kind.labelled else []
+        if kind.speaks and loaded.pairs is not None:
+            labels = [plain(loaded.texts[row]) for row in loaded.pairs[:, 2].tolist()]
+            images[split] = [image + text for image, text in zip(images[split], texts[split], strict=True)]
+        for image, text, label in zip(images[split], texts[split], labels, strict=bool(labels)):
+            labels_of.setdefault((image, text), set()).add(label)
     own_texts = kind.reads_text and len(set(texts["train"])) >= OWN * len(texts["train"])
     seen = [images, *([texts] if own_texts else [])]
     return {
@@ -99,7 +104,7 @@ def _contents(loaded: Split) -> tuple[list[bytes], list[bytes]]:
         return image_N, [b""] * len(image_N)
     text_M = [_digest(text.encode("utf-8", "surrogatepass")) for text in loaded.texts]
     pairs = loaded.pairs.tolist()
-    return [image_N[image] for image, _ in pairs], [text_M[text] for _, text in pairs]
+    return [image_N[image] for image, *_ in pairs], [text_M[text] for _, text, *_ in pairs]
 
 
 def _digest(*parts: bytes | memoryview) -> bytes:
@@ -123,8 +128,9 @@ def _long(source: Source) -> bool:
     if source.kind in ("npz", "medmnist"):
         path = source.options["path"] if source.kind == "npz" else sources.medmnist.found(source)
         return path is None or Path(path).stat().st_size > LARGE
-    listed = {"folder": sources.class_folders.listed, "table": sources.table.listed}.get(source.kind)
-    return listed is not None and sum(map(len, listed(source).values())) > QUICK
+    if source.kind not in sources.LISTING:
+        return False
+    return sum(map(len, sources.LISTING[source.kind].listed(source).values())) > QUICK
 
 
 def _remembered(memory: Path, identity: str) -> dict[str, int] | None:

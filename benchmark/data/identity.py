@@ -7,8 +7,11 @@ from collections.abc import Sequence
 
 from benchmark.data import sources
 from benchmark.data.catalog import Recipe
+from benchmark.data.task_keys import INSTRUCTION
 from benchmark.kinds import joined
 from benchmark.stream import Stream
+
+LATER = {"metric": ("",), "instruction": ("", INSTRUCTION), "answers": ((),), "max_new_tokens": (100,)}  # and defaults
 
 
 def identities(recipe: Recipe) -> tuple[str, ...]:
@@ -19,7 +22,9 @@ def identities(recipe: Recipe) -> tuple[str, ...]:
 def stream_hash(stream: Stream, samples: Sequence[str]) -> str:
     """sha256 of the resolved tasks: labels, prompts, kinds and the identity of the samples, in listed order.
 
-    ``mirror`` enters where it is not the default, so that older streams keep their hash.
+    What came later than the first streams enters where it is not the default, so that these keep their hash. A metric
+    and legal answers enter as they are settled (:mod:`benchmark.data.settle`): whether the file names them or the
+    samples tell the same is one stream.
     """
     digest = hashlib.sha256(f"{joined(stream.kinds).name}|{stream.label_space}".encode())
     for task, identity in zip(stream, samples, strict=True):
@@ -27,4 +32,8 @@ def stream_hash(stream: Stream, samples: Sequence[str]) -> str:
         digest.update(repr([(label.id, label.name, label.prompts) for label in task.labels]).encode())
         if not task.mirror:
             digest.update(b"mirror: false")
+        for name, default in LATER.items():
+            value = getattr(task, name)
+            if value not in default:
+                digest.update(f"{name}: {sorted(value) if name == 'answers' else value!r}".encode())
     return digest.hexdigest()

@@ -15,9 +15,10 @@ PACKAGES = ("torch", "lightning", "peft", "open_clip_torch", "torchmetrics", "nu
 ROOT = Path(__file__).resolve().parents[2]  # the checkout, or the folder a wheel was unpacked to
 COMPUTING = (  # for every run: files as they are, folders whole
     "benchmark/stream.py", "benchmark/kinds", "benchmark/metrics.py", "benchmark/data/identity.py",
-    "benchmark/data/cache.py", "benchmark/data/batches.py", "benchmark/running/load.py", "benchmark/running/loop.py",
-    "benchmark/running/fit.py", "benchmark/running/evaluate.py", "benchmark/running/seeds.py",
-    "benchmark/running/hardware.py", "benchmark/running/answers",
+    "benchmark/data/cache.py", "benchmark/data/tensors.py", "benchmark/data/asked.py", "benchmark/data/batches.py",
+    "benchmark/running/load.py", "benchmark/running/loop.py", "benchmark/running/fit.py",
+    "benchmark/running/evaluate.py", "benchmark/running/seeds.py", "benchmark/running/hardware.py",
+    "benchmark/running/answers",
 )  # fmt: skip
 DATA, SOURCES, PHANTOM = (("benchmark", "data", *more) for more in ((), ("sources",), ("phantom",)))
 RESOLVED = ("catalog", "yaml_files")  # of data: what they make of a stream's file is in its hash

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmark.data import catalog, sources
+from benchmark.data import catalog, sources, task_keys
 from benchmark.errors import UserError
 from benchmark.stream import Label
 from tests.source_files import QUESTION, QUESTIONS, stream_file, written
@@ -44,7 +44,7 @@ def changed(content: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
 
 
 def test_every_source_that_a_file_may_name_has_a_reader() -> None:
-    assert set(catalog.SOURCES) == set(sources.READERS)
+    assert set(task_keys.SOURCES) == set(sources.READERS)
 
 
 def test_a_stream_by_its_path(tmp_path: Path) -> None:

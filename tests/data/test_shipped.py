@@ -10,7 +10,7 @@ import open_clip
 import pytest
 import yaml
 
-from benchmark.data import catalog, phantom, sources
+from benchmark.data import catalog, phantom, sources, task_keys
 from benchmark.data.sources import phantoms
 from tests.source_files import stream_file
 
@@ -69,7 +69,7 @@ def test_a_card_is_a_task_and_tells_where_it_comes_from(card: str, data: Path, t
     content = yaml.safe_load((catalog.root() / "cards" / f"{card}.yaml").read_text(encoding="utf-8"))
     one_file = content["source"] in ("npz", "medmnist")
     optional = ("homepage", "notes") if one_file else ("notes", "md5")
-    told = {key: content.get(key) for key in catalog.CARD_KEYS if key not in optional}
+    told = {key: content.get(key) for key in task_keys.CARD_KEYS if key not in optional}
     assert all(isinstance(value, str) and value for value in told.values()), told
     assert not one_file or (len(content["md5"]) == 32 and set(content["md5"]) <= set("0123456789abcdef"))
     assert content["name"] == card

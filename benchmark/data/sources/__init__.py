@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.data.catalog import Source
-from benchmark.data.sources import class_folders, function, medmnist, npz, phantoms, table
+from benchmark.data.sources import class_folders, function, llava, medmnist, npz, phantoms, table
 from benchmark.data.sources.split import SPLITS, Split, check_labels
 
-__all__ = ["READERS", "SPLITS", "Reader", "Split", "check_labels", "counts", "groups", "identity", "load", "subgroups"]
+__all__ = [
+    "LISTING", "READERS", "SPLITS", "Reader", "Split", "check_labels", "counts", "dialogue", "facts", "groups",
+    "identity", "load", "subgroups",
+]  # fmt: skip
 
 
 class Reader(Protocol):
@@ -26,8 +30,9 @@ class Reader(Protocol):
 
 READERS: dict[str, Reader] = {
     "npz": npz, "medmnist": medmnist, "folder": class_folders, "table": table, "phantom": phantoms,
-    "function": function,
+    "llava": llava, "function": function,
 }  # fmt: skip
+LISTING: dict[str, Any] = {"folder": class_folders, "table": table, "llava": llava}  # those whose images lie in files
 
 
 def load(source: Source, split: str) -> Split:
@@ -36,8 +41,8 @@ def load(source: Source, split: str) -> Split:
 
 def counts(source: Source) -> dict[str, int]:
     """By split how many images there are, without decoding one; nothing where only reading them tells."""
-    if source.kind in ("folder", "table"):
-        listed = class_folders.listed(source) if source.kind == "folder" else table.listed(source)
+    if source.kind in LISTING:
+        listed = LISTING[source.kind].listed(source)
         return {split: len({sample.path for sample in samples}) for split, samples in listed.items()}
     if source.kind == "phantom":
         return dict(phantoms.options(source)["sizes"])
@@ -46,12 +51,14 @@ def counts(source: Source) -> dict[str, int]:
 
 
 def groups(source: Source) -> dict[str, NDArray[np.int64]]:
-    """By split the number of every sample's group, what belongs together: a patient, images of one study.
+    """By split the number of every sample's group, what belongs together: a patient, images of one study, questions of
+    one image.
 
-    Only of splits where some samples share one, and only tables tell. It is no content: neither the identity of the
+    Only of splits where some samples share one, and of sources that tell. It is no content: neither the identity of the
     samples nor the cache knows of it.
     """
-    return table.groups(source) if source.kind == "table" else {}
+    own = getattr(READERS[source.kind], "groups", None)
+    return {} if own is None else own(source)
 
 
 def subgroups(source: Source) -> dict[str, dict[str, NDArray[np.str_]]]:
@@ -60,6 +67,30 @@ def subgroups(source: Source) -> dict[str, dict[str, NDArray[np.str_]]]:
     No content either.
     """
     return table.subgroups(source) if source.kind == "table" else {}
+
+
+def dialogue(source: Source) -> dict[str, list[tuple[str, str, bool]]]:
+    """By split the instruction and the answer of every sample of a generation task, and whether the question is closed.
+
+    No file of an image is decoded.
+    """
+    if source.kind in LISTING:
+        listed = LISTING[source.kind].listed(source)
+        return {split: [(each.text, each.answer, each.closed) for each in listed[split]] for split in SPLITS}
+    own = getattr(READERS[source.kind], "dialogue", None)
+    return own(source) if own is not None else {split: _spoken(load(source, split)) for split in SPLITS}
+
+
+def _spoken(loaded: Split) -> list[tuple[str, str, bool]]:
+    assert loaded.pairs is not None and loaded.closed is not None, "samples of a generation task"
+    rows = zip(loaded.pairs.tolist(), loaded.closed.tolist(), strict=True)
+    return [(loaded.texts[asked], loaded.texts[told], closed) for (_, asked, told), closed in rows]
+
+
+def facts(source: Source) -> Callable[[str], dict[str, str]] | None:
+    """What a text tells of the facts of a made report: factor -> level; None where nobody knows them."""
+    own = getattr(READERS[source.kind], "facts", None)
+    return None if own is None else own(source)
 
 
 def identity(source: Source) -> str:

@@ -2,7 +2,9 @@
 
 ``function(split, **arguments)`` returns a mapping with ``images`` uint8 (N, H, W) or (N, H, W, 3), ``labels`` (P,)
 integers (not for retrieval), and for fusion and retrieval ``texts`` (M) and, where sample i is not image i and text i,
-``pairs`` (P, 2) integers: image row and text row of every sample.
+``pairs`` (P, 2) integers: image row and text row of every sample. For generation ``texts`` are the instructions and the
+answers, ``pairs`` (P, 3) integers the image, the instruction and the answer of every sample, and ``closed`` (P,) bool,
+if it is there, tells closed questions from open ones; without it all are open, and closed where the task lists answers.
 """
 
 from __future__ import annotations
@@ -21,12 +23,14 @@ from numpy.typing import NDArray
 
 from benchmark import kinds
 from benchmark.data.catalog import Source
+from benchmark.data.sources.dialogues import answer, check_legal, question
 from benchmark.data.sources.pairs import components, numbered
 from benchmark.data.sources.split import SPLITS, Split
 from benchmark.data.sources.spreadsheet import is_text
 from benchmark.errors import UserError, shown, unknown
 
-KEYS = ("images", "labels", "texts", "pairs")
+KEYS = ("images", "labels", "texts", "pairs", "closed")
+EXPECTED = {np.uint8: "uint8", np.integer: "integers", np.bool_: "true and false"}
 
 
 def load(source: Source, split: str) -> Split:
@@ -42,10 +46,14 @@ def load(source: Source, split: str) -> Split:
         raise UserError(f"{where}: images: expected (N, H, W) or (N, H, W, 3), none empty, got {images.shape}")
     texts: tuple[str, ...] = ()
     pairs = None
+    with_texts = kind.reads_text or kind.speaks
+    for key, read in (("texts", with_texts), ("pairs", with_texts), ("closed", kind.speaks)):
+        if key in returned and not read:
+            raise UserError(f"{where}: {key}: a {kind.name} task has none")
+    if kind.speaks:
+        return _dialogue(source, returned, images, where)
     if kind.reads_text:
         texts, pairs = _paired(returned, len(images), where)
-    elif "texts" in returned or "pairs" in returned:
-        raise UserError(f"{where}: texts: a {kind.name} task has none")
     if not kind.labelled:
         assert pairs is not None, "without labels it is texts that belong to images"
         return Split(images, components(pairs[:, 0], pairs[:, 1]), texts, pairs)
@@ -63,7 +71,7 @@ def identity(source: Source) -> str:
     digest = hashlib.sha256(source.task_kind.encode())
     for split in SPLITS:
         found = load(source, split)
-        for array in (found.images, found.labels, found.pairs):
+        for array in (found.images, found.labels, found.pairs, found.closed):
             if isinstance(array, np.ndarray):
                 digest.update(f"{split}{array.dtype}{array.shape}".encode())
                 digest.update(np.ascontiguousarray(array).data)
@@ -100,14 +108,39 @@ def _called(source: Source, split: str) -> Mapping[str, Any]:
         if key not in KEYS:
             raise unknown("key", key, KEYS, f"{where}: {name}({split!r})")
     kind = kinds.of(source.task_kind)
-    for key, needed in (("images", True), ("labels", kind.labelled), ("texts", kind.reads_text)):
+    for key, needed in (
+        ("images", True), ("labels", kind.labelled), ("texts", kind.reads_text or kind.speaks), ("pairs", kind.speaks),
+    ):  # fmt: skip
         if needed and key not in returned:
             raise UserError(f"{where}: {name}({split!r}): the key {key!r} is missing")
     return returned
 
 
-def _paired(returned: Mapping[str, Any], images: int, where: str) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Different texts, and the pairs that name them."""
+def _dialogue(source: Source, returned: Mapping[str, Any], images: NDArray[np.uint8], where: str) -> Split:
+    """Samples of a generation task: images, what is asked and what is answered."""
+    if source.instruction:
+        raise UserError(f"{source.where}.instruction: the function brings its own questions")
+    texts, pairs = _paired(returned, len(images), where, 3)
+    asked = {text: question(texts[text], f"{where}: texts[{text}]") for text in sorted({*pairs[:, 1].tolist()})}
+    told = {text: answer(texts[text], f"{where}: texts[{text}]") for text in sorted({*pairs[:, 2].tolist()})}
+    closed = np.full(len(pairs), bool(source.answers))
+    if "closed" in returned:
+        closed = _array(returned, "closed", where, np.bool_)
+        if closed.shape != (len(pairs),):
+            raise UserError(f"{where}: closed: {closed.shape} does not fit {len(pairs)} samples")
+    if closed.any():
+        rows = np.flatnonzero(closed).tolist()
+        check_legal(source, [(f"{where}: pairs[{row}]", told[int(pairs[row, 2])]) for row in rows])
+    written = [asked[row] for row in pairs[:, 1].tolist()] + [told[row] for row in pairs[:, 2].tolist()]
+    places, text_rows = numbered(written)
+    pairs = np.stack([pairs[:, 0], *text_rows.reshape(2, -1)], axis=1)
+    return Split(images, numbered(pairs[:, 2].tolist())[1], tuple(written[place] for place in places), pairs, closed)
+
+
+def _paired(
+    returned: Mapping[str, Any], images: int, where: str, columns: int = 2
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Different texts, and the pairs (P, columns) that name an image and texts."""
     texts = returned["texts"]
     texts = texts.tolist() if isinstance(texts, np.ndarray) else texts
     right = isinstance(texts, (list, tuple)) and all(isinstance(text, str) for text in texts)
@@ -121,12 +154,13 @@ def _paired(returned: Mapping[str, Any], images: int, where: str) -> tuple[tuple
         pairs = np.arange(images).repeat(2).reshape(-1, 2)
     else:
         pairs = _array(returned, "pairs", where, np.integer)
-    if pairs.ndim != 2 or pairs.shape[1] != 2 or not len(pairs):
-        raise UserError(f"{where}: pairs: expected (P, 2), at least one row, got {pairs.shape}")
-    if pairs.min() < 0 or (pairs.max(axis=0) >= (images, len(texts))).any():
+    if pairs.ndim != 2 or pairs.shape[1] != columns or not len(pairs):
+        raise UserError(f"{where}: pairs: expected (P, {columns}), at least one row, got {pairs.shape}")
+    if pairs.min() < 0 or (pairs.max(axis=0) >= (images, *[len(texts)] * (columns - 1))).any():
         raise UserError(f"{where}: pairs: a row lies outside the {images} images and {len(texts)} texts")
     places, rows = numbered(texts)
-    return tuple(texts[place] for place in places), np.stack([pairs[:, 0], rows[pairs[:, 1]]], axis=1).astype(np.int64)
+    pairs = np.concatenate([pairs[:, :1], rows[pairs[:, 1:]]], axis=1).astype(np.int64)
+    return tuple(texts[place] for place in places), pairs
 
 
 def _array(returned: Mapping[str, Any], key: str, where: str, kind: Any) -> NDArray[Any]:
@@ -135,7 +169,7 @@ def _array(returned: Mapping[str, Any], key: str, where: str, kind: Any) -> NDAr
     except Exception as error:  # the user's own classes
         raise UserError(f"{where}: {key}: {_line(error)}") from None
     if not np.issubdtype(array.dtype, kind):
-        raise UserError(f"{where}: {key}: expected {'uint8' if kind is np.uint8 else 'integers'}, got {array.dtype}")
+        raise UserError(f"{where}: {key}: expected {EXPECTED[kind]}, got {array.dtype}")
     return array
 
 

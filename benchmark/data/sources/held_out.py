@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from benchmark import kinds
 from benchmark.data.catalog import Source
 from benchmark.data.sources.in_files import Sample
 from benchmark.data.sources.options import mapping
@@ -18,7 +19,7 @@ def drawn(source: Source, samples: list[Sample], wanted: Sequence[str]) -> dict[
 
     Groups stay whole. Those of one class (of their first image) stand in the order of sha256(seed:group), the first
     for train, the next ones for val and test until these have their share: wherever the images lie and whatever other
-    classes there are.
+    classes there are. Generation tasks have no classes, and a group for val however few there are.
 
     Raises:
         UserError: ``fractions`` or ``seed`` is wrong, or asks for a split that is there.
@@ -35,13 +36,14 @@ def drawn(source: Source, samples: list[Sample], wanted: Sequence[str]) -> dict[
     def place(group: str) -> bytes:  # of a name that UTF-8 cannot hold, too
         return hashlib.sha256(f"{seed}:{group}".encode("utf-8", "surrogatepass")).digest()
 
+    least = {"val": int(kinds.of(source.task_kind).speaks), "test": 0}
     classes: dict[int, list[list[int]]] = {}
     for group in sorted(groups, key=place):
         classes.setdefault(samples[groups[group][0]].label, []).append(groups[group])
     split_of = [""] * len(samples)
     for members_of in classes.values():
         count = sum(map(len, members_of))
-        left = {"train": 1} | {split: round(count * share) for split, share in fractions.items()}
+        left = {"train": 1} | {split: max(round(count * share), least[split]) for split, share in fractions.items()}
         for members in members_of:
             split = next((split for split in left if left[split] > 0), "train")
             left[split] -= len(members)

@@ -90,7 +90,7 @@ def _array(archive: zipfile.ZipFile, key: str, path: Path) -> NDArray[Any]:
         size = math.prod(shape) * dtype.itemsize
         if not dtype.hasobject and (min(shape, default=0) < 0 or member.file_size - file.tell() != size):
             raise ValueError(f"{key}: {shape} of {dtype} does not fit the {member.file_size} bytes in the archive")
-    if size > _memory():
+    if size > machine_memory():
         raise UserError(f"{path}: {key}: {shape} are {size / 2**30:,.0f} GiB, more than this machine's memory")
     with archive.open(member) as file:
         return npy.read_array(file, allow_pickle=False)
@@ -103,6 +103,9 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return shape, dtype
 
 
-def _memory() -> int:
-    """Bytes of the machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def machine_memory() -> int:
+    """Bytes of the machine's memory, or of the part of it that its container may use."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # ValueError: max
+        return min(whole, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return whole

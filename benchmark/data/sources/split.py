@@ -22,11 +22,12 @@ class Split:
 
     Args:
         images: uint8 (N, H, W) grey or (N, H, W, 3), or N in files.
-        labels: int64 (P,) in 0..classes-1; of a kind without labels the number of what belongs together.
-        texts: M different texts, none where the kind reads none.
+        labels: int64 (P,) in 0..classes-1; of retrieval the number of what belongs together; of generation that of the
+            answer, counted in order of first appearance.
+        texts: M different texts, none where the kind reads none; of generation the instructions and the answers.
         pairs: (P, 2) image row and text row of every sample, of generation (P, 3) image, instruction and answer row;
             None: sample i is image i.
-        closed: bool (P,) of generation, whether a sample is a closed question; None for other kinds.
+        closed: of generation bool (P,), whether the question of each sample is a closed one.
     """
 
     images: NDArray[np.uint8] | Images

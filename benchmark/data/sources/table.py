@@ -1,10 +1,14 @@
-"""``source: table``: a row for each image, or for each image and text, and files beside the table."""
+"""``source: table``: a row for each image, or for each image and text, or for each image, instruction and answer, and
+files beside the table.
+
+Of generation tasks the column ``type`` says which questions are OPEN and which CLOSED; without it all are open, and
+closed where the task lists legal answers. Where the task has an instruction, the table has no column of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from os.path import isfile, normpath
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +16,23 @@ from numpy.typing import NDArray
 
 from benchmark import kinds
 from benchmark.data.catalog import Source
+from benchmark.data.sources.dialogues import answer, check_legal, is_closed, question
 from benchmark.data.sources.held_out import drawn
-from benchmark.data.sources.in_files import Sample, as_split, content_identity, none_empty
+from benchmark.data.sources.in_files import (
+    Sample,
+    as_split,
+    content_identity,
+    group_numbers,
+    image_files,
+    none_empty,
+)
 from benchmark.data.sources.options import inside, named, names, one_for_each_class
-from benchmark.data.sources.pairs import components, numbered
+from benchmark.data.sources.pairs import components
 from benchmark.data.sources.split import SPLITS, Split
 from benchmark.data.sources.spreadsheet import as_text, cells_of
 from benchmark.errors import UserError, shown, unknown
 
-COLUMNS = ("image", "label", "split", "group", "text")
+COLUMNS = ("image", "label", "split", "group", "text", "instruction", "answer", "type")
 MOST_SUBGROUPS = 50  # values of a column: more are no subgroups, but an age or a name
 
 
@@ -34,8 +46,7 @@ def identity(source: Source) -> str:
 
 def groups(source: Source) -> dict[str, NDArray[np.int64]]:
     """The number of every sample's group by split, without the splits where each sample is a group of its own."""
-    numbers = {split: numbered([sample.group for sample in samples])[1] for split, samples in listed(source).items()}
-    return {split: number_P for split, number_P in numbers.items() if number_P.max() + 1 < len(number_P)}
+    return group_numbers(listed(source))
 
 
 def subgroups(source: Source) -> dict[str, dict[str, NDArray[np.str_]]]:
@@ -116,13 +127,21 @@ def _check_whole(path: Path, column: str, groups: list[str], splits: list[str]) 
 
 
 def _columns(source: Source) -> dict[str, str]:
-    """What is read -> the name of its column: image, label and text as the kind of task needs them."""
+    """What is read -> the name of its column: image, label, text, instruction and answer as the kind of task needs."""
     kind, columns = kinds.of(source.task_kind), named(source, "columns", COLUMNS)
-    for key, needed in (("image", True), ("label", kind.labelled), ("text", kind.reads_text)):
+    asked = kind.speaks and not source.instruction
+    for key, needed in (
+        ("image", True), ("label", kind.labelled), ("text", kind.reads_text), ("instruction", asked),
+        ("answer", kind.speaks),
+    ):  # fmt: skip
         if needed and key not in columns:
             raise UserError(f"{source.where}.columns: the column of {key!r} is missing: {key}: name in the table")
-    if "label" in columns and not kind.labelled:
-        raise UserError(f"{source.where}.columns.label: a {kind.name} task has none")
+    refused = [*([] if kind.labelled else ["label"]), *(["text"] if kind.speaks else ["instruction", "answer", "type"])]
+    for key in refused:
+        if key in columns:
+            raise UserError(f"{source.where}.columns.{key}: a {kind.name} task has none")
+    if kind.speaks and not asked and "instruction" in columns:
+        raise UserError(f"{source.where}.columns.instruction: the task has an instruction, which is that of every row")
     return columns
 
 
@@ -141,8 +160,23 @@ def _samples(
         for image, group in zip(cells["image"], cells.get("group", none), strict=True)
     ]
     if not kind.labelled:
-        groups = joined_groups(groups, cells["image"], texts)
-    return [Sample(*row) for row in zip(paths, labels, groups, texts, strict=True)]
+        groups = joined_groups(groups, cells["image"], cells["image"] if kind.speaks else texts)
+    samples = [Sample(*row) for row in zip(paths, labels, groups, texts, strict=True)]
+    return (
+        _dialogue(source, [f"{path}: row {number}" for number in numbers], samples, cells) if kind.speaks else samples
+    )
+
+
+def _dialogue(source: Source, places: list[str], samples: list[Sample], cells: Mapping[str, list[str]]) -> list[Sample]:
+    """The samples with what is asked and answered in each row."""
+    asked = cells.get("instruction", [source.instruction] * len(samples))
+    types = cells.get("type", ["CLOSED" if source.answers else "OPEN"] * len(samples))
+    found = [
+        replace(sample, text=question(text, place), answer=answer(told, place), closed=is_closed(of, place))
+        for place, sample, text, told, of in zip(places, samples, asked, cells["answer"], types, strict=True)
+    ]
+    check_legal(source, [(place, each.answer) for place, each in zip(places, found, strict=True) if each.closed])
+    return found
 
 
 def _labels(
@@ -164,7 +198,10 @@ def _labels(
 
 
 def joined_groups(groups: list[str], images: list[str], texts: list[str]) -> list[str]:
-    """What shares a group, an image or a text is one group, with the first of their names."""
+    """What shares a group, an image or a text is one group, with the first of their names.
+
+    Of generation tasks the images stand for the texts: questions recur by nature.
+    """
     numbers = components(groups, images, texts).tolist()
     first: dict[int, str] = {}
     for group, number in zip(groups, numbers, strict=True):
@@ -182,27 +219,5 @@ def _found(source: Source, table: Path, numbers: list[int], names: list[str]) ->
     if not isinstance(suffix, str):
         raise UserError(f"{source.where}.suffix: expected text such as '.jpg', got {shown(suffix)}")
     folders = [table.parent / inside(folder, f"{source.where}.images") for folder in given]
-    paths: list[Path] = []
-    missing: list[tuple[int, Path]] = []
-    for row, name in zip(numbers, names, strict=True):
-        candidates = [folder / (name + suffix) for folder in folders]
-        if name.startswith("/") or ".." in name + suffix:
-            _check_below(candidates, folders, f"{table}: row {row}")
-        path = next((path for path in candidates if name and isfile(path)), None)
-        if path is None:
-            missing.append((row, candidates[0]))
-        else:
-            paths.append(path)
-    if missing:
-        row, path = missing[0]
-        more = f" ({len(missing)} of {len(names)} images are missing)" if len(missing) > 1 else ""
-        raise UserError(f"{table}: row {row}: image not found: {path}{more}")
-    return paths
-
-
-def _check_below(files: list[Path], folders: list[Path], where: str) -> None:
-    """Refuse an image that lies elsewhere than in the table's folders."""
-    tops = [Path(normpath(folder.absolute())) for folder in folders]
-    for file in files:
-        if not any(Path(normpath(file.absolute())).is_relative_to(top) for top in tops):
-            raise UserError(f"{where}: the image is outside of the table's folder: {file}")
+    candidates = [[folder / (name + suffix) for folder in folders if name] or folders[:1] for name in names]
+    return image_files([f"{table}: row {row}" for row in numbers], candidates, folders, "the table's folder")

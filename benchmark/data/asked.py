@@ -1,0 +1,102 @@
+"""Tasks that a vision-language backbone is asked in words: prompts, targets, and images as it sees them.
+
+Legend: P samples, N images, M texts, S pixels of a side, L tokens of a prompt, K tokens of an answer, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmark import kinds
+from benchmark.data.tensors import Samples
+from benchmark.data.sources.npz import machine_memory
+from benchmark.data.sources.split import Split
+from benchmark.stream import Task
+
+if TYPE_CHECKING:
+    from benchmark.data.batches import TaskData
+
+AT_ONCE = 64  # images that a tower sees at a time
+SHARE = 4  # features may take so much of the machine's memory: a quarter
+
+
+class Words(Protocol):
+    """What a vision-language backbone makes of texts and images."""
+
+    def prompts(self, texts: Sequence[str]) -> Tensor:
+        """Instructions -> (M, L) tokens, -1 at the right end where there is none."""
+
+    def targets(self, texts: Sequence[str]) -> Tensor:
+        """Answers -> (M, K) tokens, their end among them, -1 at the right end where there is none."""
+
+    def seen(self, images: Tensor) -> Tensor:
+        """uint8 (n, 3, S, S) -> (n, patches, D) features of the frozen vision tower."""
+
+
+def in_words(task: Task, found: Split, chosen: NDArray[np.int64], words: Words) -> tuple[Samples, NDArray[np.int64]]:
+    """Some samples of a split as they are asked, still without images, and the rows (N,) of the images they need.
+
+    Of generation every sample has its own instruction and answer; with labels the task's instruction is asked, with the
+    sample's text below it where it has one, and the label's name is the answer.
+    """
+    columns = [np.arange(len(found.labels))] if found.pairs is None else [*found.pairs.T]
+    rows, image_P = np.unique(columns[0][chosen], return_inverse=True)
+    labels, bare = torch.from_numpy(found.labels[chosen]), None
+    if kinds.of(task.kind).speaks:
+        asked, prompt_P = _used(found, columns[1][chosen])
+        told, target_P = _used(found, columns[2][chosen])
+    else:
+        asked, prompt_P = [task.instruction], np.zeros(len(chosen), np.int64)
+        told, target_P = [label.name for label in task.labels], found.labels[chosen]
+        labels = torch.tensor([label.id for label in task.labels])[labels]
+        if found.pairs is not None:
+            texts, prompt_P = _used(found, columns[1][chosen])
+            asked, bare = [*(f"{task.instruction}\n{text}" for text in texts), task.instruction], len(texts)
+    samples = Samples(
+        None, labels, pairs=torch.from_numpy(np.stack([image_P, prompt_P, target_P], axis=1)),
+        prompts=words.prompts(asked), targets=words.targets(told),
+        instructions=tuple(asked[row] for row in prompt_P), references=tuple(told[row] for row in target_P),
+        closed=None if found.closed is None else found.closed[chosen], bare=bare,
+    )  # fmt: skip
+    return samples, rows
+
+
+def _used(found: Split, rows_P: NDArray[np.int64]) -> tuple[list[str], NDArray[np.int64]]:
+    """The texts that samples name, each once, and the place of every sample's."""
+    rows, place_P = np.unique(rows_P, return_inverse=True)
+    return [found.texts[row] for row in rows], place_P
+
+
+def seen(tasks: Sequence[TaskData], splits: Collection[str], words: Words) -> list[TaskData]:
+    """The tasks with the images of these splits as the frozen tower's features, so that it sees each of them once.
+
+    All of a run's or none: features that would take more than a quarter of the machine's memory are not kept, and the
+    backbone sees the images whenever it is asked.
+    """
+    stored = [images for task in tasks for split in splits if (images := task.splits[split].images) is not None]
+    if not stored:
+        return list(tasks)
+    one = words.seen(stored[0][:1])[0]
+    if 4 * one.numel() * sum(map(len, stored)) > machine_memory() / SHARE:
+        return list(tasks)
+
+    def features(images: Tensor) -> Tensor:
+        made = torch.empty(len(images), *one.shape)
+        for start in range(0, len(images), AT_ONCE):
+            made[start : start + AT_ONCE] = words.seen(images[start : start + AT_ONCE])
+        return made
+
+    def looked_at(samples: Samples) -> Samples:
+        return samples if samples.images is None else replace(samples, images=features(samples.images))
+
+    return [
+        replace(task, splits={name: looked_at(own) if name in splits else own for name, own in task.splits.items()})
+        for task in tasks
+    ]
