@@ -121,12 +121,14 @@ class IncrementalMethod(L.LightningModule):
         return self.objective(batch, image_BE, text_BE) + self.penalty()
 
     def outputs(self, batch: Batch) -> Tensor:
-        """What the model says while it learns: features (B, E); in words logits (B, M + 1, V) of the target's tokens."""
+        """What the model says while it learns: features (B, E); in words logits (B, M + 1, V) of targets."""
         return self.language.spoken(batch) if self.backbone.speaks else self.embed(batch)
 
     def graded(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The scalar loss of :meth:`outputs`, of tasks with labels or answers in words."""
-        return self.sample_losses(outputs, batch).mean()
+        if self.backbone.speaks:
+            return self.language.graded(outputs, batch)
+        return self.cross_entropy(outputs, batch)
 
     def sample_losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """(B,) the same, of each sample."""

@@ -14,6 +14,7 @@ from benchmark.config.run_config import AUTO, RunConfig
 from benchmark.data import catalog, identity
 from benchmark.data.catalog import Recipe, Source
 from benchmark.data.places import data_folder, results_folder
+from benchmark.data.settle import settled
 from benchmark.errors import UserError
 from benchmark.kinds import Kind
 from benchmark.record import provenance
@@ -108,6 +109,7 @@ def resolve(config: RunConfig, card: MethodCard, cuda: bool) -> Plan:
     made_with = configuration(config, card, precision)
     folder = stream_folder(Path(config.results), recipe.stream.name, hashed)
     key = kept_key(runs_of(Path(config.results), folder, card.name), made_with, card.defaults, hashed)
+    recipe = settled(recipe)  # after the hash, which is of what the file says and of the samples
     return Plan(config, card, recipe, identities, hashed, folder, precision, made_with, key)
 
 

@@ -12,6 +12,7 @@ from benchmark.config import space
 from benchmark.config.families import speaks
 from benchmark.config.resolve import Plan
 from benchmark.config.run_config import RunConfig
+from benchmark.data.asked import seen
 from benchmark.data.batches import TaskData, placed, task_data
 from benchmark.errors import UserError
 from benchmark.kinds import Kind
@@ -44,7 +45,8 @@ def loaded(plan: Plan, cls: Any, device: torch.device) -> tuple[IncrementalMetho
         task_data(task, source, samples, size, config.limit, tokenize, config.inputs, words)
         for task, source, samples in zip(plan.stream, plan.sources, plan.samples, strict=True)
     ]
-    return method, placed(data, {"train", config.split}, device)
+    used = {"train", config.split}
+    return method, placed(data if words is None else seen(data, used, words), used, device)
 
 
 def attached(cls: Any, config: RunConfig | Configuration, kind: Kind, budget: Budget, seed: int) -> IncrementalMethod:

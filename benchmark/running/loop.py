@@ -26,7 +26,7 @@ from benchmark.record.parts import Divergence, SampleGroups, SampleScores
 from benchmark.record.schema import PROTOCOLS, Costs, Record
 from benchmark.record.summary import summarise
 from benchmark.running import state
-from benchmark.running.answers import apart, judged
+from benchmark.running.answers import apart, guessed, judged
 from benchmark.running.answers.question import Cell
 from benchmark.running.divergence import Diverged, not_finite
 from benchmark.running.evaluate import Cells, Evaluator
@@ -210,7 +210,8 @@ class Loop:
         shown = shown_samples(arrays, self.stream, self.data, tested, self.made)
         left = state.keep(self.folder, self.method, arrays, answers, self.config.keep_images)
         self.record = replace(
-            self.record, cost=cost, summary=summary, provenance=made, status="complete", samples=shown, files=left
+            self.record, cost=cost, summary=summary, provenance=made, status="complete", samples=shown,
+            blind=guessed(self.data, tested), files=left
         )  # fmt: skip
         self.folder.finish(self.record)
 

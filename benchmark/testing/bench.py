@@ -14,9 +14,12 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from benchmark.config.families import SPEAKING, USUAL
 from benchmark.config.run_config import RunConfig
 from benchmark.data import catalog, identity
+from benchmark.data.asked import seen
 from benchmark.data.batches import TaskData, task_data
+from benchmark.data.settle import settled
 from benchmark.kinds import Kind, classification
 from benchmark.record.folder import RunFolder, State
 from benchmark.record.schema import SCHEMA, Provenance, Record, StreamEntry, TaskEntry, unmeasured
@@ -29,9 +32,10 @@ from benchmark.running.progress import Display
 from benchmark.running.seeds import seeded
 from benchmark.stream import Label, Stream, Task
 from methods.base import Batch, IncrementalMethod, takes_route
-from methods.parts import backbones
+from methods.parts import backbones, language_models
 
 Tensors = dict[str, Tensor]
+Candidates = Sequence[Label] | Sequence[str]  # of words the answers whose likelihood is asked for
 
 CPU = torch.device("cpu")
 CONFIG = RunConfig(epochs=2, batch_size=8, lr=1e-3, precision="32-true")
@@ -42,16 +46,19 @@ class Stopped(Exception):
 
 
 @lru_cache
-def _pretrained() -> backbones.Backbone:
+def _pretrained(speaks: bool) -> Any:
     """Read once; whoever changes it takes a copy."""
-    return backbones.load("phantom-clip")
+    with seeded(0, "backbone"):
+        return language_models.load(SPEAKING) if speaks else backbones.load(USUAL)
 
 
 @lru_cache
-def _stream(name: str, size: int) -> tuple[Stream, tuple[TaskData, ...]]:
-    recipe, tokens = catalog.load(name, Path()), _pretrained().tokenizer
+def _stream(name: str, speaks: bool) -> tuple[Stream, tuple[TaskData, ...]]:
+    recipe, backbone = settled(catalog.load(name, Path())), _pretrained(speaks)
+    tokens, words = (None, backbone) if speaks else (backbone.tokenizer, None)
     parts = zip(recipe.stream, recipe.sources, identity.identities(recipe), strict=True)
-    return recipe.stream, tuple(task_data(task, source, sha, size, None, tokens) for task, source, sha in parts)
+    data = [task_data(task, source, sha, backbone.image_size, None, tokens, words=words) for task, source, sha in parts]
+    return recipe.stream, tuple(data if words is None else seen(data, ("train", "test"), words))
 
 
 def world() -> tuple[object, ...]:
@@ -64,8 +71,8 @@ class Bench:
 
     def __init__(self, cls: type[IncrementalMethod], folder: Path, kind: Kind = classification.KIND) -> None:
         self.cls, self.folder, self.kind = cls, folder, kind
-        self.pretrained = _pretrained()
-        self.stream, self.data = _stream(kind.smoke, self.pretrained.image_size)
+        self.pretrained = _pretrained(kind.speaks)
+        self.stream, self.data = _stream(kind.smoke, kind.speaks)
         # of each whole run:
         self.pairs: list[tuple[Cells, Cells]] = []  # the row after each stage, and the same with nothing reused
         self.flags: list[tuple[int, bool, bool]] = []  # of each step (tasks, method.training, backbone.training)
@@ -75,8 +82,8 @@ class Bench:
         self.operators = Operators()  # of each fit's steps but the first, with their backward passes
 
     def method(self) -> IncrementalMethod:
-        tokenizer = self.pretrained.tokenizer
-        backbone = copy.deepcopy(self.pretrained, {id(tokenizer): tokenizer})  # in a third of the time of loading it
+        reader = self.pretrained.chat if self.kind.speaks else self.pretrained.tokenizer  # never changes
+        backbone = copy.deepcopy(self.pretrained, {id(reader): reader})  # in a third of the time of loading it
         if self.kind.reads_text:
             backbone.with_text()
         with seeded(0, "method"):
@@ -125,7 +132,7 @@ class Bench:
                 self.tuned |= {name for name, value in named.items() if id(value) in trainable}
                 still = {name: value.detach().clone() for name, value in named.items() if id(value) not in trainable}
                 self.frozen.append((still, {}))
-            self.flags.append((tasks, method.training, method.backbone.image.training))
+            self.flags.append((tasks, method.training, method.backbone.adapted.training))
 
         def after_fit(method: IncrementalMethod) -> None:
             if self.frozen and not self.frozen[-1][1]:
@@ -174,25 +181,31 @@ class Bench:
         return loop
 
     def shown(self, task: int) -> list[Batch]:
-        """A task's test samples; where there are no labels its images alone, then its texts alone."""
+        """A task's test samples; where they are searched its images alone, then its texts alone."""
         data = self.data[task]
-        if self.kind.labelled:
+        if not self.kind.searches:
             return [next(iter(data.batches("test", CPU)))]
         return [next(iter(data.items("test", CPU, inputs))) for inputs in self.kind.inputs]
+
+    def candidates(self, task: int, given: bool) -> Any:
+        """The labels to choose from; in words some answers of the task whose likelihood is asked for; else none."""
+        if self.kind.labelled:
+            return self.stream.tasks[task].labels if given else self.stream.labels()
+        told = self.data[task].splits["train"].references if self.kind.speaks else ()
+        return sorted(set(told))[:4]
 
     def answers(self, method: IncrementalMethod, task: int, given: bool, rows: Tensor | slice = slice(None)) -> Tensor:
         """What a method answers on some of a task's test samples with the identity given or hidden, as it is asked.
 
-        (N, C) logits over its own labels or over all labels; without labels (N + M, E) features of images and texts.
+        (N, C) logits over its own labels or over all labels, or log-likelihoods of :meth:`candidates`; of retrieval
+        (N + M, E) features of images and texts.
         """
-        chosen = self.stream.tasks[task]
-        labels = chosen.labels if given else self.stream.labels()
-        found = [asked(method, batch, labels, chosen if given else None, self.kind, rows) for batch in self.shown(task)]
-        return torch.cat(found)
+        told, among = self.stream.tasks[task] if given else None, self.candidates(task, given)
+        return torch.cat([asked(method, batch, among, told, self.kind, rows) for batch in self.shown(task)])
 
 
 def asked(
-    method: IncrementalMethod, batch: Batch, labels: Sequence[Label], told: Task | None, kind: Kind,
+    method: IncrementalMethod, batch: Batch, among: Candidates, told: Task | None, kind: Kind,
     rows: Tensor | slice = slice(None),
 ) -> Tensor:  # fmt: skip
     """The answer on some rows of a batch, without what tells it; the router is asked before, as in a run."""
@@ -201,9 +214,9 @@ def asked(
     shown = {name: values[rows] for name, values in unlabelled(batch, told is None).items()}
     with torch.no_grad():
         route_B = method.route(shown) if told is None else None
-        ask = method.scores if kind.labelled else method.represent
+        ask: Any = method.scores if kind.labelled else method.likelihood if kind.speaks else method.represent
         options = {"route": route_B} if route_B is not None and takes_route(ask) else {}
-        return ask(shown, labels, told, **options) if kind.labelled else ask(shown, told, **options)  # type: ignore
+        return ask(shown, told, **options) if kind.searches else ask(shown, among, told, **options)
 
 
 def state(method: IncrementalMethod) -> dict[str, Tensor]:

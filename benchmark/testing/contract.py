@@ -16,6 +16,8 @@ from benchmark.stream import Share, Task
 from benchmark.testing.bench import CPU, Bench, asked, assert_same, state
 from methods.base import Batch, IncrementalMethod
 
+IN_ITS_BATCH = "the answer on a sample depends on what is in its batch, or where"
+
 
 def same_cell(one: Cell | None, other: Cell | None) -> bool:
     """Whether two cells hold the same predictions."""
@@ -139,24 +141,33 @@ def an_answer_depends_on_its_sample_alone(bench: Bench) -> None:
 
 
 def _same_in_any_batch(bench: Bench, method: IncrementalMethod, batch: Batch, task: Task, given: bool) -> None:
-    labels, told = (task.labels, task) if given else (bench.stream.labels(), None)
+    among, told = bench.candidates(task.index, given), task if given else None
 
     def ask(rows: Tensor) -> Tensor:
-        return asked(method, batch, labels, told, bench.kind, rows)
+        return asked(method, batch, among, told, bench.kind, rows)
 
     order = torch.randperm(len(batch["label"]), generator=torch.Generator().manual_seed(1))
     whole = ask(torch.arange(len(order)))
     parts = torch.empty_like(whole)
     for rows in (order[:1], *order[1:].split(-(-len(order) // 2))):
         parts[rows] = ask(rows)
-    assert torch.allclose(whole, parts, atol=1e-3, equal_nan=True), (
-        "the answer on a sample depends on what is in its batch, or where"
-    )
+    assert torch.allclose(whole, parts, atol=1e-3, equal_nan=True), IN_ITS_BATCH
+    if bench.kind.speaks:
+        words = written(method, batch, told, torch.arange(len(order)))
+        for rows in (order[:1], *order[1:].split(-(-len(order) // 2))):
+            assert written(method, batch, told, rows) == [words[row] for row in rows.tolist()], IN_ITS_BATCH
+
+
+def written(method: IncrementalMethod, batch: Batch, told: Task | None, rows: Tensor) -> list[str]:
+    """What is written of some rows of a batch."""
+    shown = {name: values[rows] for name, values in unlabelled(batch, told is None).items()}
+    with torch.no_grad():
+        return [str(text) for text in method.answer(shown, told)]
 
 
 def an_image_and_its_text_do_not_see_each_other(bench: Bench) -> None:
     """Of retrieval: what a batch of pairs embeds an image to must not change with the caption, nor the other way."""
-    if bench.kind.labelled:
+    if not bench.kind.searches:
         return
     method = bench.straight.method.eval()
     batch = next(iter(bench.data[0].batches("test", CPU)))
@@ -183,8 +194,12 @@ def features_are_free_of_the_task_if_declared(bench: Bench) -> None:
     for task in bench.stream if method.task_free else ():
         for batch in bench.shown(task.index):
             with torch.no_grad():
-                given = method.represent(unlabelled(batch, hidden=False), task)
-                hidden = method.represent(unlabelled(batch, hidden=True), None)
+                shown, told = unlabelled(batch, hidden=True), unlabelled(batch, hidden=False)
+                if bench.kind.speaks:
+                    among = bench.candidates(task.index, given=True)
+                    given, hidden = method.likelihood(told, among, task), method.likelihood(shown, among, None)
+                else:
+                    given, hidden = method.represent(told, task), method.represent(shown, None)
             assert torch.equal(given, hidden), "a feature depends on the task's identity: set task_free = False"
 
 

@@ -17,13 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.parts.chat import NONE, Chat
-from methods.parts.tokens import IGNORED, answer_labels, sample_losses, token_loss
+from methods.parts.tokens import UNLEARNED, answer_labels, sample_losses, token_loss
 
 __all__ = ["LanguageBackbone", "Written", "answer_labels", "token_loss"]
 
 AT_ONCE = 64  # images that pass the tower together
 MOST_LOGITS = 2**26  # that candidates of a batch are given at a time
-OVER = ("samples", "tokens")
 
 
 class Written(str):
@@ -141,11 +140,11 @@ class LanguageBackbone(nn.Module):
 
     def graded(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Scalar loss of :meth:`spoken`: the mean over samples of the mean over an answer's tokens."""
-        return token_loss(logits.float(), self._labels(batch), self.over)
+        return token_loss(logits, self._labels(batch), self.over)
 
     def losses(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """(B,) the loss of each sample."""
-        return sample_losses(logits.float(), self._labels(batch))
+        return sample_losses(logits, self._labels(batch))
 
     def objective(self, batch: dict[str, Tensor]) -> Tensor:
         """Scalar cross-entropy of the answers' tokens, and of nothing else."""
@@ -289,8 +288,8 @@ class LanguageBackbone(nn.Module):
 
     def _labels(self, batch: dict[str, Tensor]) -> Tensor:
         """(B, M + 1) the ids that :meth:`spoken` is to say next, where they are learned."""
-        labels_BM = batch["target"].masked_fill(~batch["target_mask"], IGNORED)
-        return F.pad(labels_BM, (1, 0), value=IGNORED)
+        labels_BM = batch["target"].masked_fill(~batch["target_mask"], UNLEARNED)
+        return F.pad(labels_BM, (1, 0), value=UNLEARNED)
 
 
 class Tokens:

@@ -60,6 +60,8 @@ def learn_task(
         parts = [{name: batch[name]} for name in inputs]
         if task.labels and len(inputs) == 2:
             parts.append({name: batch[name] for name in inputs})
+        if "prompt" in batch:  # a vision-language model is never shown an image without a question
+            parts = [batch]
         for part in parts:  # a task without classes is one itself
             labels = batch["label" if task.labels else "task"]
             found.setdefault(name_of(part), []).append((embed(part), labels))

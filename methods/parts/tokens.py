@@ -27,15 +27,26 @@ def token_loss(logits: Tensor, labels: Tensor, over: str = "samples") -> Tensor:
     """
     if over not in ("samples", "tokens"):
         raise ValueError(f"a mean is over samples or over tokens, not over {over!r}")
+    sum_B, count_B = _sums(logits, labels)
+    if over == "tokens":
+        return sum_B.sum() / count_B.sum().clamp(min=1)
+    return (sum_B / count_B.clamp(min=1)).sum() / (count_B > 0).sum().clamp(min=1)
+
+
+def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """(B,) mean_t l_bt of each sample, as :func:`token_loss` has them; 0 of one without a learned token."""
+    sum_B, count_B = _sums(logits, labels)
+    return sum_B / count_B.clamp(min=1)
+
+
+def _sums(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,) sum_t l_bt, and how many t there are."""
     next_BL = F.pad(labels[:, 1:], (0, 1), value=UNLEARNED)  # labels move, for logits are large
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     with torch.autocast(logits.device.type, enabled=False):
         each_BL = F.cross_entropy(logits.flatten(0, 1), next_BL.flatten(), ignore_index=UNLEARNED, reduction="none")
-    sum_B, count_B = each_BL.view_as(next_BL).sum(dim=1), (next_BL != UNLEARNED).sum(dim=1)
-    if over == "tokens":
-        return sum_B.sum() / count_B.sum().clamp(min=1)
-    return (sum_B / count_B.clamp(min=1)).sum() / (count_B > 0).sum().clamp(min=1)
+    return each_BL.view_as(next_BL).sum(dim=1), (next_BL != UNLEARNED).sum(dim=1)
 
 
 def answer_labels(ids: Tensor, start: int | Sequence[int], end: int | Sequence[int]) -> Tensor:

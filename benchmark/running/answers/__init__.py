@@ -8,6 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from benchmark import kinds
 from benchmark.data.batches import TaskData
 from benchmark.running.answers.question import Cell, Question
 
@@ -21,3 +22,10 @@ def answered(question: Question) -> Cell:
 def judged(data: TaskData, split: str, arrays: Mapping[str, NDArray[Any]]) -> Sequence[Mapping[str, Any]]:
     """The verdict on each answer in words of a cell with these predictions: its ``exact``, ``f1``, ``format_kept``."""
     return import_module(f"{__name__}.{data.task.kind}").judged(data, split, arrays)
+
+
+def guessed(tasks: Sequence[TaskData], split: str) -> dict[str, float | None] | None:
+    """Task -> its own metric of answers that are guessed without a look at the image; of tasks answered in words."""
+    found = {data.task.name: import_module(f"{__name__}.{data.task.kind}").guessed(data, split)
+             for data in tasks if kinds.of(data.task.kind).speaks}  # fmt: skip
+    return found or None

@@ -151,7 +151,7 @@ class Question:
         return self._checked(name, answer, len(batch["label"]), width), None if route_B is None else route_B.cpu()
 
     def _shown(self, name: str, batch: Batch) -> tuple[Batch, Tensor | None, dict[str, Tensor]]:
-        """A batch without what tells the answer; what the router says of it, and that again if the function takes it."""
+        """A batch without what tells the answer; what the router says of it, and that again if it is taken."""
         shown, ask = unlabelled(batch, self.hidden), getattr(self.method, name)
         route_B = self.method.route(shown) if self.hidden else None
         if route_B is not None:
