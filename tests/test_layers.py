@@ -26,8 +26,8 @@ LAYERS = (
     {"__main__"},
 )
 LIGHT = (  # packages and modules that answer before torch is there
-    "disk", "errors", "endings", "stream", "metrics", "texts", "kinds", "record", "config", "compare", "report", "sweep",
-    "cli", "data.catalog", "data.doubles", "data.identity", "data.places", "data.sources", "data.yaml_files",
+    "disk", "errors", "endings", "stream", "metrics", "texts", "kinds", "record", "config", "compare", "report",
+    "sweep", "cli", "data.catalog", "data.doubles", "data.identity", "data.places", "data.sources", "data.yaml_files",
     "running.execute", "running.processes", "running.loggers",
 )  # fmt: skip
 COUNTERPARTS = "running.answers."  # a module for every kind, of its name

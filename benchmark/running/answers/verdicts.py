@@ -179,9 +179,9 @@ def blind(learned: Sequence[Asked], asked: Sequence[Asked], metric: str) -> floa
     answers: dict[str, list[str]] = defaultdict(list)
     for instruction, answer in learned:
         answers[instruction].append(answer)
-    unlearned = {instruction for instruction, _ in asked if instruction not in answers}
-    best = {each: _best(answers[each], metric) for each, _ in asked if each not in unlearned}
-    if unlearned:
+    questions = {instruction for instruction, _ in asked}
+    best = {question: _best(answers[question], metric) for question in questions & answers.keys()}
+    if unlearned := questions - answers.keys():
         best |= dict.fromkeys(unlearned, _best([answer for _, answer in learned], metric))
     return _mean([_score(metric, reference, best[instruction]) for instruction, reference in asked])
 
