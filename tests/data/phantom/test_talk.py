@@ -177,7 +177,7 @@ def test_what_is_told_is_drawn_away_from_where_other_words_begin(generator: str,
     factors = sorted(phantom.generator(generator).FACTORS)[:5]
     source = made(generator=generator, talk=["closed", "open", "list", "report"], factors=factors)
     loaded = sources.load(source, "train")
-    about = talking.talk_of(phantoms.options(source), source.where)
+    about = talking.talk_of(source, phantoms.options(source))
     for turn, drawn in zip(about.turns(0, 24), recorder.drawn, strict=True):
         assert turn.factors and all(drawn[factor] == value for factor, value in turn.factors.items())
         for value in turn.factors.values():
