@@ -41,6 +41,7 @@ from benchmark.data.sources.split import Split
 from benchmark.errors import UserError, shown, unknown
 
 SPEAKERS = ("human", "gpt")
+MOST_BYTES = 2 << 30  # of a file, which is read as a whole
 
 Place = tuple[str, Sample]  # where a sample stands, for messages, and the sample
 
@@ -83,12 +84,13 @@ def _trains(source: Source) -> list[Place]:
     path = Path(source.options["train"])
     content = _parsed(_read(path), str(path))
     if not isinstance(content, list) or not content:
-        raise UserError(f"{path}: expected a list of conversations, at least one, got {shown(content)}")
+        got = "an empty list" if content == [] else f"a {type(content).__name__}"
+        raise UserError(f"{path}: expected a list of conversations, got {got}")
     found = []
     for number, entry in enumerate(content, start=1):
         where = f"{path}: entry {number}"
         if not isinstance(entry, dict):
-            raise UserError(f"{where}: expected keys and values, got {shown(entry)}")
+            raise UserError(f"{where}: expected keys and values, got a {type(entry).__name__}")
         image = _image(entry, where)
         found += [
             (at, Sample(Path(image), 0, f"image:{image}", asked, answer=told))
@@ -127,7 +129,7 @@ def _tests(source: Source) -> list[Place]:
         where = f"{path}: line {number}"
         entry = _parsed(line, where)
         if not isinstance(entry, dict):
-            raise UserError(f"{where}: expected keys and values, got {shown(entry)}")
+            raise UserError(f"{where}: expected keys and values, got a {type(entry).__name__}")
         image = _image(entry, where)
         for key, names in (("text", ("text",)), ("gt", ("gt", "ground_truth"))):
             if not any(name in entry for name in names):
@@ -161,7 +163,8 @@ def _with_files(source: Source, samples: list[Place]) -> list[Place]:
 
 
 def _read(path: Path) -> str:
-    regular(path, str(path))
+    if regular(path, str(path)) > MOST_BYTES:
+        raise UserError(f"{path}: larger than {MOST_BYTES >> 30} GiB")
     try:
         return path.read_bytes().decode("utf-8-sig")
     except (OSError, ValueError) as error:
