@@ -114,6 +114,13 @@ def test_training_answers_are_closed_as_the_test_file_says(images: Path) -> None
     assert closed(mixed, answers=("left", "right")) == {"left"}
 
 
+def test_an_image_of_two_names_is_one(images: Path) -> None:
+    names = ["a/0.png", "./a/0.png", "a//0.png", "a/../a/0.png"] * 3
+    train = [TRAIN[i] | {"image": name} for i, name in enumerate(names)]
+    found = sources.load(llava(images, [*train, TRAIN[2]]), "train")
+    assert {*sources.groups(llava(images, [*train, TRAIN[2]]))["train"].tolist()} == {0} and len(found.labels) == 12
+
+
 def test_a_few_images_are_enough(images: Path) -> None:
     one = [TRAIN[0], TRAIN[1]]  # of one image
     told = sources.dialogue(llava(images, one))
