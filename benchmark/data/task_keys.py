@@ -56,7 +56,10 @@ SOURCES = {
         paths={"train": "file", "test": "file", "images": "folder"},
     ),
     "phantom": SourceKeys(
-        ("generator", "regions", "seed", "sizes", "notes", "captions", "wording", "region", "shift"),
+        (
+            "generator", "regions", "seed", "sizes", "notes", "captions", "wording", "region", "shift", "talk",
+            "factors", "words", "meanings", "forms",
+        ),
         gives=tuple(kinds.KINDS),
     ),
     "function": SourceKeys(("arguments",), gives=tuple(kinds.KINDS)),  # written as package.module:function

@@ -43,14 +43,15 @@ def captions(name: str, factors: Mapping[str, float], seed: Sequence[int], count
 def _caption(name: str, factors: Mapping[str, float], rng: np.random.Generator, wording: str) -> str:
     module = phantom.generator(name)
     told = rng.permutation(sorted(module.FACTORS))[: rng.integers(FEWEST, LONGEST + 1)].tolist()
-    phrases = [_phrase(name, factor, factors[factor], rng, wording) for factor in told]
+    phrases = [phrase(name, factor, factors[factor], rng, wording) for factor in told]
     ends = f"{phrases[-2]} and {phrases[-1]}" if rng.random() < 0.5 else f"{phrases[-2]}, {phrases[-1]}"
     article = "an" if module.NAME.startswith(("a", "H&E")) else "a"
     form = FORMS[rng.integers(len(FORMS))]
     return form.format(article=article, name=module.NAME, list=", ".join([*phrases[:-2], ends]))
 
 
-def _phrase(name: str, factor: str, value: float, rng: np.random.Generator, wording: str) -> str:
+def phrase(name: str, factor: str, value: float, rng: np.random.Generator, wording: str) -> str:
+    """What is said of a factor's value: the words of pretraining, or a synonym of this wording."""
     words = phantom.generator(name).FACTORS[factor]
     known, table = rng.random() < KNOWN, WORDINGS[wording][rng.integers(len(WORDINGS[wording]))]
     told = words.phrase(value)

@@ -21,6 +21,7 @@ PATIENTS = (
     "{sex}, {age} years old.",
 )
 SEXES = ("woman", "man")
+AGES, MASS_INDICES = (25, 90), (19, 36)  # from and below
 DISTRACTORS = (
     "Takes metformin.",
     "Allergic to penicillin.",
@@ -47,9 +48,9 @@ DISTRACTORS = (
 def note(sentences: Sequence[str], seed: Sequence[int]) -> str:
     """One of ``sentences`` inside a short note: ``63-year-old man. Takes metformin. <sentence> Lives alone.``"""
     rng = np.random.default_rng([*seed, _STREAM])
-    patient = PATIENTS[rng.integers(len(PATIENTS))].format(age=rng.integers(25, 90), sex=SEXES[rng.integers(2)])
+    patient = PATIENTS[rng.integers(len(PATIENTS))].format(age=rng.integers(*AGES), sex=SEXES[rng.integers(2)])
     drawn = rng.choice(len(DISTRACTORS), rng.integers(1, 3), replace=False)
-    facts = [DISTRACTORS[i].format(bmi=rng.integers(19, 36)) for i in drawn]
+    facts = [DISTRACTORS[i].format(bmi=rng.integers(*MASS_INDICES)) for i in drawn]
     place, chosen = rng.integers(len(facts) + 1), rng.random()
     sentence = sentences[int(chosen * len(sentences))]
     told = [patient[0].upper() + patient[1:], *facts[:place], sentence, *facts[place:]]

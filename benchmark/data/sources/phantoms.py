@@ -1,4 +1,5 @@
-"""``source: phantom``: made samples, with notes (fusion) or captions (retrieval), under a shift or plain.
+"""``source: phantom``: made samples, with notes (fusion), captions (retrieval) or instructions and answers
+(generation), under a shift or plain.
 
 Everything is a pure function of (seed, split, number of the sample), so the options are what the samples are.
 """
@@ -7,30 +8,39 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmark.data import phantom
 from benchmark.data.catalog import Source
-from benchmark.data.phantom import captions, notes, shifts
+from benchmark.data.phantom import captions, notes, shifts, talk
+from benchmark.data.phantom.facts import facts as facts_of
+from benchmark.data.sources import talking
 from benchmark.data.sources.pairs import components, numbered
 from benchmark.data.sources.split import SPLITS, Split
 from benchmark.errors import UserError, shown, unknown
 
 SIZES = {"train": 512, "val": 64, "test": 256}
 MOST = 200_000  # images of a task: of one split all are in memory while they are drawn
-OWN = {"classification": ("regions",), "fusion": ("regions", "notes"), "retrieval": ("captions", "wording", "region")}
+OWN = {
+    "classification": ("regions",), "fusion": ("regions", "notes"), "retrieval": ("captions", "wording", "region"),
+    "generation": talking.OPTIONS,
+}  # fmt: skip
 
 
 def load(source: Source, split: str) -> Split:
     """Images of the options' regions in turn, each with a note or captions where the kind of task has texts."""
     made = options(source)
+    if source.task_kind == "generation":
+        return _spoken(source, made, split)
     name, seed, count = made["generator"], (phantom.VERSION, made["seed"], SPLITS.index(split)), made["sizes"][split]
     regions = made["regions"] if "regions" in made else [made.get("region", {})]
     images, labels = phantom.render_split(name, regions, count, seed)
-    if "shift" in made:
-        images = np.stack([shifts.shifted(image, made["shift"], [*seed, i]) for i, image in enumerate(images)])
+    images = _shifted(images, made, seed)
     if source.task_kind == "classification":
         return Split(images, labels)
     if source.task_kind == "fusion":
@@ -49,12 +59,48 @@ def load(source: Source, split: str) -> Split:
     return Split(images, labels, tuple(written[place] for place in places), np.stack([image_P, text_P], axis=1))
 
 
+def _spoken(source: Source, made: dict[str, Any], split: str) -> Split:
+    """An image for each turn; a pair is the rows of its image, instruction and answer."""
+    about, number = talking.talk_of(made, source.where), SPLITS.index(split)
+    turns = about.turns(number, made["sizes"][split])
+    images = _shifted(about.images(number, turns), made, (phantom.VERSION, made["seed"], number))
+    answers = [turn.answer for turn in turns]
+    written = [*(turn.instruction for turn in turns), *answers]
+    places, text_2P = numbered(written)
+    pairs = np.stack([np.arange(len(turns)), *text_2P.reshape(2, -1)], axis=1)
+    texts, closed = tuple(written[place] for place in places), np.array([turn.closed for turn in turns])
+    return Split(images, numbered(answers)[1], texts, pairs, closed)
+
+
+def _shifted(images: NDArray[np.uint8], made: dict[str, Any], seed: tuple[int, ...]) -> NDArray[np.uint8]:
+    if "shift" not in made:
+        return images
+    return np.stack([shifts.shifted(image, made["shift"], [*seed, i]) for i, image in enumerate(images)])
+
+
+def dialogue(source: Source) -> dict[str, list[tuple[str, str, bool]]]:
+    """By split the instruction, the answer and whether it is closed of every sample, without drawing an image."""
+    made = options(source)
+    about = talking.talk_of(made, source.where)
+    return {split: [turn[:3] for turn in about.turns(i, made["sizes"][split])] for i, split in enumerate(SPLITS)}
+
+
+def facts(source: Source) -> Callable[[str], dict[str, str]] | None:
+    """What tells factor -> level of a report's text; None where a task has no reports."""
+    if source.task_kind != "generation":
+        return None
+    about = talking.talk_of(options(source), source.where)
+    return partial(facts_of, about.name) if "report" in about.kinds else None
+
+
 def identity(source: Source) -> str:
     """sha256 of the versions of what draws and writes, and of the options."""
     made = options(source)
     versions = [phantom.VERSION, phantom.SIZE]
     versions += [shifts.VERSION] if "shift" in made else []
-    versions += {"fusion": [notes.VERSION], "retrieval": [captions.VERSION]}.get(source.task_kind, [])
+    of_kind = {"fusion": [notes.VERSION], "retrieval": [captions.VERSION]}
+    of_kind["generation"] = [talk.VERSION, captions.VERSION]
+    versions += of_kind.get(source.task_kind, [])
     described = json.dumps([*versions, made], sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()
 
@@ -75,8 +121,14 @@ def options(source: Source) -> dict[str, Any]:
     if not _whole(given.get("seed"), 0) or given["seed"] >= 2**63:
         raise UserError(f"{where}.seed: expected a whole number from 0 to 2^63 - 1, got {shown(given.get('seed'))}")
     classes = len(source.classes)
+    least = max(classes, 1)
     if kind == "retrieval":
         _check_captions(given, where)
+    elif kind == "generation":
+        _check_region(given["generator"], given.get("region", {}), f"{where}.region")
+        for i, region in enumerate(given["regions"] if isinstance(given.get("regions"), list) else ()):
+            _check_region(given["generator"], region, f"{where}.regions[{i}]")
+        least = talking.least(talking.talk_of(given, where))
     else:
         regions = given.get("regions")
         if not isinstance(regions, list) or len(regions) != classes:
@@ -90,7 +142,7 @@ def options(source: Source) -> dict[str, Any]:
     sizes = given.get("sizes", {})
     if not isinstance(sizes, dict):
         raise UserError(f"{where}.sizes: expected split: number of images, got {shown(sizes)}")
-    sizes, least = SIZES | sizes, max(classes, 1)
+    sizes = SIZES | sizes
     for split, size in sizes.items():
         if split not in SPLITS:
             raise unknown("split", split, SPLITS, f"{where}.sizes")
