@@ -8,6 +8,10 @@ A batch is a dict of tensors: ``image`` uint8 (B, 3, H, W), ``text`` int64 token
 retrieval: what has the same label belongs together), ``task`` and ``index`` int64 (B,). Classification has no ``text``.
 A batch to be answered holds the inputs alone: of fusion perhaps only one of them, of retrieval never both.
 
+On a vision-language model every task is asked and answered in words: ``prompt`` (B, L) and, while it learns, ``target``
+(B, M) with ``target_mask``, and ``image`` may be what the frozen tower made of the pixels, floats (B, N, D). Then
+``outputs`` are the logits of the target's tokens, and ``answer`` and ``likelihood`` are asked for.
+
 Suffixes say the axes of a tensor, in the whole repository; a file explains only what differs or is not here:
 B batch, C classes (of an image: colours), H, W pixels, N samples or the tokens of a block, L tokens of a text or
 layers, D width of a layer (D_in, D_out), E embedding, M random features, K class means, T tasks, P parameters, r rank,
@@ -20,7 +24,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -30,12 +34,13 @@ from torch import Tensor, nn
 from benchmark.stream import Budget, Label, Share, Task
 from methods.parts.augmentation import augment
 from methods.parts.backbones import Backbone
+from methods.parts.language import LanguageBackbone
 from methods.parts.matching import belongs, contrastive_loss, fused
 from methods.parts.memory import Memory
 from methods.parts.peft_layers import dropouts, is_factor
 
 Batch = dict[str, Tensor]
-INPUTS: tuple[str, ...] = ("image", "text")  # what a batch may hold of a sample
+INPUTS: tuple[str, ...] = ("image", "text")  # what a CLIP's batch may hold of a sample
 AUGMENTATIONS = ("none", "flip", "crop")
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 SCHEDULES = ("cosine", "constant")
@@ -68,7 +73,7 @@ class IncrementalMethod(L.LightningModule):
     abstains = False  # may have no answer, all of a batch NaN, but on a learned task whose identity is given
     version = 1  # raised when what the method computes changes at the same arguments: part of its runs' key
     ddp = True  # the loss is a mean over the batch plus a term of the parameters: processes may share a batch
-    kinds: tuple[str, ...] = ("classification",)  # of tasks it learns; also "fusion" and "retrieval"
+    kinds: tuple[str, ...] = ("classification",)  # of tasks it learns; also "fusion", "retrieval" and "generation"
     candidates = "own"  # labels over which a sample's loss runs: its own task's, or those "seen", of all tasks begun
 
     backbone: Backbone
@@ -90,6 +95,11 @@ class IncrementalMethod(L.LightningModule):
         """Called once, before the first task: the frozen backbone and the common budget."""
         self.backbone, self.budget = backbone, budget
 
+    @property
+    def language(self) -> LanguageBackbone:
+        """The backbone of a stream that is answered in words."""
+        return cast(LanguageBackbone, self.backbone)
+
     def begin_task(self, task: Task) -> None:
         """Grow for a task, from the task and the hyper-parameters alone. Extend, and call this first."""
         self._note_trainable()
@@ -103,10 +113,26 @@ class IncrementalMethod(L.LightningModule):
         return nullcontext()
 
     def loss(self, batch: Batch) -> Tensor:
-        """Scalar: :meth:`objective` of the batch's features, plus :meth:`penalty`."""
+        """Scalar: how far what the model says of the batch is from what is right, plus :meth:`penalty`."""
+        if self.backbone.speaks:
+            return self.graded(self.outputs(batch), batch) + self.penalty()
         image_BE = self.embed_image(batch) if "image" in batch else None
         text_BE = self.embed_text(batch) if "text" in batch else None
         return self.objective(batch, image_BE, text_BE) + self.penalty()
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """What the model says while it learns: features (B, E); in words logits (B, M + 1, V) of the target's tokens."""
+        return self.language.spoken(batch) if self.backbone.speaks else self.embed(batch)
+
+    def graded(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The scalar loss of :meth:`outputs`, of tasks with labels or answers in words."""
+        return self.sample_losses(outputs, batch).mean()
+
+    def sample_losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """(B,) the same, of each sample."""
+        if self.backbone.speaks:
+            return self.language.losses(outputs, batch)
+        return self.cross_entropies(outputs, batch)
 
     def penalty(self) -> Tensor:
         """A scalar regulariser on the parameters, outside autocast; none by default."""
@@ -138,6 +164,8 @@ class IncrementalMethod(L.LightningModule):
             route: (B,) what :meth:`route` said of this batch, where that was asked already; with it a method that
                 routes does not pass the batch through the frozen model again. Others may leave this argument out.
         """
+        if self.backbone.speaks:
+            return self.likelihood(batch, [label.name for label in labels], task, route)
         routed = {} if route is None or not takes_route(self.represent) else {"route": route}
         return self.backbone.logits(self.represent(batch, task, **routed), self.backbone.class_features(labels))
 
@@ -147,10 +175,37 @@ class IncrementalMethod(L.LightningModule):
 
         Of retrieval a batch holds images or texts, never both: no feature can depend on what the item is paired with.
         """
-        return self.embed(batch)
+        return self.answered(self.embed, batch, task, route)
+
+    def answer(self, batch: Batch, task: Task | None, route: Tensor | None = None) -> Sequence[str]:
+        """Of every sample what a vision-language model writes, greedily, until it ends or reaches its task's limit."""
+        limit = max(known.max_new_tokens for known in ([task] if task else self.tasks))
+        return self.language.texts(self.answered(lambda part: self.language.written(part, limit), batch, task, route))
+
+    def likelihood(
+        self, batch: Batch, candidates: Sequence[str], task: Task | None, route: Tensor | None = None
+    ) -> Tensor:
+        """(B, C) the mean log-likelihood of the tokens of every candidate, in words, as the answer."""
+        return self.answered(lambda part: self.language.likelihood(part, candidates), batch, task, route)
+
+    def acting(self, task: Task | None) -> AbstractContextManager[None]:
+        """The weights with which samples of a task are answered; None: of whatever task."""
+        return nullcontext()
+
+    def answered(
+        self, ask: Callable[[Batch], Tensor], batch: Batch, task: Task | None, route: Tensor | None = None
+    ) -> Tensor:
+        """(B, ...) what ``ask`` gives of a batch under the weights that answer it."""
+        with self.acting(task):
+            return ask(batch)
 
     def embed(self, batch: Batch) -> Tensor:
-        """(B, E) features, as the weights are now, of what the batch holds: images, texts, or both together."""
+        """(B, E) features, as the weights are now, of what the batch holds: images, texts, or both together.
+
+        Of a vision-language model they are of its frozen parts, and no task is answered with them.
+        """
+        if self.backbone.speaks:
+            return self.language.glance(batch)
         image_BE = self.embed_image(batch) if "image" in batch else None
         return fused(image_BE, self.embed_text(batch) if "text" in batch else None)
 
@@ -164,6 +219,13 @@ class IncrementalMethod(L.LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         return self.embed(batch)
+
+    def watch(self, batch: Batch, observe: Callable[[int, Tensor], None]) -> None:
+        """``observe(layer, x)`` the inputs (..., D) of the attention of every block that LoRA adapts, unaugmented."""
+        if self.backbone.speaks:
+            self.language.watch(batch, observe)
+        else:
+            self.backbone.image(self.views(batch["image"], train=False), observe=observe)
 
     def answers_from(self, task: Task, protocol: str) -> tuple[object, ...] | None:
         """What the answer on a task depends on (names and versions of experts): equal tuples, equal answers.
@@ -188,6 +250,8 @@ class IncrementalMethod(L.LightningModule):
             task: (B,) the batch's ``task``, which says which images may be mirrored; without it they are mirrored only
                 if those of every task so far may be.
         """
+        if self.backbone.speaks or image.is_floating_point():  # the tower has its own views; a view is one already
+            return image
         images_BCHW = image.to(self.backbone.mean.dtype) / 255
         if train and self.budget.augment != "none":
             may_mirror_B = self._may_mirror(image, task)
@@ -214,7 +278,11 @@ class IncrementalMethod(L.LightningModule):
         return contrastive_loss(image_BE, text_BE, belongs(batch), self.backbone.logit_scale.exp())
 
     def cross_entropy(self, image_BE: Tensor, batch: Batch) -> Tensor:
-        """Mean cross-entropy of each sample over its own task's labels only ("local CE"), or over all labels seen.
+        """The mean of :meth:`cross_entropies`."""
+        return self.cross_entropies(image_BE, batch).mean()
+
+    def cross_entropies(self, image_BE: Tensor, batch: Batch) -> Tensor:
+        """(B,) cross-entropy of each sample over its own task's labels only ("local CE"), or over all labels seen.
 
         One product with the texts of all labels seen; of ``candidates`` own the other tasks' columns are at -inf: a
         mixed batch (joint training, replay) costs no more than a batch of one task, and nothing waits for the device.
@@ -223,7 +291,7 @@ class IncrementalMethod(L.LightningModule):
         logits_BC = self.backbone.logits(image_BE, table["text_CE"]).float()
         if self.candidates == "own":
             logits_BC = logits_BC.masked_fill(~table["own_TC"][batch["task"]], -torch.inf)
-        return F.cross_entropy(logits_BC, table["column_L"][batch["label"]])
+        return F.cross_entropy(logits_BC, table["column_L"][batch["label"]], reduction="none")
 
     def _table(self) -> dict[str, Tensor]:
         """Of the labels seen: their texts, the column of each label id, and which columns are a task's own."""

@@ -30,7 +30,7 @@ from torch import Tensor
 from benchmark.stream import Task
 from methods.base import CANDIDATES, Batch
 from methods.parts.checks import at_least, one_of
-from methods.parts.memory import Memory
+from methods.parts.memory import Memory, one_width
 from methods.sequential_lora import SequentialLora
 
 
@@ -59,12 +59,10 @@ def remember(memory: Memory, size: int, samples: dict[str, Tensor]) -> None:
     items = torch.tensor(list(last.values()), dtype=torch.long)
     places = torch.tensor(list(last), dtype=torch.long)
     for name, values in samples.items():
-        known = memory.get(f"buffer_{name}")
-        rows = values.new_zeros(kept, *values.shape[1:])
-        if known is not None:
-            rows[: len(known)] = known
-        rows[places.to(rows.device)] = values[items.to(values.device)]
-        memory[f"buffer_{name}"] = rows
+        known = memory.get(f"buffer_{name}", values[:0])
+        rows = one_width([known, values.new_zeros(kept - len(known), *values.shape[1:]), values])
+        rows[places.to(rows.device)] = rows[kept + items.to(rows.device)]
+        memory[f"buffer_{name}"] = rows[:kept].clone()
     memory["buffer_seen"] = torch.tensor(seen + count)
 
 
@@ -100,7 +98,7 @@ class ER(SequentialLora):
     def loss(self, batch: Batch) -> Tensor:
         replayed = recall(self.memory, len(batch["label"]))
         if replayed:
-            batch = {name: torch.cat([batch[name], values]) for name, values in replayed.items()}
+            batch = {name: one_width([batch[name], values]) for name, values in replayed.items()}
         return super().loss(batch)
 
     @torch.no_grad()

@@ -19,24 +19,21 @@ chunk, in both directions, the others held fixed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmark.stream import Task
-from methods.base import INPUTS, Batch, belongs
+from methods.base import Batch
 from methods.parts.checks import at_least, within
+from methods.parts.matching import belongs
 from methods.sequential_lora import SequentialLora
 
 PRESETS = {"libcontinual": {"optimizer": "sgd", "lr": 0.1, "schedule": "constant"}}
 CHUNK = 64  # samples whose gradients are held at once
-
-Loss = Callable[[dict[str, Tensor], Batch, Tensor], Tensor]
 
 
 def fisher_diagonal(grads_NP: Tensor, probs_N: Tensor | None = None) -> Tensor:
@@ -87,46 +84,26 @@ class EWC(SequentialLora):
 
     def _fisher(self, task: Task, loader: Iterable[Batch]) -> Tensor:
         """(P,) of the LoRA's parameters, from the gradient of every sample of the training set."""
-        by_id = {id(parameter): name for name, parameter in self.named_parameters()}
-        named = {by_id[id(parameter)]: parameter.detach() for parameter in self.trainable_parameters()}
         total_P, samples = torch.zeros_like(self._flat()), 0
-        if task.kind != "retrieval":  # by the kernels of training, as if a step had come before: others round otherwise
-            self.backbone.class_features(task.labels)
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused kernels cannot be batched over samples
-            for batch in loader:
-                for start in range(0, len(batch["label"]), CHUNK):
-                    chunk = {name: values[start : start + CHUNK] for name, values in batch.items()}
-                    inputs = {name: chunk[name] for name in INPUTS if name in chunk}
-                    loss, targets = self._matching(chunk) if task.kind == "retrieval" else self._naming(chunk, task)
-                    grads = vmap(grad(loss), (None, 0, 0))(named, inputs, targets)
-                    grads_NP = torch.cat([g.flatten(1) for g in grads.values()], dim=1)
-                    total_P += fisher_diagonal(grads_NP) * len(grads_NP)
-                    samples += len(grads_NP)
+        for batch in loader:
+            for start in range(0, len(batch["label"]), CHUNK):
+                chunk = {name: values[start : start + CHUNK] for name, values in batch.items()}
+                with torch.enable_grad(), self.experts.apart(self.expert(task), len(chunk["label"])) as own:
+                    losses_N = self._matching(chunk) if task.kind == "retrieval" else self._naming(chunk)
+                    grads_NP = torch.cat([g.flatten(1) for g in torch.autograd.grad(losses_N.sum(), own)], dim=1)
+                total_P += fisher_diagonal(grads_NP) * len(grads_NP)
+                samples += len(grads_NP)
         return total_P / samples
 
-    def _answer(self, parameters: dict[str, Tensor], inputs: Batch) -> Tensor:
-        """(1, E) features of one sample under these parameters."""
-        return functional_call(self, parameters, ({name: values[None] for name, values in inputs.items()},))
+    def _naming(self, chunk: Batch) -> Tensor:
+        """(N,) - log p of every sample's own answer."""
+        return self.sample_losses(self.outputs(chunk), chunk)
 
-    def _naming(self, chunk: Batch, task: Task) -> tuple[Loss, Tensor]:
-        """The cross-entropy of one sample over the task's labels, and every sample's column."""
-        text_CE = self.backbone.class_features(task.labels)
-        column = {label.id: i for i, label in enumerate(task.labels)}
-
-        def loss(parameters: dict[str, Tensor], inputs: Batch, target: Tensor) -> Tensor:
-            return F.cross_entropy(self.backbone.logits(self._answer(parameters, inputs), text_CE), target[None])
-
-        return loss, torch.tensor([column[label] for label in chunk["label"].tolist()], device=self.device)
-
-    def _matching(self, chunk: Batch) -> tuple[Loss, Tensor]:
-        """That of finding one sample's matches among the other items of its chunk, which are held fixed."""
-        images_BE, texts_BE = (F.normalize(self({name: chunk[name]}), dim=-1) for name in ("image", "text"))
-        same_BB = belongs(chunk).float()
-
-        def loss(parameters: dict[str, Tensor], inputs: Batch, same_B: Tensor) -> Tensor:
-            target_1B = (same_B / same_B.sum())[None]
-            found = ((self._answer(parameters, {"image": inputs["image"]}), texts_BE),
-                     (self._answer(parameters, {"text": inputs["text"]}), images_BE))  # fmt: skip
-            return torch.stack([F.cross_entropy(self.backbone.logits(*pair), target_1B) for pair in found]).mean()
-
-        return loss, same_BB
+    def _matching(self, chunk: Batch) -> Tensor:
+        """(N,) that of finding a sample's matches among the other items of its chunk, which are held fixed."""
+        images_NE, texts_NE = (F.normalize(self.embed({name: chunk[name]}), dim=-1) for name in ("image", "text"))
+        target_NN = belongs(chunk).float()
+        target_NN = target_NN / target_NN.sum(dim=1, keepdim=True)
+        found = ((images_NE, texts_NE.detach()), (texts_NE, images_NE.detach()))
+        losses = [F.cross_entropy(self.backbone.logits(*pair), target_NN, reduction="none") for pair in found]
+        return torch.stack(losses).mean(dim=0)

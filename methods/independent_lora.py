@@ -9,7 +9,7 @@ the answer is one of that task's labels. A task not learned yet is answered by t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -43,7 +43,7 @@ class IndependentLora(IncrementalMethod):
         router: what picks the expert when the identity is hidden, ridge, mahalanobis or ncm.
     """
 
-    kinds: tuple[str, ...] = ("classification", "fusion", "retrieval")
+    kinds: tuple[str, ...] = ("classification", "fusion", "retrieval", "generation")
 
     def __init__(
         self,
@@ -84,22 +84,25 @@ class IndependentLora(IncrementalMethod):
         with self.experts.blend({}):
             routers.learn_task(self.memory, task, loader, self.embed, self.router)
 
-    def represent(self, batch: Batch, task: Task | None, route: Tensor | None = None) -> Tensor:
-        if task is None:
-            return self._routed(batch, self.route(batch) if route is None else route)
-        with self.experts.blend(self.ingredients(task)):
-            return self.embed(batch)
+    def acting(self, task: Task | None) -> AbstractContextManager[None]:
+        return self.experts.blend(self.ingredients(task) if task is not None else {})
 
-    def _routed(self, batch: Batch, route_B: Tensor) -> Tensor:
-        return routers.by_route(route_B, batch, lambda index, part: self.represent(part, self.tasks[index]))
+    def answered(
+        self, ask: Callable[[Batch], Tensor], batch: Batch, task: Task | None, route: Tensor | None = None
+    ) -> Tensor:
+        """With the identity hidden each sample under the weights of the task that it is routed to."""
+        if task is not None:
+            return super().answered(ask, batch, task)
+        route_B = self.route(batch) if route is None else route
+        return routers.by_route(route_B, batch, lambda index, part: self.answered(ask, part, self.tasks[index]))
 
     def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None, route: Tensor | None = None) -> Tensor:
         """With the identity hidden: the routed task's answer, all other tasks' labels below its own."""
         if task is not None:
             return super().scores(batch, labels, task)
         route_B = self.route(batch) if route is None else route
-        logits_BC = self.backbone.logits(self._routed(batch, route_B), self.backbone.class_features(labels))
-        return routers.own_labels_first(logits_BC, route_B, labels, self.tasks, self.backbone.logit_scale.exp())
+        logits_BC = super().scores(batch, labels, None, route_B)
+        return routers.own_labels_first(logits_BC, route_B, labels, self.tasks, self.backbone.bound)
 
     def route(self, batch: Batch) -> Tensor:
         with self.experts.blend({}):

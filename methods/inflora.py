@@ -24,14 +24,14 @@ they lie in the protected space), and the budget's schedule is used (released: :
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmark.stream import Budget, Label, Task
+from benchmark.stream import Budget, Task
 from methods.base import Batch, IncrementalMethod
 from methods.parts.backbones import Backbone
 from methods.parts.checks import above, at_least, one_of, within
@@ -79,6 +79,7 @@ class InfLoRA(IncrementalMethod):
     """
 
     needs_length = True
+    kinds = ("classification", "generation")
 
     def __init__(
         self,
@@ -100,9 +101,8 @@ class InfLoRA(IncrementalMethod):
 
     def attach(self, backbone: Backbone, budget: Budget) -> None:
         super().attach(backbone, budget)
-        depth = len(backbone.image.blocks)
-        self.depth = min(self.blocks, depth) if self.blocks else depth
-        self.experts = Experts(backbone.image, self.rank, self.rank, ("k", "v"), blocks=range(self.depth))
+        self.depth = min(self.blocks, backbone.depth) if self.blocks else backbone.depth
+        self.experts = Experts(backbone.adapted, self.rank, self.rank, ("k", "v"), blocks=range(self.depth))
 
     def begin_task(self, task: Task) -> None:
         super().begin_task(task)
@@ -151,21 +151,20 @@ class InfLoRA(IncrementalMethod):
         ] * self.depth
         tokens = 0
 
-        def observe(layer: int, x_BND: Tensor) -> None:
+        def observe(layer: int, x: Tensor) -> None:
             if layer < self.depth:
-                x_ND = x_BND.flatten(0, 1)
+                x_ND = x.flatten(0, -2)
                 sums[layer] = sums[layer] + (x_ND.mT @ x_ND).double()
                 if layer == 0:
                     nonlocal tokens
                     tokens += len(x_ND)
 
         for batch in loader:
-            self.backbone.image(self.views(batch["image"], train=False), observe=observe)
+            self.watch(batch, observe)
         return [total / tokens for total in sums]
 
-    def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None) -> Tensor:
-        with self.experts.blend(dict.fromkeys(self.experts.names, 1.0)):
-            return super().scores(batch, labels, task)
+    def acting(self, task: Task | None) -> AbstractContextManager[None]:
+        return self.experts.blend(dict.fromkeys(self.experts.names, 1.0))
 
     def configure_optimizers(self) -> Any:
         if not self.faithful:

@@ -15,7 +15,6 @@ a step.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -36,9 +35,13 @@ PRESETS = {
 }
 
 
-def distillation(new: Tensor, old: Tensor, temperature: float) -> Tensor:
-    """Scalar cross-entropy of softmax(new / T) against softmax(old / T), logits (B, C); mean over B, no factor T^2."""
-    return -((old / temperature).softmax(dim=-1) * (new / temperature).log_softmax(dim=-1)).sum(dim=-1).mean()
+def distillation(new: Tensor, old: Tensor, temperature: float, weights: Tensor | None = None) -> Tensor:
+    """Scalar cross-entropy of softmax(new / T) against softmax(old / T), logits (B, C); no factor T^2.
+
+    The mean over B, or with ``weights`` (B,) that sum to 1 the weighted one.
+    """
+    each_B = -((old / temperature).softmax(dim=-1) * (new / temperature).log_softmax(dim=-1)).sum(dim=-1)
+    return each_B.mean() if weights is None else each_B @ weights
 
 
 class LwF(SequentialLora):
@@ -50,14 +53,13 @@ class LwF(SequentialLora):
         lora: arguments of :class:`~methods.sequential_lora.SequentialLora`.
     """
 
-    kinds = ("classification",)
+    kinds = ("classification", "generation")
 
     def __init__(self, strength: float = 3.0, temperature: float = 2.0, **lora: Any) -> None:
         super().__init__(**lora)
         at_least(0, strength=strength)
         above(0, temperature=temperature)
         self.strength, self.temperature = strength, temperature
-        self._earlier: Tensor | None = None
 
     def begin_task(self, task: Task) -> None:
         super().begin_task(task)
@@ -65,22 +67,17 @@ class LwF(SequentialLora):
             self.experts.add("teacher")
             self.experts.without_dropout("teacher")  # what it answered before is not drawn anew
 
-    def learning(self) -> AbstractContextManager[None]:
-        known = [label for task in self.tasks[:-1] for label in task.labels]
-        labels = sorted(set(known), key=lambda label: label.id)
-        self._earlier = self.backbone.class_features(labels) if labels else None
-        return super().learning()
-
     def loss(self, batch: Batch) -> Tensor:
-        if self._earlier is None:
+        if len(self.tasks) == 1:
             return super().loss(batch)
-        images_BCHW = self.views(batch["image"], self.training, batch.get("task"))
+        known = {label for task in self.tasks[:-1] for label in task.labels}
+        earlier = sorted(known, key=lambda label: label.id)
+        shown = batch | {"image": self.views(batch["image"], self.training, batch.get("task"))}  # the same to both
         with torch.no_grad(), self.experts.mix({"teacher": 1.0}):
-            old_BC = self.backbone.logits(self.backbone.image(images_BCHW), self._earlier)
-        image_BE = self.backbone.image(images_BCHW)
-        new_BC = self.backbone.logits(image_BE, self._earlier)
-        kd = distillation(new_BC, old_BC, self.temperature)
-        return self.cross_entropy(image_BE, batch) + self.strength * kd
+            old, weights = self.backbone.soft(self.outputs(shown), shown, earlier)
+        outputs = self.outputs(shown)
+        new, _ = self.backbone.soft(outputs, shown, earlier)
+        return self.graded(outputs, shown) + self.strength * distillation(new, old, self.temperature, weights)
 
     @torch.no_grad()
     def end_task(self, task: Task, loader: Iterable[Batch]) -> None:

@@ -25,7 +25,7 @@ validation images: mean last accuracy 68.75 given and 47.1 hidden with softmax, 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -60,7 +60,7 @@ class MSLoRAMoECR(IndependentLora):
         lora: arguments of :class:`~methods.independent_lora.IndependentLora`.
     """
 
-    kinds = ("classification",)
+    kinds = ("classification", "generation")
     version = 2  # 1: weights were unit by default
 
     def __init__(
@@ -93,7 +93,7 @@ class MSLoRAMoECR(IndependentLora):
         self.gates.requires_grad_(False)
         if self.weights in TRAINED:
             sets = len(self.experts.layers) if self.scope == "layer" else 1
-            width = self.backbone.class_features(task.labels).shape[1] if self.weights == "cls_gate" else 0
+            width = self.backbone.embedding if self.weights == "cls_gate" else 0
             self.gates[f"task{task.index}"] = Gate(len(self.members(task)), sets, width)
 
     def members(self, task: Task) -> list[str]:
@@ -128,26 +128,31 @@ class MSLoRAMoECR(IndependentLora):
         """alpha CR + beta R in float32; 0 for the first task."""
         return self.regulariser(self.experts, self.tasks) if len(self.tasks) > 1 else super().penalty()
 
-    def embed_image(self, batch: Batch) -> Tensor:
-        if not self.training or self.weights == "unit":
-            return super().embed_image(batch)
-        images_BCHW, live = self.views(batch["image"], True, batch["task"]), self.experts.names[-1]
-        if self.weights == "mean":
-            share = torch.tensor(1 / len(self.members(self.tasks[-1])), device=self.device)
-            with self.experts.mix({live: share}):
-                return self.backbone.image(images_BCHW)
-        weights_BSn = self._gate(images_BCHW)
-        members = self.members(self.tasks[-1])
-        with self.experts.mix({name: self._per_layer(weights_BSn[..., i]) for i, name in enumerate(members)}):
-            return self.backbone.image(images_BCHW)
+    def loss(self, batch: Batch) -> Tensor:
+        return self.graded(self.outputs(batch), batch) + self.penalty()
 
-    def _gate(self, images_BCHW: Tensor) -> Tensor:
+    def outputs(self, batch: Batch) -> Tensor:
+        shown = batch | {"image": self.views(batch["image"], self.training, batch["task"])}
+        with self._mixed(shown):
+            return super().outputs(shown)
+
+    def _mixed(self, shown: Batch) -> AbstractContextManager[None]:
+        """The experts that act for the current task, computed apart, each times its weight."""
+        live, members = self.experts.names[-1], self.members(self.tasks[-1])
+        if self.weights == "unit":
+            return nullcontext()
+        if self.weights == "mean":
+            return self.experts.mix({live: torch.tensor(1 / len(members), device=self.device)})
+        weights_BSn = self._gate(shown)
+        return self.experts.mix({name: self._per_layer(weights_BSn[..., i]) for i, name in enumerate(members)})
+
+    def _gate(self, shown: Batch) -> Tensor:
         """(B or 1, sets, experts) weights under the current task's gate."""
         gate = self.gates[self.experts.names[-1]]
         if self.weights == "softmax":
             return gate(None)
         with torch.no_grad(), self.experts.mix({}):
-            frozen_BE = nn.functional.normalize(self.backbone.image(images_BCHW).float(), dim=-1)
+            frozen_BE = nn.functional.normalize(self.embed(shown).float(), dim=-1)
         return gate(frozen_BE)
 
     def _per_layer(self, weights_BS: Tensor) -> list[Tensor]:
@@ -162,8 +167,7 @@ class MSLoRAMoECR(IndependentLora):
             if self.weights == "softmax":
                 mean_Sn = self.gates[self.experts.names[-1]](None)[0]
             else:
-                gates = [self._gate(self.views(batch["image"], train=False)) for batch in loader]
-                mean_Sn = torch.cat(gates).mean(dim=0)
+                mean_Sn = torch.cat([self._gate(batch) for batch in loader]).mean(dim=0)
             self.memory[f"weights_{task.index}"] = mean_Sn.expand(len(self.experts.layers), -1)
         super().end_task(task, loader)
 

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from benchmark.stream import Task
-from methods.base import Batch
 from methods.parts.checks import at_least
 from methods.parts.stacks import stack
 from methods.sequential_lora import SequentialLora
@@ -52,7 +51,7 @@ class OLora(SequentialLora):
         lora: arguments of :class:`~methods.sequential_lora.SequentialLora`, of every task's LoRA.
     """
 
-    kinds = ("classification",)
+    kinds = ("classification", "generation")
 
     def __init__(self, lam1: float = 0.5, lam2: float = 0.0, **lora: Any) -> None:
         super().__init__(**lora)
@@ -89,6 +88,5 @@ class OLora(SequentialLora):
         tasks = [stack(self.experts.factors(name)[0]) for name in self.experts.names[:-1]]
         return [torch.cat(same, dim=1) for same in zip(*tasks, strict=True)]
 
-    def represent(self, batch: Batch, task: Task | None) -> Tensor:
-        with self.experts.blend(dict.fromkeys(self.experts.names, 1.0)):
-            return self.embed(batch)
+    def acting(self, task: Task | None) -> AbstractContextManager[None]:
+        return self.experts.blend(dict.fromkeys(self.experts.names, 1.0))

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from torch import Tensor, nn
+from torch import nn
 
 from benchmark.stream import Budget, Task
-from methods.base import Batch, IncrementalMethod
+from methods.base import IncrementalMethod
 from methods.parts.backbones import Backbone
 from methods.parts.experts import Experts
 
@@ -41,7 +41,7 @@ class SequentialLora(IncrementalMethod):
         dropout: of the LoRA's input while training.
     """
 
-    kinds: tuple[str, ...] = ("classification", "fusion", "retrieval")
+    kinds: tuple[str, ...] = ("classification", "fusion", "retrieval", "generation")
     task_free = True
 
     def __init__(
@@ -73,6 +73,5 @@ class SequentialLora(IncrementalMethod):
     def trainable_parameters(self) -> list[nn.Parameter]:
         return self.experts.parameters(self.expert(self.tasks[-1])) if self.tasks else []
 
-    def represent(self, batch: Batch, task: Task | None) -> Tensor:
-        with self.experts.blend({"shared": 1.0} if self.tasks else {}):
-            return self.embed(batch)
+    def acting(self, task: Task | None) -> AbstractContextManager[None]:
+        return self.experts.blend({"shared": 1.0} if self.tasks else {})

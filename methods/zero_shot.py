@@ -17,7 +17,7 @@ from methods.base import IncrementalMethod
 class ZeroShot(IncrementalMethod):
     """The frozen CLIP."""
 
-    kinds = ("classification", "fusion", "retrieval")
+    kinds = ("classification", "fusion", "retrieval", "generation")
     task_free = True
 
     def answers_from(self, task: Task, protocol: str) -> tuple[object, ...]:

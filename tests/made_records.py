@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmark import kinds
-from benchmark.record.parts import SampleScores, SubgroupScore
+from benchmark.record.parts import AnswerSample, SampleScores, SubgroupScore
 from benchmark.record.schema import (
     PROTOCOLS,
     Configuration,
@@ -148,3 +148,57 @@ def told_apart(
         for task, of in subgroups.items()
     }
     return replace(record, class_recall=dict.fromkeys(PROTOCOLS, recall), subgroups=dict.fromkeys(PROTOCOLS, scores))
+
+
+# Streams with answers in words: task -> its kind, its own metric where that is not the first of its kind
+
+QUESTIONS = {"path_vqa": ("generation", ""), "ct_vqa": ("generation", ""), "ct_reports": ("generation", "f1")}
+MIXED = {"skin_classes": ("classification", ""), "mri_notes": ("fusion", ""), **QUESTIONS}
+ODD_ANSWER = 'No. <script>alert("x")</script> ' + "& so on " * 40
+
+
+def talking(
+    method: str = "ewc", key: str = "0123456789ab", seed: int = 0, order: int = 0, *,
+    tasks: Mapping[str, tuple[str, str]] = MIXED, samples: int = 40, **changes: Any,
+) -> Record:  # fmt: skip
+    """A complete record of a stream of several kinds or metrics, with random scores that its samples bear out."""
+    kind = kinds.joined(kind for kind, _ in tasks.values())
+    plain = made(method, key, seed, order, tasks=tuple(tasks))
+    entries = [
+        replace(task, labels=["a", "b"] if kinds.of(tasks[task.name][0]).labelled else [],
+                kind=tasks[task.name][0] if kind.name == kinds.MIXED else "", metric=tasks[task.name][1])
+        for task in plain.stream.tasks
+    ]  # fmt: skip
+    name = "mixed" if kind.name == kinds.MIXED else "questions"
+    stream = replace(plain.stream, name=name, folder=name, tasks=entries, kind=kind.name)
+    record = replace(plain, stream=stream, primary=stream.primary)
+    generator = np.random.default_rng([seed, order, 7, *method.encode()])
+    hits = {}
+    for task, metric in zip(stream.task_names, stream.measures, strict=True):
+        drawn = generator.random(samples)
+        hits[task] = SampleScores.packed(np.round(255 * drawn) / 255 if metric == "f1" else drawn < 0.6)
+    last = [float(hits[task].unpacked().mean()) for task in stream.task_names]
+    whole = {protocol: [*matrix[:-1], last] for protocol, matrix in plain.scores["accuracy"].items()}
+    known = dict.fromkeys([kinds.OWN, *(metric for kind in stream.kinds for metric in kind.metrics)])
+    scores = {metric: {p: _columns(whole[p], stream, metric) for p in PROTOCOLS} for metric in known}
+    asked = [task for task in stream.task_names if tasks[task][0] == "generation"]
+    shown = [("Is it round?", "no", "No.", ODD_ANSWER), ("What is\nseen?", "a mass", "", "a cyst")]
+    return replace(
+        record, scores=scores, summary=summarise(record.kind, scores), hits=dict.fromkeys(PROTOCOLS, hits),
+        blind=dict.fromkeys(asked, 0.25), samples={task: [AnswerSample.of(*one) for one in shown] for task in asked},
+        **changes,
+    )  # fmt: skip
+
+
+def METRICS(stream: StreamEntry) -> list[str]:
+    return list(dict.fromkeys(metric for kind in stream.kinds for metric in kind.metrics))
+
+
+def _columns(matrix: Matrix, stream: StreamEntry, metric: str) -> Matrix:
+    """The matrix with nulls in the columns of tasks without the metric; facts are those of reports alone."""
+    facts = metric.startswith("fact_")
+    there = [
+        metric == kinds.OWN or (metric in kind.metrics and (not facts or own == "f1"))
+        for kind, own in zip(stream.kinds, stream.measures, strict=True)
+    ]
+    return [[cell if here else None for cell, here in zip(row, there, strict=True)] for row in matrix]

@@ -16,7 +16,7 @@ HEAVY = {"torch", "lightning", "peft", "open_clip", "torchmetrics", "timm", "tra
 
 # Who may be imported by whom, lowest first. A room is a package of benchmark, a flat file of it, or methods.
 LAYERS = (
-    {"disk", "errors", "endings", "stream", "metrics", "kinds"},
+    {"disk", "errors", "endings", "stream", "metrics", "texts", "kinds"},
     {"data", "record", "methods"},
     {"config", "pretrain"},
     {"compare"},
@@ -26,8 +26,8 @@ LAYERS = (
     {"__main__"},
 )
 LIGHT = (  # packages and modules that answer before torch is there
-    "disk", "errors", "endings", "stream", "metrics", "kinds", "record", "config", "compare", "report", "sweep", "cli",
-    "data.catalog", "data.doubles", "data.identity", "data.places", "data.sources", "data.yaml_files",
+    "disk", "errors", "endings", "stream", "metrics", "texts", "kinds", "record", "config", "compare", "report", "sweep",
+    "cli", "data.catalog", "data.doubles", "data.identity", "data.places", "data.sources", "data.yaml_files",
     "running.execute", "running.processes", "running.loggers",
 )  # fmt: skip
 COUNTERPARTS = "running.answers."  # a module for every kind, of its name
@@ -113,7 +113,7 @@ def test_methods_import_the_stream_and_nothing_else_of_the_benchmark(name: str) 
 
 def test_what_reads_records_knows_no_torch_and_no_methods() -> None:
     for name, file in modules().items():
-        if room(name) in ("kinds", "metrics", "record", "compare", "report", "config"):
+        if room(name) in ("kinds", "metrics", "texts", "record", "compare", "report", "config"):
             heavy = {each.split(".")[0] for each in imports(file)} & (HEAVY | {"methods"})
             assert not heavy, f"{name} imports {heavy}"
 

@@ -102,9 +102,14 @@ def alike(records: Iterable[Record]) -> list[tuple[Record, Record]]:
     for one, other in combinations(sittings, 2):
         a, b = next(iter(one.values())), next(iter(other.values()))
         shared = one.keys() & other.keys()
-        if a.method != b.method and shared and all(one[cell].scores == other[cell].scores for cell in shared):
+        if a.method != b.method and shared and all(_equal(one[cell], other[cell]) for cell in shared):
             found.append((a, b))
     return found
+
+
+def _equal(one: Record, other: Record) -> bool:
+    """Whether all scores that both have are the same; later records have some more."""
+    return all(one.scores[metric] == other.scores[metric] for metric in one.scores.keys() & other.scores.keys())
 
 
 def group_place(group: str) -> tuple[int, str]:

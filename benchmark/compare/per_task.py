@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from benchmark import metrics
 from benchmark.compare.stats import deviation, mean
+from benchmark.kinds import OWN
+from benchmark.kinds.generation import ASIDE
 from benchmark.record.files import csv_text, decimals
 from benchmark.record.schema import PROTOCOLS, Record
 from benchmark.record.summary import floats, missing_rows
@@ -49,7 +51,9 @@ def _text(named: Sequence[str], numbers: Sequence[str], keys: Sequence[Sequence[
 
 
 def _measures(run: Record) -> tuple[str, ...]:
-    return tuple(name for name in run.kind.measures if name in run.scores)
+    """The metrics of the tables, the primary one first."""
+    beside = (name for name in run.kind.measures if name in run.scores and name != OWN)
+    return tuple(dict.fromkeys((run.primary, *beside)))
 
 
 def _spread(values: Sequence[float | None]) -> list[str]:
@@ -123,6 +127,19 @@ def subgroups(runs: Sequence[Record], protocol: str) -> dict[tuple[int, str, str
                 for value, each in values.items():
                     found.setdefault((listed, task, column, value, each.n), []).append(each.score)
     return dict(sorted(found.items()))
+
+
+def answers(runs: Sequence[Record], protocol: str) -> dict[tuple[int, str, int, str], list[float | None]]:
+    """(place of the task, its name, place of the metric, its name) -> the last score in every run, of tasks answered in
+    words: their own metric, then those that stand beside it where some run has a number."""
+    found: dict[tuple[int, str, int, str], list[float | None]] = {}
+    for run in runs:
+        stream, last = run.stream, {metric: protocols[protocol][-1] for metric, protocols in run.scores.items()}
+        for column, listed in enumerate(run.permutation):
+            for place, metric in enumerate((stream.measures[column], *ASIDE) if stream.kinds[column].speaks else ()):
+                found.setdefault((listed, stream.task_names[column], place, metric), []).append(last[metric][column])
+    measured = {cell for cell, values in found.items() if cell[2] == 0 or any(value is not None for value in values)}
+    return {cell: found[cell] for cell in sorted(measured)}
 
 
 def _missing_lines(runs: Sequence[Record], protocol: str) -> Iterator[list[object]]:

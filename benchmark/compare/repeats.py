@@ -11,7 +11,7 @@ from benchmark.record.schema import Matrix, Provenance, Record
 from benchmark.record.stored import csv_texts
 
 PARTS = (  # beside the summary
-    "scores", "router_accuracy", "router_confusion", "hits", "class_recall", "subgroups", "missing",
+    "scores", "router_accuracy", "router_confusion", "hits", "class_recall", "subgroups", "missing", "blind", "samples",
 )  # fmt: skip
 
 

@@ -10,6 +10,8 @@ from benchmark import metrics
 from benchmark.compare.leaderboard import known_stream, rows
 from benchmark.compare.rows import LeaderboardRow
 from benchmark.compare.stats import mean
+from benchmark.kinds import OWN
+from benchmark.kinds.generation import ASIDE
 from benchmark.record.files import decimals
 from benchmark.record.schema import PROTOCOLS, Record
 from benchmark.record.stored import read_all
@@ -18,6 +20,16 @@ from benchmark.record.summary import floats, missing_rows
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
+
+
+WORDS = {  # for metrics that their names do not say
+    OWN: "score",
+    "exact": "exact match",
+    "f1": "token F1",
+    "fact_f1": "fact F1",
+    "likelihood": "likeliest answer",
+    "rouge_l": "ROUGE-L",
+}
 
 
 def percent(value: float | None, spread: float | None = None) -> str:
@@ -35,8 +47,8 @@ def clock(seconds: float) -> str:
 
 
 def spoken(metric: str) -> str:
-    """``mean_recall`` as ``mean recall``."""
-    return metric.replace("_", " ")
+    """``mean_recall`` as ``mean recall``, ``f1`` as ``token F1``."""
+    return WORDS.get(metric, metric.replace("_", " "))
 
 
 def _short(name: str, width: int) -> str:
@@ -120,6 +132,8 @@ def after_run(record: Record) -> Iterator[Table]:
     yield transfer_table(record)
     if record.kind.ways:
         yield ways_table(record)
+    if any(kind.speaks for kind in record.stream.kinds):
+        yield answers_table(record)
     if record.missing is not None:
         yield missing_table(record)
 
@@ -135,8 +149,9 @@ def matrix_table(record: Record, protocol: str, metric: str | None = None) -> Ta
     result = _table(f"{_where(record)}: {spoken(metric)} in per cent, identity {protocol}")
     result.add_column("after", no_wrap=True, max_width=18)
     width = min(12, max(5, 80 // len(tasks) - 2))  # so that eight tasks fit in 100 columns
-    for name in tasks:
-        result.add_column(_styled(_short(name, width)), justify="right")
+    own = [f"\n({name})" if metric == OWN else "" for name in record.stream.measures]
+    for name, told in zip(tasks, own, strict=True):
+        result.add_column(_styled(_short(name, width) + told), justify="right")
     for stage, scores in enumerate(record.scores[metric][protocol]):
         cells = [_styled(percent(score), "bold" if place == stage - 1 else "dim" if place >= stage else "")
                  for place, score in enumerate(scores)]  # fmt: skip
@@ -178,6 +193,27 @@ def ways_table(record: Record) -> Table:
         for way, words in kind.ways.items():
             cells = [_styled(percent(record.number(protocol, f"{way}_{column.name}"))) for column in kind.per_way]
             result.add_row(_styled(f"{words} ({protocol})"), *cells, end_section=way == last)
+    return result
+
+
+def answers_table(record: Record) -> Table:
+    """The tasks that are answered in words after the last one, in per cent: their own metric, what it is for guesses
+    without the image, and what else was measured of the answers."""
+    result = _table(f"{_where(record)}: answers in words after the last task, in per cent")
+    result.add_column("task", no_wrap=True, max_width=24)
+    result.add_column("own metric", no_wrap=True)
+    last = {name: {protocol: matrix[-1] for protocol, matrix in of.items()} for name, of in record.scores.items()}
+    known = [name for name in ASIDE if any(value is not None for row in last[name].values() for value in row)]
+    for heading in ("score", "without\nthe image", *map(spoken, known)):
+        result.add_column(heading, justify="right")
+    stream = record.stream
+    for protocol in PROTOCOLS:
+        for place in (place for place, kind in enumerate(stream.kinds) if kind.speaks):
+            task, metric = stream.task_names[place], stream.measures[place]
+            score, *more = (percent(last[name][protocol][place]) for name in (metric, *known))
+            cells = (f"{task} ({protocol})", spoken(metric), score, percent((record.blind or {}).get(task)), *more)
+            result.add_row(*map(_styled, cells))
+        result.add_section()
     return result
 
 

@@ -12,14 +12,13 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from benchmark.config.families import LOCAL, SPEAKING, USUAL
 from benchmark.config.registry import MethodCard, package_folder, part_versions
 from benchmark.config.run_config import RunConfig, canonical
 from benchmark.errors import UserError
 from benchmark.record.schema import LATER, Configuration, Record
 from benchmark.record.stored import RECORD, read_record
 from benchmark.stream import Budget
-
-LOCAL = "local-dir:"
 
 
 def configuration(config: RunConfig, card: MethodCard, precision: str) -> Configuration:
@@ -46,6 +45,7 @@ def run_key(config: Configuration, defaults: Mapping[str, Any], stream_hash: str
     if "|" not in weights:  # of files: where they lie is not what they are
         told["pretrained"] = None
         told["backbone"] = LOCAL if config.backbone.startswith(LOCAL) else config.backbone
+    usual["backbone"] = USUAL
     usual |= {f"method.{name}": value for name, value in defaults.items()}
     told |= {f"method.{name}": value for name, value in config.method_args.items()}
     differing = {
@@ -112,8 +112,8 @@ def weights_identity(backbone: str, pretrained: str | None) -> str:
         UserError: the folder of ``local-dir:`` is not there.
     """
     local: Path | None = None
-    if backbone == "phantom-clip":
-        local = package_folder() / "weights" / "phantom-clip"
+    if backbone in (USUAL, SPEAKING):  # shipped
+        local = package_folder() / "weights" / backbone
     elif backbone.startswith(LOCAL):
         local = Path(backbone.removeprefix(LOCAL))
         if not local.is_dir():

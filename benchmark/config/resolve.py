@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.util import find_spec
-from os.path import exists, isdir
 from pathlib import Path
 
 from benchmark import kinds
-from benchmark.config import registry
-from benchmark.config.key import LOCAL, configuration, kept_key
+from benchmark.config import families, registry
+from benchmark.config.key import configuration, kept_key
 from benchmark.config.registry import MethodCard
 from benchmark.config.run_config import AUTO, RunConfig
 from benchmark.data import catalog, identity
 from benchmark.data.catalog import Recipe, Source
-from benchmark.data.places import data_folder, regular, results_folder
-from benchmark.errors import UserError, unknown
+from benchmark.data.places import data_folder, results_folder
+from benchmark.errors import UserError
 from benchmark.kinds import Kind
 from benchmark.record import provenance
 from benchmark.record.schema import Configuration
 from benchmark.record.stored import run_path, runs_of, stream_folder
 from benchmark.stream import Budget, Stream
-
-WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # what a file of weights ends in
 
 
 @dataclass(frozen=True)
@@ -106,6 +101,7 @@ def resolve(config: RunConfig, card: MethodCard, cuda: bool) -> Plan:
     if config.precision == "16-mixed" and not cuda:  # Lightning would train in bfloat16 instead
         raise UserError("--precision 16-mixed: needs a CUDA device; a CPU has 32-true and bf16-mixed")
     recipe = checked(config, card)
+    config = replace(config, backbone=families.by_default(config.backbone, kinds.joined(recipe.stream.kinds)))
     identities = identity.identities(recipe)
     hashed = identity.stream_hash(recipe.stream, identities)
     precision = AUTO[cuda] if config.precision == "auto" else config.precision
@@ -123,15 +119,14 @@ def checked(config: RunConfig, card: MethodCard) -> Recipe:
     """
     data_folder(config.data)
     results_folder(config.results)
-    _check_weights(config.backbone, config.pretrained)
     recipe = catalog.load(config.stream, Path(config.data))
     kind = kinds.joined(recipe.stream.kinds)
-    stream = f"stream {config.stream!r} ({kind.name})"
+    stream = f"stream {config.stream!r} ({', '.join(recipe.stream.kinds)})"
     if not set(recipe.stream.kinds) <= set(card.kinds):
-        others = ", ".join(
-            name for name in registry.names() if set(recipe.stream.kinds) <= set(registry.card(name).kinds)
-        )
+        wanted = set(recipe.stream.kinds)
+        others = ", ".join(name for name in registry.names() if wanted <= set(registry.card(name).kinds))
         raise UserError(f"method {card.name!r} learns {', '.join(card.kinds)}, not {stream}; these do: {others}")
+    families.check(families.by_default(config.backbone, kind), config.pretrained, kind, card.kinds, stream)
     if config.inputs != "both" and not kind.withheld:
         raise UserError(f"--inputs {config.inputs}: only fusion can do without an input, not {stream}")
     if config.gallery != "seen" and kind.labelled:
@@ -143,24 +138,3 @@ def checked(config: RunConfig, card: MethodCard) -> Recipe:
     if config.devices > config.batch_size:
         raise UserError(f"--devices {config.devices}: more than the {config.batch_size} samples of a batch")
     return recipe
-
-
-def _check_weights(backbone: str, pretrained: str | None) -> None:
-    """What can be said of a backbone before open_clip is imported: that its files or its architecture are there."""
-    if backbone.startswith(LOCAL):
-        folder, where = Path(backbone.removeprefix(LOCAL)), f"--backbone {backbone}"
-        if backbone == LOCAL or not isdir(folder):
-            raise UserError(f"{where}: no such folder (local-dir:FOLDER)")
-        regular(folder / "open_clip_config.json", f"{where}: open_clip_config.json")
-        return
-    if ":" in backbone:
-        if not re.fullmatch(r"hf-hub:\w[\w.-]*/\w[\w.-]*(@\w[\w.-]*)?", backbone, re.ASCII):
-            raise UserError(f"--backbone {backbone}: expected hf-hub:OWNER/NAME, local-dir:FOLDER or an architecture")
-        return
-    spec = find_spec("open_clip")
-    tops = (spec and spec.submodule_search_locations) or ()
-    architectures = {file.stem for top in tops for file in Path(top).glob("model_configs/*.json")}
-    if architectures and backbone.split("/")[0] not in {"phantom-clip", *architectures}:
-        raise unknown("--backbone", backbone, ["phantom-clip", "local-dir:FOLDER", *architectures])
-    if pretrained is not None and ("/" in pretrained or Path(pretrained).suffix in WEIGHTS or exists(pretrained)):
-        regular(Path(pretrained), f"--pretrained {pretrained}")

@@ -61,7 +61,8 @@ class RunConfig(Budget):
         augment: none, flip, or crop (flip and random resized crop).
         method: a file of methods/ or package.module:Class.
         stream: a file of datasets/streams/ or the path of a YAML file.
-        backbone: phantom-clip, ViT-B-16/openai, hf-hub:..., local-dir:..., or an open_clip architecture.
+        backbone: phantom-clip, ViT-B-16/openai, hf-hub:..., local-dir:..., or an open_clip architecture; where answers
+            are words tiny-llava, hf:OWNER/NAME or local-dir:...; auto: the default of the stream's kind.
         pretrained: tag or weights file for an architecture; refused where the backbone names its weights itself.
         seed: of everything random.
         order: which order of the tasks.
@@ -86,7 +87,7 @@ class RunConfig(Budget):
 
     method: str = ""
     stream: str = "phantom8"
-    backbone: str = "phantom-clip"
+    backbone: str = "auto"
     pretrained: str | None = None
     seed: int = 0
     order: int = 0
@@ -116,7 +117,9 @@ class RunConfig(Budget):
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise unknown(f"--{name}", getattr(self, name), choices)
-        if self.pretrained is not None and (self.backbone == "phantom-clip" or set(":/") & set(self.backbone)):
+        if self.pretrained is not None and (
+            self.backbone in ("auto", "phantom-clip") or set(":/") & set(self.backbone)
+        ):
             raise UserError(
                 f"--pretrained {self.pretrained}: backbone {self.backbone!r} says itself which weights; "
                 "--pretrained goes with an architecture alone, such as --backbone ViT-B-16"

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmark import kinds
-from benchmark.config.key import LOCAL
+from benchmark.config.families import LOCAL
 from benchmark.config.registry import package_folder
 from benchmark.config.resolve import Plan
 from benchmark.data import cache, sources

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark import kinds
-from benchmark.data.tensors import Samples
 from benchmark.data.sources.npz import machine_memory
 from benchmark.data.sources.split import Split
+from benchmark.data.tensors import Samples
 from benchmark.stream import Task
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from benchmark.data import sources
 from benchmark.data.asked import Words, in_words
 from benchmark.data.cache import cached
 from benchmark.data.catalog import Source
-from benchmark.data.tensors import COLUMNS, NO_TOKEN, Rows, Samples, Subgrouping, widened
 from benchmark.data.sources.split import Split
+from benchmark.data.tensors import COLUMNS, NO_TOKEN, Rows, Samples, Subgrouping, widened
 from benchmark.stream import Share, Task
 
 PASS_BATCH = 256  # samples per batch where nothing is learned

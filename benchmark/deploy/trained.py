@@ -70,7 +70,7 @@ def load(folder: Path, typed: str | None = None) -> Trained:
     stream, learned = listed.reordered(order), [task.labels for task in record.stream.tasks]
     if [[label.name for label in task.labels] for task in stream] != learned:
         raise UserError(f"{folder}: the classes of stream {config.stream} are not those that were learned")
-    method = _grown(registry.load(name), config, stream, folder)
+    method = _grown(registry.load(name), config, stream, folder, record.seed)
     tensors = _tensors(state, (record.files or {}).get(state.name))
     try:
         _, unexpected = method.load_state_dict(tensors, strict=False)
@@ -82,14 +82,14 @@ def load(folder: Path, typed: str | None = None) -> Trained:
     return Trained(method.eval(), stream, record)
 
 
-def _grown(cls: type[IncrementalMethod], config: Configuration, stream: Stream, folder: Path) -> IncrementalMethod:
+def _grown(
+    cls: type[IncrementalMethod], config: Configuration, stream: Stream, folder: Path, seed: int
+) -> IncrementalMethod:
     """A method on its backbone with the structure that all tasks of the stream have given it."""
     budget = Budget(**{field.name: getattr(config, field.name) for field in fields(Budget)})
     try:
         with torch.random.fork_rng():  # what grows is drawn at random, and then overwritten
-            method = attached(
-                cls, config.method_args, config.backbone, config.pretrained, kinds.joined(stream.kinds), budget
-            )
+            method = attached(cls, config, kinds.joined(stream.kinds), budget, seed)
             for task in stream:
                 method.begin_task(task)
     except Exception as error:  # the record may be from elsewhere, and its arguments anything

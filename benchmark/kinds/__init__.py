@@ -9,10 +9,11 @@ from itertools import chain
 from benchmark.kinds import classification, fusion, generation, retrieval
 from benchmark.kinds.kind import Column, Kind
 
-__all__ = ["KINDS", "MIXED", "Column", "Kind", "joined", "of"]
+__all__ = ["KINDS", "MIXED", "OWN", "Column", "Kind", "joined", "of"]
 
 KINDS: dict[str, Kind] = {module.KIND.name: module.KIND for module in (classification, fusion, retrieval, generation)}
 MIXED = "mixed"  # what a stream of several kinds is called
+OWN = "primary"  # the metric that is in every column that of the column's own task
 
 
 def of(name: str) -> Kind:
@@ -27,7 +28,8 @@ def of(name: str) -> Kind:
 def joined(names: Iterable[str]) -> Kind:
     """What holds of a stream whose tasks are of these kinds: all that is said of one, what is said of any of several.
 
-    Of several the primary metric is called ``primary``: in every column it is that of the column's own task.
+    Of several the primary metric is ``OWN``. A number of the last row is a mean over all tasks: of several kinds those
+    are there that each of them has.
     """
     return _joined(tuple(sorted(set(names))))
 
@@ -41,13 +43,16 @@ def _joined(names: tuple[str, ...]) -> Kind:
     def once(name: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(chain.from_iterable(getattr(kind, name) for kind in every)))
 
+    first, *others = every
+    shared = {name: metric for name, metric in first.last_row.items()
+              if all(kind.last_row.get(name) == metric for kind in others)}  # fmt: skip
     return Kind(
         name=MIXED,
         smoke="",
         inputs=once("inputs"),
         labelled=any(kind.labelled for kind in every),
-        metrics=("primary", *once("metrics")),
-        last_row={name: metric for kind in every for name, metric in kind.last_row.items()},
+        metrics=(OWN, *once("metrics")),
+        last_row=shared,
         kept={protocol: tuple(dict.fromkeys(chain.from_iterable(kind.kept[protocol] for kind in every)))
               for protocol in ("given", "hidden")},
         table=(
@@ -55,8 +60,8 @@ def _joined(names: tuple[str, ...]) -> Kind:
             Column("forgetting, hidden", "forgetting", hidden=True),
             Column("trained parameters", "trainable_params", "count"),
         ),
-        beside=once("metrics"),
-        board=once("board"),
+        beside=once("measures"),
+        board=tuple(name for name in once("board") if name in shared),
         whole_batch=any(kind.whole_batch for kind in every),
         speaks=True,
     )  # fmt: skip

@@ -22,6 +22,7 @@ from benchmark.kinds.kind import Column, Kind
 
 FACTS = ("fact_f1", "fact_right", "fact_contradicted", "fact_left_out")
 HABITS = ("format_kept", "truncated", "distinct", "verbatim")  # what is not knowledge
+ASIDE = ("fact_f1", "likelihood", "format_kept", "truncated")  # what tables have of a task beside its own metric
 BLEU = ("bleu1", "bleu2", "bleu3", "bleu4")
 
 KIND = Kind(
@@ -41,8 +42,8 @@ KIND = Kind(
     table=(
         Column("forgetting, given", "forgetting"),
         Column("forgetting, hidden", "forgetting", hidden=True),
-        Column("exact", "exact"),
-        Column("format kept at the end", "format_kept"),
+        Column("exact match", "exact"),
+        Column("format kept", "format_kept"),
         Column("trained parameters", "trainable_params", "count"),
     ),
 )  # fmt: skip

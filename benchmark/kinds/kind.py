@@ -29,7 +29,7 @@ class Kind:
         smoke: a tiny stream of the kind, which ``check_method`` runs.
         inputs: what a sample holds, of image, text and prompt.
         labelled: the candidates are labels, so that a task names its classes and a template; without labels the
-            candidates are the test items themselves, a gallery.
+            candidates are the test items themselves, a gallery, or, where it ``speaks``, there are none.
         metrics: of a test set's answers, the primary one first; all but ``ece`` are the better the higher.
         primaries: metrics of which a task may name one as its own primary; empty: the first one is that of every task.
         speaks: the answer is text that a vision-language model writes.
@@ -69,6 +69,11 @@ class Kind:
     @property
     def primary(self) -> str:
         return self.metrics[0]
+
+    @property
+    def searches(self) -> bool:
+        """Whether the candidates are the test items themselves."""
+        return not self.labelled and not self.speaks
 
     @property
     def reads_text(self) -> bool:

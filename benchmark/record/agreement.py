@@ -14,7 +14,7 @@ class Common:
     """What most complete records of a stream say; equals are decided by who stands first.
 
     Attributes:
-        stream: its hash, kind, label space, and in listed order the names and numbers of classes of its tasks.
+        stream: its hash, label space, and in listed order the name, kind, metric and number of classes of each task.
         samples: task -> how many test samples, of the records that enter a leaderboard.
     """
 
@@ -47,9 +47,9 @@ def common(records: Iterable[Record]) -> Common | None:
 
 def _stream(record: Record) -> tuple[object, ...]:
     stream = record.stream
-    listed = sorted(zip(record.permutation, stream.tasks, strict=True), key=lambda placed: placed[0])
-    tasks = tuple((task.name, len(task.labels)) for _, task in listed)
-    return stream.hash, stream.kind, stream.label_space, tasks
+    told = zip(record.permutation, stream.tasks, stream.kinds, stream.measures, strict=True)
+    tasks = sorted((place, task.name, kind.name, metric, len(task.labels)) for place, task, kind, metric in told)
+    return stream.hash, stream.label_space, tuple(tasks)
 
 
 def _samples(record: Record) -> set[tuple[str, int]]:

@@ -18,13 +18,14 @@ from zipfile import ZipFile
 
 from benchmark.disk import remove, sha256, sync
 from benchmark.errors import UserError, warn
+from benchmark.record.answers import ANSWERS
 from benchmark.record.claim import alone_in
 from benchmark.record.foreign import copied
 from benchmark.record.schema import Record
 from benchmark.record.stored import RECORD, adopt, path_of, read_record, write_csv, write_record, wrong_csvs
 
 PREDICTIONS, METHOD, EXPERTS, STATE, ANEW = "predictions.npz", "method.safetensors", "experts", "state", "anew"
-LEFT = (PREDICTIONS, METHOD, EXPERTS)  # beside the record of a complete run, where it was made
+LEFT = (PREDICTIONS, ANSWERS, METHOD, EXPERTS)  # beside the record of a complete run, where it was made
 
 
 class State(Enum):

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmark.errors import UserError
+from benchmark.record.answers import ANSWERS
 from benchmark.record.files import write_text
 from benchmark.record.schema import Record
 from benchmark.record.stored import RECORD, csv_texts, path_of, read_record
 
-HEAVY = ("predictions.npz", "method.safetensors")
+HEAVY = ("predictions.npz", ANSWERS, "method.safetensors")
 EXPERTS, OF_EXPERT = "experts", ("adapter_config.json", "adapter_model.safetensors")
 LEVELS = ("stream", "method", "key", "run")
 

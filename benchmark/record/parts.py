@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PROTOCOLS = ("given", "hidden")
+MOST_SHOWN = 8  # samples of a task whose answers stand in the record
 MOST_SAMPLES = 10_000_000  # of a task, and of all tasks together
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
@@ -25,8 +27,9 @@ Setting = Annotated[float, Meta(ge=-1e300, le=1e300)]  # finite
 Name = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,199}\Z")
 ]  # becomes a path, or a part of a file's name
+_IN_EXPERTS = r"experts(/[A-Za-z0-9][A-Za-z0-9_.-]{0,199}){2}"
 LeftFile = Annotated[  # a path below the run's folder
-    str, Meta(pattern=r"^(predictions\.npz|method\.safetensors|experts(/[A-Za-z0-9][A-Za-z0-9_.-]{0,199}){2})\Z")
+    str, Meta(pattern=rf"^(predictions\.npz|answers\.jsonl\.gz|method\.safetensors|{_IN_EXPERTS})\Z")
 ]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]{0,64}\Z")]
@@ -34,6 +37,11 @@ Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{0,64}\Z")]
 Label = Annotated[str, Meta(max_length=4000)]
 Text = Annotated[  # a path, a device, settings: without what would act on a terminal, and without halves of characters
     str, Meta(max_length=4000, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]*\Z")
+]
+LONGEST_SAID = 2000
+_NOT_SAID = r"\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+Said = Annotated[  # a question or an answer: as Text, but for its length and its line ends
+    str, Meta(max_length=LONGEST_SAID, pattern=rf"^[^{_NOT_SAID}]*\Z")
 ]
 _DAY_AND_TIME, _ZONE = (
     r"^20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?",
@@ -256,6 +264,31 @@ class SubgroupScore:
 
     n: Samples
     score: Share | None
+
+
+def said(text: str) -> str:
+    """A text as ``Said`` may hold it: what acts on a terminal, or is half a character, replaced; the rest cut off."""
+    plain = re.sub(f"[{_NOT_SAID}]", "\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n").replace("\t", " "))
+    return plain if len(plain) <= LONGEST_SAID else plain[: LONGEST_SAID - 1] + "…"
+
+
+@dataclass(frozen=True)
+class AnswerSample:
+    """A test sample of made data: its question and reference, and two answers with the identity given.
+
+    Attributes:
+        own: after the task's own stage. last: of the final model.
+    """
+
+    question: Said
+    reference: Said
+    own: Said
+    last: Said
+
+    @classmethod
+    def of(cls, question: str, reference: str, own: str, last: str) -> AnswerSample:
+        """Of any texts (``said``)."""
+        return cls(said(question), said(reference), said(own), said(last))
 
 
 def _deflated(data: bytes) -> str:

@@ -14,7 +14,7 @@ from benchmark.record.syntax import Code, read_code
 PACKAGES = ("torch", "lightning", "peft", "open_clip_torch", "torchmetrics", "numpy", "timm")
 ROOT = Path(__file__).resolve().parents[2]  # the checkout, or the folder a wheel was unpacked to
 COMPUTING = (  # for every run: files as they are, folders whole
-    "benchmark/stream.py", "benchmark/kinds", "benchmark/metrics.py", "benchmark/data/identity.py",
+    "benchmark/stream.py", "benchmark/kinds", "benchmark/metrics.py", "benchmark/texts", "benchmark/data/identity.py",
     "benchmark/data/cache.py", "benchmark/data/tensors.py", "benchmark/data/asked.py", "benchmark/data/batches.py",
     "benchmark/running/load.py", "benchmark/running/loop.py", "benchmark/running/fit.py",
     "benchmark/running/evaluate.py", "benchmark/running/seeds.py", "benchmark/running/hardware.py",

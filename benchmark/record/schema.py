@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -20,7 +21,9 @@ from benchmark.errors import shown
 from benchmark.kinds import Kind
 from benchmark.record import soundness
 from benchmark.record.parts import (
+    MOST_SHOWN,
     PROTOCOLS,
+    AnswerSample,
     Configuration,
     Costs,
     Count,
@@ -38,6 +41,7 @@ from benchmark.record.parts import (
     SubgroupScore,
     Text,
 )
+from benchmark.stream import Stream, Task
 
 SCHEMA = 1
 
@@ -47,7 +51,12 @@ Matrix = list[Row]  # (T+1, T): row 0 before any training
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """A task as the record names it."""
+    """A task as the record names it.
+
+    Attributes:
+        kind: where the stream's tasks are of several, else empty: the stream's.
+        metric: the task's own primary metric where that is not the first of its kind.
+    """
 
     name: Name
     modality: Text = ""
@@ -55,10 +64,20 @@ class TaskEntry:
     kind: str = ""
     metric: str = ""
 
+    @classmethod
+    def of(cls, task: Task, stream: Stream) -> TaskEntry:
+        """A task of a stream, which says of it what the stream's own entry does not."""
+        kind = task.kind if len(stream.kinds) > 1 else ""
+        metric = task.metric if task.metric != kinds.of(task.kind).primary else ""
+        return cls(task.name, task.modality, [label.name for label in task.labels], kind, metric)
+
 
 @dataclass(frozen=True)
 class StreamEntry:
-    """The stream in the order of the run; ``folder`` is its name, with the start of the hash where names clash."""
+    """The stream in the order of the run; ``folder`` is its name, with the start of the hash where names clash.
+
+    ``kind`` is that of all tasks, or ``kinds.MIXED``, and then each task names its own.
+    """
 
     name: Name
     folder: Annotated[str, Meta(max_length=210)]
@@ -72,13 +91,30 @@ class StreamEntry:
     def task_names(self) -> list[str]:
         return [task.name for task in self.tasks]
 
+    @property
+    def kinds(self) -> list[Kind]:
+        """Of each task."""
+        return [kinds.of(task.kind or self.kind) for task in self.tasks]
+
+    @property
+    def measures(self) -> list[str]:
+        """Each task's own primary metric."""
+        return [task.metric or kind.primary for task, kind in zip(self.tasks, self.kinds, strict=True)]
+
+    @property
+    def primary(self) -> str:
+        """The primary metric that all tasks share, else ``primary``: in each column that of its task."""
+        return self.measures[0] if len(set(self.measures)) == 1 else kinds.OWN
+
 
 @dataclass(frozen=True)
 class Record:
     """One run.
 
     Attributes:
-        scores: metric -> protocol -> matrix.
+        primary: the metric of all tasks, or ``primary`` where they do not share one.
+        scores: metric -> protocol -> matrix; a metric that a task does not have is null in its column. ``primary`` has
+            in each column the task's own metric; old records lack it.
         router_accuracy: the share of samples that the router sent to their own task, a matrix; None in old records.
         router_confusion: (T, T) how many test samples of each task the final router sent to each task.
         summary: protocol -> name -> number, None where it is undefined; None until the run is complete.
@@ -92,6 +128,8 @@ class Record:
         diverged: where the run stopped, if a loss, a parameter or a score was not finite.
         missing: withheld input -> protocol -> the final model's row without it; of fusion.
         repeats: task -> what stands twice in its data; of tasks with such, None where nothing does or in old records.
+        blind: task -> the primary metric of answers that are guessed without any image; of tasks of questions.
+        samples: task -> some questions with their answers; of tasks of questions of made data alone.
         files: what a complete run left beside its record where it was made: name -> sha256; None in old records.
         stages: rows of the matrices that are filled.
     """
@@ -124,6 +162,8 @@ class Record:
     subgroups: dict[str, dict[str, dict[str, dict[str, SubgroupScore]]]] | None = None
     missing: dict[str, dict[str, Row]] | None = None
     repeats: dict[str, Repeats] | None = None
+    blind: dict[str, Share | None] | None = None
+    samples: dict[str, Annotated[list[AnswerSample], Meta(max_length=MOST_SHOWN)]] | None = None
     diverged: Divergence | None = None
     files: dict[LeftFile, Sha256] | None = None
 
@@ -179,7 +219,7 @@ class Record:
 
     @property
     def kind(self) -> Kind:
-        return kinds.joined(task.kind or self.stream.kind for task in self.stream.tasks)
+        return kinds.joined(kind.name for kind in self.stream.kinds)
 
     @property
     def place(self) -> tuple[str, str, str, int, int]:
@@ -216,7 +256,8 @@ class Record:
 
 
 LAST = (  # where a run has them
-    "router_confusion", "hits", "groups", "class_recall", "subgroups", "missing", "repeats", "diverged", "files",
+    "router_confusion", "hits", "groups", "class_recall", "subgroups", "missing", "repeats", "blind", "samples",
+    "diverged", "files",
 )  # fmt: skip
 ORDER = (
     "schema", "key", "method", "group", "stream", "config", "settings", "backbone", "seed", "order", "permutation",
@@ -234,12 +275,13 @@ def blank(tasks: int) -> Matrix:
     return [[None] * tasks for _ in range(tasks + 1)]
 
 
-def unmeasured(tasks: int, kind: Kind) -> dict[str, Any]:
+def unmeasured(stream: StreamEntry) -> dict[str, Any]:
     """The fields that a run fills, before it has begun: matrices of nulls, costs of no task."""
+    tasks, metrics = len(stream.tasks), dict.fromkeys(chain([kinds.OWN], *(kind.metrics for kind in stream.kinds)))
     return {
         "status": "running",
-        "primary": kind.primary,
-        "scores": {metric: {protocol: blank(tasks) for protocol in PROTOCOLS} for metric in kind.metrics},
+        "primary": stream.primary,
+        "scores": {metric: {protocol: blank(tasks) for protocol in PROTOCOLS} for metric in metrics},
         "router_accuracy": blank(tasks),
     }
 

@@ -11,7 +11,7 @@ from benchmark.errors import shown
 from benchmark.record.parts import MOST_SAMPLES, PROTOCOLS
 
 if TYPE_CHECKING:
-    from benchmark.record.schema import Matrix, Record
+    from benchmark.record.schema import Matrix, Record, StreamEntry
 
 ACROSS = "overall"  # of the tables over all streams: no stream has this name
 DEEPEST = 20  # lists in lists
@@ -34,8 +34,8 @@ def wrong(record: Record) -> Iterator[str]:
     """What would break a reader, or become a path that leads elsewhere."""
     stream = record.stream
     tasks, names = len(stream.tasks), stream.task_names
-    if stream.kind not in kinds.KINDS:
-        yield f"stream.kind {shown(stream.kind)} is not known"
+    if (unknown := _unknown(stream)) is not None:
+        yield unknown
         return
     if stream.name.casefold() == ACROSS:
         yield f"stream.name {stream.name!r} is that of the tables over all streams"
@@ -51,11 +51,13 @@ def wrong(record: Record) -> Iterator[str]:
         if not argument.isidentifier():
             yield f"config.method_args has {shown(argument)}, which is no name of an argument"
     for metric, protocols in record.scores.items():
-        if metric not in record.kind.metrics or set(protocols) != set(PROTOCOLS):
+        if metric not in (kinds.OWN, *record.kind.metrics) or set(protocols) != set(PROTOCOLS):
             yield f"scores has {shown(metric)}, which is no metric with identity given and hidden"
     for name, matrix in _matrices(record):
         if [len(row) for row in matrix] != [tasks] * (tasks + 1):
             yield f"{name} is not {tasks + 1} x {tasks}"
+            return
+    yield from _of_own(record)
     if record.stages > tasks + 1:
         yield f"stages {record.stages} are more than {tasks + 1}"
     made = record.provenance
@@ -67,6 +69,30 @@ def wrong(record: Record) -> Iterator[str]:
         yield from _lacking(record, tasks)
 
 
+def _unknown(stream: StreamEntry) -> str | None:
+    """A kind or a metric that there is not, or that is not the task's; None where all are known."""
+    if stream.kind not in (*kinds.KINDS, kinds.MIXED):
+        return f"stream.kind {shown(stream.kind)} is not known"
+    for task in stream.tasks:
+        name = task.kind or stream.kind
+        if name not in kinds.KINDS:
+            return f"stream.tasks has {shown(task.kind)} as the kind of {task.name}, which is not known"
+        if task.metric and task.metric not in (kinds.of(name).primaries or (kinds.of(name).primary,)):
+            return f"stream.tasks has {shown(task.metric)} as the metric of {task.name}, which is no primary one"
+    if stream.kind != kinds.joined(kind.name for kind in stream.kinds).name:
+        return f"stream.kind {stream.kind!r} is not that of the tasks"
+    return None
+
+
+def _of_own(record: Record) -> Iterator[str]:
+    """Where a column of ``scores.primary`` is not that of the task's own metric."""
+    for protocol, matrix in record.scores.get(kinds.OWN, {}).items():
+        for place, (task, metric) in enumerate(zip(record.stream.task_names, record.stream.measures, strict=True)):
+            own = record.scores.get(metric, {}).get(protocol)
+            if own is not None and [row[place] for row in own] != [row[place] for row in matrix]:
+                yield f"scores.primary.{protocol} is not scores.{metric}.{protocol} for {task}"
+
+
 def _of_samples(record: Record, names: set[str]) -> Iterator[str]:
     """What is wrong with what is kept of single samples, classes and subgroups: they are of protocols and tasks."""
     parts: dict[str, Mapping[str, Any]] = {
@@ -76,6 +102,10 @@ def _of_samples(record: Record, names: set[str]) -> Iterator[str]:
         for protocol, kept in protocols.items():
             if protocol not in PROTOCOLS or not names >= set(kept):
                 yield f"{part}.{shown(protocol)} is not of a protocol and the tasks"
+    speak = {name for name, kind in zip(record.stream.task_names, record.stream.kinds, strict=True) if kind.speaks}
+    for part, kept in (("blind", record.blind), ("samples", record.samples)):
+        if not speak >= set(kept or ()):
+            yield f"{part} is not of the tasks that are answered in words"
     groups, labels = record.groups or {}, {task.name: len(task.labels) for task in record.stream.tasks}
     if not names >= set(groups):
         yield "groups is not of the tasks"
@@ -104,8 +134,8 @@ def _lacking(record: Record, tasks: int) -> Iterator[str]:
     for metric in (record.primary, *record.kind.metrics):
         if metric not in record.scores and metric not in LATER_NUMBERS:
             yield f"scores lacks {shown(metric)} with identity given and hidden"
-    if record.primary != record.kind.primary:
-        yield f"primary {shown(record.primary)} is not that of {record.kind.name} tasks"
+    if record.primary != record.stream.primary:
+        yield f"primary {shown(record.primary)} is not that of its {record.kind.name} tasks"
     for protocol in PROTOCOLS:
         known = (record.summary or {}).get(protocol, {})
         for name in (*SUMMARY, *record.kind.summary):

@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmark.disk import make_room, write_bytes
 from benchmark.errors import UserError, notice
+from benchmark.kinds import OWN
 from benchmark.record.agreement import common
 from benchmark.record.files import csv_text, decimals, plain, write_json, write_text
 from benchmark.record.schema import Matrix, Record
@@ -152,7 +153,8 @@ def read_all(results: Path, stream: str | None = None) -> list[Record]:
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Write ``<metric>_<protocol>.csv`` for every score matrix of the record, then ``run.json`` with its digest.
+    """Write ``<metric>_<protocol>.csv`` for the primary metric and every other of which some cell is known, then
+    ``run.json`` with its digest.
 
     A method that routes has ``router_accuracy_hidden.csv`` as well, a fusion stream ``missing_modality.csv``.
     """
@@ -187,9 +189,10 @@ def csv_texts(record: Record) -> dict[str, str]:
         f"{metric}_{protocol}": matrix
         for metric, protocols in record.scores.items()
         for protocol, matrix in protocols.items()
+        if metric in (record.primary, OWN) or _known(protocols.values())
     }
     routed = record.router_accuracy or []
-    if any(value is not None for row in routed for value in row):
+    if _known([routed]):
         matrices["router_accuracy_hidden"] = routed
     texts = {}
     if record.missing is not None:
@@ -199,6 +202,11 @@ def csv_texts(record: Record) -> dict[str, str]:
         rows = [[stage, *map(decimals, row)] for stage, row in zip(["before", *tasks], matrix, strict=True)]
         texts[f"{name}.csv"] = csv_text(["stage", *tasks], rows)
     return texts
+
+
+def _known(matrices: Iterable[Matrix]) -> bool:
+    """Whether some cell is."""
+    return any(value is not None for matrix in matrices for row in matrix for value in row)
 
 
 def adopt(folder: Path, source: Path, record: Record) -> None:

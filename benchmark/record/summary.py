@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from benchmark import metrics
 from benchmark.errors import shown
-from benchmark.kinds import Kind
+from benchmark.kinds import OWN, Kind
 from benchmark.record.files import decimals
 from benchmark.record.schema import PROTOCOLS, Matrix, Record, Row
 
@@ -20,21 +20,22 @@ def summarise(
     scores: Mapping[str, Mapping[str, Matrix]],
     missing: Mapping[str, Mapping[str, Row]] | None = None,
 ) -> dict[str, dict[str, float | None]]:
-    """The record's ``summary``: for each protocol the numbers of ``metrics.summary`` on the primary metric's matrix,
-    then what the kind adds; None where a needed cell is null or the metric was not measured.
+    """The record's ``summary``: for each protocol the numbers of ``metrics.summary`` on the matrix of each task's own
+    metric, then what the kind adds; None where a needed cell is null or the metric was not measured.
 
     Where an input was withheld also what the final model loses without it.
     """
+    own = OWN if OWN in scores else kind.primary  # the first records have no matrix of their own for it
     result: dict[str, dict[str, float | None]] = {}
     for protocol in PROTOCOLS:
         matrices = {metric: [floats(row) for row in protocols[protocol]] for metric, protocols in scores.items()}
-        values = metrics.summary(matrices[kind.primary])
+        values = metrics.summary(matrices[own])
         for name, metric in kind.last_row.items():
             values[name] = metrics.last_accuracy(matrices[metric]) if metric in scores else None
         for name, (function, metric) in kind.of_matrix.items():
             values[name] = getattr(metrics, function)(matrices[metric]) if metric in scores else None
         if missing is not None:
-            full = scores[kind.primary][protocol][-1]
+            full = scores[own][protocol][-1]
             for name in kind.withheld:
                 without = floats(missing[name][protocol])
                 values[f"{name}_drop"] = metrics.modality_drop(floats(full), without)

@@ -1,14 +1,17 @@
-"""The report's tables that take a task's last score apart: by class, by subgroup, a column for every method."""
+"""The report's tables that take a task's last score apart, a column for every method: by class, by subgroup, and of
+answers in words by metric."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from benchmark.compare import per_task
 from benchmark.compare.entries import by_key
 from benchmark.compare.stats import mean, whole
+from benchmark.compare.tables import spoken
 from benchmark.record.schema import PROTOCOLS, Record
 from benchmark.report import findings
 from benchmark.report.views import StreamView
@@ -17,9 +20,12 @@ from benchmark.report.views import StreamView
 Kept = Callable[[Sequence[Record], str], Mapping[Any, list[float | None]]]
 
 
+BLIND = "without the image"
+
+
 @dataclass(frozen=True)
 class BreakdownLine:
-    """One class, or one subgroup, and a cell for every method; ``lines``: of its task if it is the first, else 0."""
+    """One class, subgroup or metric, and a cell for each column; ``lines``: of its task if it is the first, else 0."""
 
     task: str
     lines: int
@@ -46,7 +52,26 @@ def subgroups(view: StreamView) -> list[Breakdown]:
     return _of(view, per_task.subgroups, lambda column, value, n: [str(column), str(value) or "not told", str(n)])
 
 
-def _of(view: StreamView, kept: Kept, words: Callable[..., list[str]]) -> list[Breakdown]:
+def answers(view: StreamView) -> list[Breakdown]:
+    """What was measured of each task's answers in words, beside what guesses without the image reach; empty where no
+    task is answered so."""
+    blind: dict[str, list[float | None]] = {}
+    for run in view.runs:
+        for task, score in (run.blind or {}).items():
+            blind.setdefault(task, []).append(score)
+
+    def guessed(place: tuple[Any, ...]) -> list[float | None]:
+        _, task, metric, _ = place
+        return blind.get(task, []) if metric == 0 else []
+
+    return _of(view, per_task.answers, lambda _, metric: [spoken(metric)], {BLIND: guessed} if blind else {})
+
+
+def _of(
+    view: StreamView, kept: Kept, words: Callable[..., list[str]],
+    first: Mapping[str, Callable[[tuple[Any, ...]], list[float | None]]] = MappingProxyType({}),
+) -> list[Breakdown]:  # fmt: skip
+    """``first``: columns that stand before those of the methods."""
     runs_of = {(runs[0].method, runs[0].key): runs for runs in by_key(view.runs)}
     found = []
     for protocol in PROTOCOLS:
@@ -60,9 +85,12 @@ def _of(view: StreamView, kept: Kept, words: Callable[..., list[str]]) -> list[B
                 task=place[1],
                 lines=tasks.count(place[1]) if place[1] not in tasks[:at] else 0,
                 words=words(*place[2:]),
-                cells=[mean(column.get(place, [])) for column in columns.values()],
+                cells=[
+                    *(mean(values(place)) for values in first.values()),
+                    *(mean(column.get(place, [])) for column in columns.values()),
+                ],
             )
             for at, place in enumerate(places)
         ]
-        found += [Breakdown(protocol, list(columns), lines)] if lines else []
+        found += [Breakdown(protocol, [*first, *columns], lines)] if lines else []
     return found

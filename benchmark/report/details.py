@@ -10,6 +10,9 @@ from statistics import fmean
 
 from benchmark import metrics
 from benchmark.compare.rows import LeaderboardRow
+from benchmark.compare.tables import spoken
+from benchmark.kinds import OWN
+from benchmark.record.parts import AnswerSample
 from benchmark.record.schema import PROTOCOLS, Record, TaskEntry
 from benchmark.record.summary import floats, missing_rows
 from benchmark.report import modality
@@ -57,6 +60,8 @@ class MethodView:
         router: None for a method that never routed.
         missing: (what is missing, at which rate) -> the final model's mean score; None where it was not measured.
         packages: what the runs were made with, without doubles.
+        own: each task's own metric in words, in the order of ``tasks``; empty where all have the same.
+        samples: task -> questions of made data, with the answers of the first run.
     """
 
     method: str
@@ -77,6 +82,8 @@ class MethodView:
     missing: dict[str, dict[tuple[str, float], float | None]] | None
     provenance: list[ProvenanceView]
     packages: list[str]
+    own: list[str]
+    samples: dict[str, list[AnswerSample]]
 
 
 def method_view(runs: Sequence[Record], rows: dict[str, LeaderboardRow]) -> MethodView:
@@ -113,6 +120,8 @@ def method_view(runs: Sequence[Record], rows: dict[str, LeaderboardRow]) -> Meth
         missing=_missing(runs),
         provenance=[provenance_view(run) for run in runs],
         packages=sorted({packages(run) for run in runs}),
+        own=list(map(spoken, runs[0].stream.measures)) if runs[0].primary == OWN else [],
+        samples=runs[0].samples or {},
     )
 
 

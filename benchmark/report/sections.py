@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -74,6 +74,7 @@ class StreamSection:
     class_recalls: list[breakdown.Breakdown]
     no_class_recalls: str
     subgroups: list[breakdown.Breakdown]
+    answers: list[breakdown.Breakdown]
     missing: panels.MissingPanel | None
     methods: list[MethodSection]
 
@@ -130,6 +131,7 @@ def stream_section(records: Sequence[Record], results_at: str, matrices: bool, p
         class_recalls=class_recalls,
         no_class_recalls="" if class_recalls or not view.kind.labelled else NO_CLASS_RECALLS,
         subgroups=breakdown.subgroups(view),
+        answers=breakdown.answers(view),
         recalls=[(recall(name), f"{name}_mean") for name in (*RECALLS, *RECIPROCAL) if name in view.kind.summary],
         missing=panels.missing(view),
         methods=[MethodSection(method, _matrix_said(method), findings.code(method)) for method in view.methods],
@@ -138,11 +140,18 @@ def stream_section(records: Sequence[Record], results_at: str, matrices: bool, p
 
 def _about(view: StreamView) -> str:
     modalities = dict.fromkeys(task.modality for task in view.tasks)
-    said = [f"{len(view.tasks)} tasks of {view.kind.name}", f"{len(modalities)} modalities: {', '.join(modalities)}"]
+    kinds, own = dict.fromkeys(task.kind or view.kind.name for task in view.tasks), dict.fromkeys(view.own)
+    said = [f"{len(view.tasks)} tasks of {_listed(kinds)}", f"{len(modalities)} modalities: {', '.join(modalities)}"]
+    said += [f"each task is scored by its own metric, {_listed(own, 'or')}"] if len(own) > 1 else []
     if view.chance:
         given, hidden = (percent(view.chance[protocol]) for protocol in PROTOCOLS)
         said.append(f"guessing scores {given} % with the identity given, {hidden} % hidden")
     return ("; ".join(said) + ".").replace("1 modalities", "1 modality").replace("1 tasks", "1 task")
+
+
+def _listed(words: Iterable[str], joint: str = "and") -> str:
+    *first, last = words
+    return f"{', '.join(first)} {joint} {last}" if first else last
 
 
 def _bold(rows: Sequence[LeaderboardRow], best: Best) -> set[tuple[str, str, str]]:

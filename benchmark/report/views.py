@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from benchmark import kinds
 from benchmark.compare import leaderboard
 from benchmark.compare.entries import by_key, counts
 from benchmark.compare.rows import LeaderboardRow
@@ -25,7 +24,7 @@ class StreamView:
     Attributes:
         name: of its folder.
         measure: the primary metric in words.
-        tasks: in the stream's listed order.
+        tasks: in the stream's listed order. own: the metric of each in words.
         chance: protocol -> what guessing scores, see ``chance``.
         runs: the records that enter the leaderboard.
         left_out: reason -> how many records enter none.
@@ -37,6 +36,7 @@ class StreamView:
     kind: Kind
     measure: str
     tasks: list[TaskEntry]
+    own: list[str]
     chance: dict[str, float] | None
     hash: str
     rows: list[LeaderboardRow]
@@ -61,12 +61,14 @@ def stream_view(records: Sequence[Record]) -> StreamView:
     entering = [record for record in records if counts(record)]
     rows, head = leaderboard.rows(entering), entering[0]
     by_identity = {(row.method, row.key, row.protocol): row for row in rows}
-    by_place = dict(zip(head.permutation, head.stream.tasks, strict=True))
+    by_place = dict(zip(head.permutation, zip(head.stream.tasks, head.stream.measures, strict=True), strict=True))
+    listed = [by_place[place] for place in sorted(by_place)]
     return StreamView(
         name=head.stream.folder,
         kind=head.kind,
         measure=spoken(head.primary),
-        tasks=[by_place[place] for place in sorted(by_place)],
+        tasks=[task for task, _ in listed],
+        own=[spoken(metric) for _, metric in listed],
         chance=chance(head.stream),
         hash=head.stream.hash,
         rows=rows,
@@ -93,7 +95,7 @@ def _in_order(
 def chance(stream: StreamEntry) -> dict[str, float] | None:
     """What guessing scores after the last task: the mean over tasks of 1 / candidates; None without labels."""
     sizes = [len(task.labels) for task in stream.tasks]
-    if not kinds.of(stream.kind).labelled or not all(sizes):
+    if not all(kind.labelled for kind in stream.kinds) or not all(sizes):
         return None
     every = sizes[0] if stream.label_space == "shared" else sum(sizes)
     return {"given": fmean(1 / size for size in sizes), "hidden": 1 / every}

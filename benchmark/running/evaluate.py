@@ -100,7 +100,8 @@ class Evaluator:
     def _question(self, stage: int, task: Task, protocol: str, known: dict[Any, Any], inputs: str = "both") -> Question:
         return Question(
             self.method, self.stream, self.data, self.split, self.device, stage, task, protocol == "hidden",
-            self._candidates(stage, task, protocol), self._gallery(stage, task, protocol), inputs, known,
+            self._candidates(stage, task, protocol), self._gallery(stage, task, protocol),
+            self._legal(stage, task, protocol), inputs, known,
         )  # fmt: skip
 
     def _candidates(self, stage: int, task: Task, protocol: str) -> Sequence[Label]:
@@ -108,20 +109,27 @@ class Evaluator:
         return task.labels if own else self.stream[:stage].labels()
 
     def _gallery(self, stage: int, task: Task, protocol: str) -> Sequence[Task]:
-        if kinds.of(task.kind).labelled or protocol == "given" or self.gallery == "task":
+        if not kinds.of(task.kind).searches or protocol == "given" or self.gallery == "task":
             return (task,)
         return self.stream.tasks if self.gallery == "all" else self.stream[:stage].tasks
+
+    def _legal(self, stage: int, task: Task, protocol: str) -> Sequence[str]:
+        tasks = [task] if protocol == "given" else [task, *self.stream[:stage]]
+        return tuple(dict.fromkeys(answer for each in tasks for answer in each.answers))
 
     def _signature(self, stage: int, question: Question) -> tuple[object, ...] | None:
         """What the answers of a cell depend on; None: may change any time."""
         joint, protocol = self.method.joint, "hidden" if question.hidden else "given"
         depends: tuple[object, ...] = ("joint",)
         if not joint or stage == 0:
-            shown = dict.fromkeys((question.task, *question.gallery))
-            depends = tuple(self.method.answers_from(task, protocol) for task in shown)
+            asked = dict.fromkeys((question.task, *question.gallery))
+            depends = tuple(self.method.answers_from(task, protocol) for task in asked)
             if any(each is None for each in depends):
                 return None
         routed = type(self.method).route is not IncrementalMethod.route
         router = stage if question.hidden and routed and not joint else None
         candidates = tuple(label.id for label in question.candidates)
-        return depends, candidates, router, tuple(other.index for other in question.gallery)
+        shown = tuple(other.index for other in question.gallery)
+        limit = max(task.max_new_tokens for task in (question.task, *self.stream[:stage]))
+        said = (question.legal, limit) if kinds.of(question.task.kind).speaks and question.hidden else ()
+        return depends, candidates, router, shown, said

@@ -107,7 +107,10 @@ def starts_anew(config: RunConfig, found: Found) -> bool:
 def new_record(plan: Plan, device: str) -> Record:
     """The record of a run that has not begun."""
     config, card, stream = plan.config, plan.card, plan.stream
-    tasks = [TaskEntry(task.name, task.modality, [label.name for label in task.labels]) for task in stream]
+    entry = StreamEntry(
+        stream.name, plan.stream_folder, [TaskEntry.of(task, stream) for task in stream], stream.version,
+        plan.stream_hash, plan.kind.name, stream.label_space,
+    )  # fmt: skip
     repeats = doubles.of_stream(plan.recipe, plan.identities)
     data = {task.name: digest for task, digest in zip(plan.recipe.stream, plan.identities, strict=True)}
     return Record(
@@ -115,9 +118,7 @@ def new_record(plan: Plan, device: str) -> Record:
         key=plan.key,
         method=card.name,
         group=card.group,
-        stream=StreamEntry(
-            stream.name, plan.stream_folder, tasks, stream.version, plan.stream_hash, plan.kind.name, stream.label_space
-        ),
+        stream=entry,
         config=plan.made_with,
         settings=config.settings(card),
         backbone=config.backbone,
@@ -128,7 +129,7 @@ def new_record(plan: Plan, device: str) -> Record:
         split=config.split,
         repeats={task: Repeats(**counts) for task, counts in repeats.items()} or None,
         provenance=provenance.collect(provenance.ROOT, card.file, plan.recipe.source_kinds, device, data, now()),
-        **unmeasured(len(stream), plan.kind),
+        **unmeasured(entry),
     )
 
 
@@ -153,7 +154,8 @@ def _learn(
         if config.logger is not None and here.leads:
             title = f"{plan.stream_folder} {plan.card.name} {plan.key} seed{config.seed}-order{config.order}"
             logger = loggers.made(config.logger, folder.making, title)
-        loop = Loop(method, plan.stream, data, config, plan.precision, record, folder, here, display, logger)
+        made = [task.name for task, source in zip(plan.stream, plan.sources, strict=True) if source.kind == "phantom"]
+        loop = Loop(method, plan.stream, data, config, plan.precision, record, folder, here, display, logger, made)
         try:
             loop.run()
         finally:

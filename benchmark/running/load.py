@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from benchmark.config import space
+from benchmark.config.families import speaks
 from benchmark.config.resolve import Plan
+from benchmark.config.run_config import RunConfig
 from benchmark.data.batches import TaskData, placed, task_data
 from benchmark.errors import UserError
 from benchmark.kinds import Kind
+from benchmark.record.parts import Configuration
 from benchmark.running.seeds import seeded
 from benchmark.stream import Budget
 from methods.base import IncrementalMethod
-from methods.parts import backbones
+from methods.parts import backbones, language_models
 
 
 def loaded(plan: Plan, cls: Any, device: torch.device) -> tuple[IncrementalMethod, list[TaskData]]:
@@ -31,30 +33,37 @@ def loaded(plan: Plan, cls: Any, device: torch.device) -> tuple[IncrementalMetho
     config = plan.config
     try:
         with seeded(config.seed, "method"):
-            method = attached(cls, config.method_args, config.backbone, config.pretrained, plan.kind, plan.budget)
+            method = attached(cls, config, plan.kind, plan.budget, config.seed)
     except ValueError as error:
         raise UserError(str(error)) from None
     method.to(device)
-    size, tokenize = method.backbone.image_size, method.backbone.tokenizer
+    size, words = method.backbone.image_size, method.language if method.backbone.speaks else None
+    tokenize = None if words is not None else method.backbone.tokenizer
     space.check(plan, size)
     data = [
-        task_data(task, source, samples, size, config.limit, tokenize, config.inputs)
+        task_data(task, source, samples, size, config.limit, tokenize, config.inputs, words)
         for task, source, samples in zip(plan.stream, plan.sources, plan.samples, strict=True)
     ]
     return method, placed(data, {"train", config.split}, device)
 
 
-def attached(
-    cls: Any, arguments: Mapping[str, Any], backbone: str, pretrained: str | None, kind: Kind, budget: Budget
-) -> IncrementalMethod:
-    """A new method on a backbone by name, which is ready for what tasks of the kind hold.
+def attached(cls: Any, config: RunConfig | Configuration, kind: Kind, budget: Budget, seed: int) -> IncrementalMethod:
+    """A new method on its backbone, which is ready for what tasks of the kind hold.
+
+    Args:
+        seed: of the run; what a layout without weights is drawn from.
 
     Raises:
         ValueError: the method or the backbone refuses its arguments.
     """
-    method: IncrementalMethod = cls(**arguments)
-    frozen = backbones.load(backbone, pretrained)
-    method.attach(frozen.with_text() if kind.reads_text else frozen, budget)
+    method: IncrementalMethod = cls(**config.method_args)
+    if speaks(config.backbone):
+        with seeded(seed, "backbone"):
+            language: Any = language_models.load(config.backbone)
+        method.attach(language, budget)
+    else:
+        frozen = backbones.load(config.backbone, config.pretrained)
+        method.attach(frozen.with_text() if kind.reads_text else frozen, budget)
     return method
 
 

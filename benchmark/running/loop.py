@@ -19,13 +19,14 @@ from torch import Tensor
 from benchmark.config.run_config import RunConfig
 from benchmark.data.batches import PASS_BATCH, TaskData
 from benchmark.errors import warn
+from benchmark.kinds import OWN
 from benchmark.record.files import now
 from benchmark.record.folder import RunFolder
 from benchmark.record.parts import Divergence, SampleGroups, SampleScores
 from benchmark.record.schema import PROTOCOLS, Costs, Record
 from benchmark.record.summary import summarise
 from benchmark.running import state
-from benchmark.running.answers import apart
+from benchmark.running.answers import apart, judged
 from benchmark.running.answers.question import Cell
 from benchmark.running.divergence import Diverged, not_finite
 from benchmark.running.evaluate import Cells, Evaluator
@@ -35,6 +36,7 @@ from benchmark.running.memory_limit import told_when_full
 from benchmark.running.progress import Display
 from benchmark.running.seeds import seeded
 from benchmark.running.state import BEGUN, ENDED, Phase
+from benchmark.running.written import answer_lines, shown_samples
 from benchmark.stream import Stream, Task
 from methods.base import IncrementalMethod
 
@@ -49,16 +51,18 @@ class Loop:
         folder: the run's, claimed by this process, or by the one that leads it.
         precision: Lightning's.
         logger: one of Lightning's, for losses and scores besides the record.
+        made: names of the tasks whose samples are drawn, not anybody's, so that some may stand in the record.
     """
 
     def __init__(
         self, method: IncrementalMethod, stream: Stream, data: list[TaskData], config: RunConfig, precision: str,
         record: Record, folder: RunFolder, hardware: Hardware, display: Display, logger: Logger | None = None,
+        made: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.method, self.stream, self.data, self.config, self.precision = method, stream, data, config, precision
         self.record, self.folder, self.hardware, self.display, self.logger = record, folder, hardware, display, logger
         self.evaluator = Evaluator(method, stream, data, config, precision, hardware.device)
-        self.purpose = config.seed, config.order
+        self.purpose, self.made = (config.seed, config.order), made
         self.damages: list[str] = []  # a line for each file that an earlier process left and that cannot be used
 
     def run(self) -> None:
@@ -160,7 +164,7 @@ class Loop:
         with seeded(*self.purpose, stage, "evaluate"), full:
             cells = self.evaluator.row(stage)
         rows = {
-            metric: {protocol: _scores(cells[protocol], metric) for protocol in PROTOCOLS}
+            metric: {protocol: _scores(cells[protocol], self._measures(metric)) for protocol in PROTOCOLS}
             for metric in self.record.scores
         }
         router = [cell.router_accuracy if cell else None for cell in cells["hidden"]]
@@ -201,9 +205,12 @@ class Loop:
         cost = replace(self.record.cost, peak_memory_mib=[peak_memory(self.hardware.device)])
         summary = summarise(kind, self.record.scores, self.record.missing)
         made = replace(self.record.provenance, finished=now())
-        left = state.keep(self.folder, self.files, self.method, len(self.stream) + 1, self.config.keep_images)
+        arrays, tested = state.all_predictions(self.files, len(self.stream) + 1), self.config.split
+        answers = answer_lines(arrays, self.stream, self.data, tested, judged)
+        shown = shown_samples(arrays, self.stream, self.data, tested, self.made)
+        left = state.keep(self.folder, self.method, arrays, answers, self.config.keep_images)
         self.record = replace(
-            self.record, cost=cost, summary=summary, provenance=made, status="complete", files=left
+            self.record, cost=cost, summary=summary, provenance=made, status="complete", samples=shown, files=left
         )  # fmt: skip
         self.folder.finish(self.record)
 
@@ -214,7 +221,12 @@ class Loop:
         full = told_when_full(f"evaluating with the {missing} withheld", None, PASS_BATCH)
         with seeded(*self.purpose, "withhold", missing), full:
             cells = self.evaluator.withheld(there)
-        return {protocol: _scores(row, self.record.primary) for protocol, row in cells.items()}
+        return {protocol: _scores(row, self._measures(OWN)) for protocol, row in cells.items()}
+
+    def _measures(self, metric: str) -> list[str]:
+        """The metric of each column of its matrix."""
+        own = self.record.stream.measures
+        return own if metric == OWN else [metric] * len(own)
 
     def _save(self, task: int, phase: str, seconds: float = 0.0) -> None:
         if self.hardware.leads:
@@ -251,9 +263,9 @@ def kept_of_samples(
     return hits, groups or None
 
 
-def _scores(cells: Sequence[Cell | None], metric: str) -> list[float | None]:
-    """A metric of a row; null where there is no cell, or no answer in it."""
-    values = [None if cell is None else cell.metrics[metric] for cell in cells]
+def _scores(cells: Sequence[Cell | None], measures: Sequence[str]) -> list[float | None]:
+    """A row, of each cell its metric; null where there is no cell, no answer in it, or the task lacks the metric."""
+    values = [None if cell is None else cell.metrics.get(name) for cell, name in zip(cells, measures, strict=True)]
     return [None if value is None or np.isnan(value) else value for value in values]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
 from benchmark.data.batches import TaskData
 from benchmark.disk import Data, remove, write_bytes
 from benchmark.kinds import of
+from benchmark.record.answers import ANSWERS, AnswerLine, zipped
 from benchmark.record.folder import EXPERTS, LEFT, METHOD, PREDICTIONS, RunFolder
 from benchmark.record.schema import Record, blank
 from benchmark.record.state_files import MANIFEST, StateFiles
@@ -127,7 +129,8 @@ def cut_rows(record: Record, rows: int) -> Record:
     cost = replace(record.cost, eval_seconds=record.cost.eval_seconds[:rows])
     return replace(
         record, status="running", stages=rows, scores=scores, router_accuracy=router, cost=cost, summary=None,
-        router_confusion=None, hits=None, groups=None, class_recall=None, subgroups=None, missing=None, files=None,
+        router_confusion=None, hits=None, groups=None, class_recall=None, subgroups=None, missing=None, samples=None,
+        files=None,
     )  # fmt: skip
 
 
@@ -215,22 +218,33 @@ def write_predictions(
     files.put(predictions(stage), _archived(arrays))
 
 
-def keep(folder: RunFolder, files: StateFiles, method: IncrementalMethod, stages: int, images: bool) -> dict[str, str]:
-    """Put beside the record what stays: predictions in one file, the method, its experts in PEFT's format.
+def all_predictions(files: StateFiles, stages: int) -> dict[str, NDArray[Any]]:
+    """The arrays of :func:`write_predictions` of every stage."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for stage in range(stages):
+        with np.load(BytesIO(files.get(predictions(stage))), allow_pickle=False) as part:
+            arrays.update(part)
+    return arrays
+
+
+def keep(
+    folder: RunFolder, method: IncrementalMethod, arrays: Mapping[str, NDArray[Any]], answers: Sequence[AnswerLine],
+    images: bool,
+) -> dict[str, str]:  # fmt: skip
+    """Put beside the record what stays: predictions and answers in words in a file each, the method, its experts in
+    PEFT's format.
 
     Samples that the method has kept, images of patients perhaps, stay only with ``images``; it answers without them.
 
     Returns:
         Name -> sha256 of every file.
     """
-    arrays: dict[str, Any] = {}
-    for stage in range(stages):
-        with np.load(BytesIO(files.get(predictions(stage))), allow_pickle=False) as part:
-            arrays.update(part)
     private = () if images else [f"memory.{name}" for name in method.kept_samples()]
     state = {name: tensor for name, tensor in method.state_dict().items() if name not in private}
     own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
     left: dict[str, Data] = {PREDICTIONS: _archived(arrays), METHOD: save(own)}
+    if answers:
+        left[ANSWERS] = zipped(answers)
     experts: Any = getattr(method, "experts", None)
     for name in getattr(experts, "names", ()):
         left |= {f"{EXPERTS}/{name}/{file}": data for file, data in experts.stored(name).items()}
@@ -241,7 +255,7 @@ def keep(folder: RunFolder, files: StateFiles, method: IncrementalMethod, stages
     return {name: hashlib.sha256(data).hexdigest() for name, data in left.items()}
 
 
-def _archived(arrays: dict[str, Any]) -> memoryview:
+def _archived(arrays: Mapping[str, NDArray[Any]]) -> memoryview:
     buffer = BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getbuffer()

@@ -96,12 +96,12 @@ class Bench:
         )
 
     def record(self) -> Record:
-        tasks = [TaskEntry(task.name, task.modality) for task in self.stream]
+        tasks = [TaskEntry.of(task, self.stream) for task in self.stream]
         stream = StreamEntry(self.stream.name, self.stream.name, tasks, kind=self.kind.name)
         return Record(
             schema=SCHEMA, key="0" * 12, method="checked", stream=stream, seed=CONFIG.seed, order=CONFIG.order,
             permutation=list(range(len(tasks))), provenance=Provenance(fingerprint="0" * 16),
-            **unmeasured(len(self.stream), self.kind),
+            **unmeasured(stream),
         )  # fmt: skip
 
     def run(self) -> Loop:

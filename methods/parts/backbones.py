@@ -54,6 +54,7 @@ class Backbone(nn.Module):
 
     mean: Tensor
     std: Tensor
+    speaks = False  # it knows images from texts, and writes none
 
     def __init__(self, model: Any, tokenizer: Callable[[Sequence[str]], Tensor], name: str) -> None:
         super().__init__()
@@ -97,6 +98,16 @@ class Backbone(nn.Module):
         return self.image.blocks[0].norm1.normalized_shape[0]
 
     @property
+    def depth(self) -> int:
+        """Blocks of the image tower."""
+        return len(self.image.blocks)
+
+    @property
+    def bound(self) -> Tensor:
+        """No logit is further from 0."""
+        return self.logit_scale.exp()
+
+    @property
     def embedding(self) -> int:
         """E, the width of what both towers give."""
         return self.class_features([Label(-1, "", ("",))]).shape[1]
@@ -122,6 +133,12 @@ class Backbone(nn.Module):
         """(B, C): scale times the cosine of image and text features, in the texts' precision even under autocast."""
         with torch.autocast(image_BE.device.type, enabled=False):
             return self.logit_scale.exp() * F.normalize(image_BE.to(text_CE.dtype), dim=-1) @ text_CE.T
+
+    def soft(self, features: Tensor, batch: dict[str, Tensor], labels: Sequence[Label]) -> tuple[Tensor, Tensor]:
+        """(B, C) logits over labels, in which two models are compared, and (B,) what each row counts."""
+        return self.logits(features, self.class_features(labels)), features.new_full(
+            (len(features),), 1 / len(features)
+        )
 
 
 def load(name: str, pretrained: str | None = None) -> Backbone:

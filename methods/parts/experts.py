@@ -56,7 +56,8 @@ class Experts:
     ) -> None:  # fmt: skip
         """``places`` in ``blocks`` (all by default) are adapted; two pools on one tower must not share a layer.
 
-        ``tower`` is a :class:`~methods.parts.towers.Tower`, or a backbone, whose two towers are then adapted.
+        ``tower`` is a :class:`~methods.parts.towers.Tower`, or a backbone, whose two towers are then adapted, or a
+        vision-language model, of which the decoder is.
 
         Raises:
             ValueError: a rank below 1, or a place that is none of :data:`~methods.parts.towers.PLACES`.
@@ -70,13 +71,12 @@ class Experts:
         self.names: list[str] = []
         self.live: str | None = None
         self.folded: Blend = {}
-        which = r"\d+" if blocks is None else "|".join(str(block) for block in blocks)
         self.config = LoraConfig(
             r=rank,
             lora_alpha=alpha,  # type: ignore[arg-type]
             lora_dropout=dropout,
             bias="none",
-            target_modules=rf"((image|text)\.)?blocks\.({which})\.({'|'.join(places)})",
+            target_modules=peft_layers.pattern(tower, places, blocks),
         )
         self.layers: list[Any] = []  # of PEFT's lora.Linear
         self._pristine: list[Tensor] = []
@@ -154,6 +154,22 @@ class Experts:
         """
         with peft_layers.computed(self.layers, forward):
             yield
+
+    @contextmanager
+    def apart(self, name: str, samples: int) -> Iterator[list[Tensor]]:
+        """Inside this expert alone acts, as a copy for every sample; gives these, in the order of :meth:`parameters`.
+
+        (samples, r, D_in) and (samples, D_out, r): the gradient of a sum of losses, one a sample, with respect to them
+        is the gradient of each sample's own loss. The rows of every layer's input (samples, N, D_in) are the samples.
+        """
+        As, Bs = ([factor.detach().expand(samples, -1, -1).requires_grad_() for factor in side]
+                  for side in self.factors(name))  # fmt: skip
+
+        def forward(i: int, x: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
+            return nn.functional.linear(x, W, b) + self.scale * (x @ As[i].mT @ Bs[i].mT)
+
+        with self.blend({}), self.computed(forward):
+            yield [*As, *Bs]
 
     def _known(self, names: Iterable[str]) -> list[str]:
         """The names, if there is an expert of each."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -63,3 +64,12 @@ class Memory(nn.Module, MutableMapping[str, Tensor]):
             for key, value in state_dict.items()
             if key.startswith(prefix)
         }
+
+
+def one_width(parts: Sequence[Tensor]) -> Tensor:
+    """The rows of all parts below each other; behind rows of tokens that are shorter than others stands -1 (False)."""
+    width = max(part.shape[-1] for part in parts)
+    if parts[0].ndim != 2 or all(part.shape[-1] == width for part in parts):
+        return torch.cat(list(parts))
+    blank = False if parts[0].dtype == torch.bool else -1
+    return torch.cat([F.pad(part, (0, width - part.shape[-1]), value=blank) for part in parts])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,10 @@ from torch import Tensor, nn
 
 from methods.parts.lean_layers import LeanLinear
 
+DECODER = {  # what the places of a block are called in a language model, which has one layer more
+    "q": (r"self_attn\.q_proj",), "k": (r"self_attn\.k_proj",), "v": (r"self_attn\.v_proj",),
+    "out": (r"self_attn\.o_proj",), "fc1": (r"mlp\.gate_proj", r"mlp\.up_proj"), "fc2": (r"mlp\.down_proj",),
+}  # fmt: skip
 Layers = Sequence[Any]  # of LoraLinear
 Scaling = float | Tensor
 
@@ -28,6 +32,21 @@ Scaling = float | Tensor
 def is_factor(name: str) -> bool:
     """Whether a parameter of this full name is a factor of an adapter."""
     return ".lora_" in name
+
+
+def pattern(model: nn.Module, places: Sequence[str], blocks: Iterable[int] | None = None) -> str:
+    """A regular expression of the full names of the layers at these places of these blocks, all by default.
+
+    Of a vision-language model they are the decoder's: its vision tower has layers of the same names.
+    """
+    which = r"\d+" if blocks is None else "|".join(str(block) for block in blocks)
+    if not hasattr(model, "get_decoder"):
+        return rf"((image|text)\.)?blocks\.({which})\.({'|'.join(places)})"
+    language: Any = model
+    decoder = language.get_decoder()
+    (path,) = (name for name, module in model.named_modules() if module is decoder)
+    layers = "|".join(name for place in places for name in DECODER[place])
+    return rf"{re.escape(path)}\.layers\.({which})\.({layers})"
 
 
 def stored_names(path: str) -> tuple[str, str]:

@@ -197,7 +197,7 @@ def test_a_gate_begins_in_favour_of_its_own_expert(weights: str, scope: str, set
 def test_training_computes_what_will_be_answered(weights: str, scope: str, mask: str) -> None:
     method, data = grown(3, weights=weights, scope=scope or "shared", mask=mask), batch(2)
     with method.learning():
-        learning, folded = method.embed_image(data), set(method.experts.folded)
+        learning, folded = method.outputs(data), set(method.experts.folded)
     assert folded == (set() if weights == "softmax" else set(method.members(task(2))) - {"task2"})
     end(method, data)
     method.eval()
@@ -236,7 +236,7 @@ def test_cls_gate_weighs_by_sample_and_keeps_the_mean_over_the_training_set(scop
     assert torch.allclose(end(method, *data), by_sample.mean(dim=0).expand(LAYERS, -1), atol=1e-6)
     method.budget = Budget(augment="none")
     with method.learning():
-        features = method.embed_image(data[0])
+        features = method.outputs(data[0])
     for i, own in enumerate(by_sample[:4].expand(4, LAYERS, 3)):
         with method.experts.blend({f"task{e}": tuple(w) for e, w in enumerate(own.T.tolist())}):
             alone = method.backbone.image(method.views(data[0]["image"][i : i + 1], False))[0]

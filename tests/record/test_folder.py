@@ -40,7 +40,7 @@ def two(**changes: object) -> Record:
 
 def running(record: Record) -> Record:
     """The record of the same run, before it has begun."""
-    blank = unmeasured(len(record.stream.tasks), record.kind)
+    blank = unmeasured(record.stream)
     return replace(record, stages=0, summary=None, **blank)
 
 

@@ -293,8 +293,8 @@ def test_an_unfinished_record_needs_its_identity_alone() -> None:
 @pytest.mark.parametrize("kind", sorted(kinds.KINDS))
 def test_a_run_that_has_not_begun_is_blank_and_grows_by_rows(kind: str) -> None:
     stream = StreamEntry("two", "two", [TaskEntry("a"), TaskEntry("b")], kind=kind)
-    record = Record(schema=1, key="0a", method="ewc", stream=stream, seed=0, order=0, **unmeasured(2, kinds.of(kind)))
-    assert set(record.scores) == set(kinds.of(kind).metrics) and record.matrix("hidden") == blank(2)
+    record = Record(schema=1, key="0a", method="ewc", stream=stream, seed=0, order=0, **unmeasured(stream))
+    assert set(record.scores) == {"primary", *kinds.of(kind).metrics} and record.matrix("hidden") == blank(2)
     assert Record.from_json(json.loads(json.dumps(record.to_json()))) == record
     row = {metric: {"given": [0.5, 0.25], "hidden": [0.5, None]} for metric in record.scores}
     grown = record.with_row(1, row, [1.0, None])

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark import kinds, metrics
+from benchmark import metrics
 from benchmark.compare import tables
 from benchmark.config.run_config import RunConfig
 from benchmark.data.batches import Batches, Samples, Subgrouping, TaskData
@@ -364,7 +364,7 @@ def test_missing_rates_are_the_expected_accuracy() -> None:
 
 def record(kind: str, **changes: Any) -> Record:
     stream = StreamEntry("s", "s", [TaskEntry("one"), TaskEntry("two")], kind=kind)
-    fields = unmeasured(2, kinds.of(kind))
+    fields = unmeasured(stream)
     matrices = {"given": [[0.2, 0.3], [0.8, 0.3], [0.6, 0.9]], "hidden": [[None, None], [0.7, None], [0.4, 0.9]]}
     fields["scores"] = dict.fromkeys(fields["scores"], matrices)
     return Record(schema=SCHEMA, key="0" * 12, method="m", stream=stream, seed=0, order=0, **fields, **changes)

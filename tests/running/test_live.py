@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmark import cli, kinds
+from benchmark import cli
 from benchmark.errors import UserError
 from benchmark.record.folder import RunFolder
 from benchmark.record.schema import SCHEMA, Record, StreamEntry, TaskEntry, unmeasured
@@ -29,10 +29,8 @@ RUN = ["run", "--method", "sequential_lora", "--stream", "smoke", "--epochs", "1
 
 def record(stages: int) -> Record:
     """Two tasks, of whose matrix ``stages`` rows are known."""
-    stream, fields = (
-        StreamEntry("smoke", "smoke", [TaskEntry("lung_ct"), TaskEntry("skin")]),
-        unmeasured(2, kinds.of("fusion")),
-    )
+    stream = StreamEntry("smoke", "smoke", [TaskEntry("lung_ct"), TaskEntry("skin")], kind="fusion")
+    fields = unmeasured(stream)
     for stage in range(stages):
         fields["scores"]["accuracy"]["given"][stage] = [0.25 + 0.5 * stage, 0.125]
     return Record(SCHEMA, "0" * 12, "ewc", stream, seed=0, order=0, stages=stages, **fields)

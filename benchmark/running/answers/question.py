@@ -60,6 +60,7 @@ class Question:
         stage: how many tasks are learned.
         task: whose samples. hidden: the method is not told whose they are.
         candidates: the labels to choose from; without labels ``gallery``: the tasks whose items are searched.
+        legal: of closed questions the answers among which the likeliest is looked for.
         inputs: both, image or text: what a sample shows.
         known: answers of this stage that several cells share.
     """
@@ -74,6 +75,7 @@ class Question:
     hidden: bool
     candidates: Sequence[Label] = ()
     gallery: Sequence[Task] = ()
+    legal: Sequence[str] = ()
     inputs: str = "both"
     known: dict[Any, Any] = field(default_factory=dict)
 
@@ -99,7 +101,8 @@ class Question:
         Raises:
             RunFailed: what the method gives is of another shape or type. Diverged: it is not finite.
         """
-        if not self.method.task_free or type(self.method).scores is not IncrementalMethod.scores:
+        whole = type(self.method).scores is not IncrementalMethod.scores or self.method.backbone.speaks
+        if not self.method.task_free or whole:
             return self._ask("scores", batch, (self.candidates,), len(self.candidates))
         place = self.task.index, self.inputs, number
         if place not in self.known:
@@ -116,16 +119,44 @@ class Question:
         self.known["width"] = answer.shape[1]
         return answer, route_B
 
+    def texts(self, batch: Batch, number: int) -> tuple[Sequence[str], Tensor | None]:
+        """What is written of every sample of a batch, by its ``number``, and (B,) where each was routed.
+
+        Of a method that is free of the task a whole answer is the same with the identity given and hidden: it is not
+        cut where the limit of its own task is, and not asked for twice.
+
+        Raises:
+            RunFailed: it is no text for every sample.
+        """
+        place = "texts", self.task.index, number
+        if place in self.known:
+            return self.known[place], None
+        shown, route_B, options = self._shown("answer", batch)
+        answers = self.method.answer(shown, self.told, **options)
+        if len(answers) != len(batch["label"]) or not all(isinstance(answer, str) for answer in answers):
+            told = f"{len(answers)} of {', '.join(sorted({type(answer).__name__ for answer in answers}))}"
+            raise self._broken("answer", told, f"{len(batch['label'])} texts")
+        if self.method.task_free and not self.hidden and all(getattr(answer, "stopped", False) for answer in answers):
+            self.known[place] = answers
+        return answers, None if route_B is None else route_B.cpu()
+
+    def likelihoods(self, batch: Batch, candidates: Sequence[str]) -> Tensor:
+        """(B, C) how likely each of these answers is; raises as :meth:`scores`."""
+        return self._ask("likelihood", batch, (candidates,), len(candidates))[0]
+
     def _ask(self, name: str, batch: Batch, more: tuple[Any, ...], width: int | None) -> tuple[Tensor, Tensor | None]:
         """Put a batch without what tells the answer; the router is asked once, and its answer passed on."""
+        shown, route_B, options = self._shown(name, batch)
+        answer = getattr(self.method, name)(shown, *more, self.told, **options)
+        return self._checked(name, answer, len(batch["label"]), width), None if route_B is None else route_B.cpu()
+
+    def _shown(self, name: str, batch: Batch) -> tuple[Batch, Tensor | None, dict[str, Tensor]]:
+        """A batch without what tells the answer; what the router says of it, and that again if the function takes it."""
         shown, ask = unlabelled(batch, self.hidden), getattr(self.method, name)
         route_B = self.method.route(shown) if self.hidden else None
-        options = {} if route_B is None or not takes_route(ask) else {"route": route_B}
-        rows = len(batch["label"])
         if route_B is not None:
-            self._check_route(route_B, rows)
-        answer = ask(shown, *more, self.told, **options)
-        return self._checked(name, answer, rows, width), None if route_B is None else route_B.cpu()
+            self._check_route(route_B, len(batch["label"]))
+        return shown, route_B, {} if route_B is None or not takes_route(ask) else {"route": route_B}
 
     def _checked(self, name: str, answer: Any, rows: int, width: int | None) -> Tensor:
         """The answer on the CPU in float32, if it is one: (rows, width) and finite, or declared to be none."""
@@ -180,5 +211,5 @@ class Question:
 
 def unlabelled(batch: Batch, hidden: bool) -> Batch:
     """What a method may see of a batch when it answers: neither labels nor which samples they are."""
-    secret = ("label", "index", "task") if hidden else ("label", "index")
+    secret = ("label", "index", "target", "target_mask", *(("task",) if hidden else ()))
     return {name: values for name, values in batch.items() if name not in secret}

@@ -1,0 +1,94 @@
+"""Backbones by name, before anything heavy is imported: of which family, which by default, whether files are there."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from os.path import exists, isdir, isfile
+from pathlib import Path
+
+from benchmark.data.places import regular
+from benchmark.errors import UserError, unknown
+from benchmark.kinds import Kind
+
+AUTO = "auto"
+USUAL, SPEAKING = "phantom-clip", "tiny-llava"  # the defaults: a CLIP, a vision-language model
+HUB, LOCAL = "hf:", "local-dir:"
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # what a file of weights ends in
+OWNER = r"\w[\w.-]*/\w[\w.-]*(@\w[\w.-]*)?"
+EXTRA = ("transformers", "sacrebleu")  # what answering in words needs beside what every run does
+
+
+def by_default(backbone: str, kind: Kind) -> str:
+    """The backbone that ``auto`` stands for: of a stream that is answered in words a vision-language model."""
+    if backbone != AUTO:
+        return backbone
+    return SPEAKING if kind.speaks else USUAL
+
+
+def speaks(backbone: str) -> bool:
+    """Whether it is a vision-language model; of a folder its files tell."""
+    folder = Path(backbone.removeprefix(LOCAL))
+    if backbone.startswith(LOCAL):
+        return isfile(folder / "config.json") and not isfile(folder / "open_clip_config.json")
+    return backbone == SPEAKING or backbone.startswith(HUB)
+
+
+def check(backbone: str, pretrained: str | None, kind: Kind, learned: tuple[str, ...], stream: str) -> None:
+    """Refuse a backbone that cannot answer what a stream asks, or that is not there.
+
+    Args:
+        kind: what holds of the stream's tasks. learned: the kinds of task that the method learns. stream: in words.
+
+    Raises:
+        UserError: saying what would be right.
+    """
+    where = f"--backbone {backbone}"
+    if kind.speaks and not speaks(backbone):
+        one = f"{SPEAKING}, {HUB}OWNER/NAME or {LOCAL}FOLDER of a model of transformers"
+        raise UserError(f"{where}: {stream} is answered in words by a vision-language model ({one}); a CLIP learns "
+                        "streams of one kind, classification, fusion or retrieval")  # fmt: skip
+    if speaks(backbone):
+        if kind.whole_batch:
+            raise UserError(f"{where}: a vision-language model compares no images with texts, as {stream} asks")
+        if "generation" not in learned:
+            raise UserError(
+                f"{where}: the method adapts a CLIP's towers, and learns nothing on a vision-language model"
+            )
+        if pretrained is not None:
+            raise UserError(f"--pretrained {pretrained}: backbone {backbone!r} says itself which weights")
+        _check_language(backbone, where)
+    else:
+        _check_clip(backbone, pretrained, where)
+
+
+def _check_language(backbone: str, where: str) -> None:
+    missing = [name for name in EXTRA if find_spec(name) is None]
+    if missing:
+        raise UserError(f"{where}: needs {' and '.join(missing)}: pip install 'mbil-bench[generation]'")
+    if backbone.startswith(LOCAL):
+        folder = Path(backbone.removeprefix(LOCAL))
+        regular(folder / "config.json", f"{where}: config.json")
+    elif backbone.startswith(HUB) and not re.fullmatch(HUB + OWNER, backbone, re.ASCII):
+        raise UserError(f"{where}: expected {HUB}OWNER/NAME")
+
+
+def _check_clip(backbone: str, pretrained: str | None, where: str) -> None:
+    """What can be said before open_clip is imported: that its files or its architecture are there."""
+    if backbone.startswith(LOCAL):
+        folder = Path(backbone.removeprefix(LOCAL))
+        if backbone == LOCAL or not isdir(folder):
+            raise UserError(f"{where}: no such folder (local-dir:FOLDER)")
+        regular(folder / "open_clip_config.json", f"{where}: open_clip_config.json")
+        return
+    if ":" in backbone:
+        if not re.fullmatch("hf-hub:" + OWNER, backbone, re.ASCII):
+            raise UserError(f"{where}: expected hf-hub:OWNER/NAME, local-dir:FOLDER or an architecture")
+        return
+    spec = find_spec("open_clip")
+    tops = (spec and spec.submodule_search_locations) or ()
+    architectures = {file.stem for top in tops for file in Path(top).glob("model_configs/*.json")}
+    if architectures and backbone.split("/")[0] not in {USUAL, *architectures}:
+        raise unknown("--backbone", backbone, [USUAL, "local-dir:FOLDER", *architectures])
+    if pretrained is not None and ("/" in pretrained or Path(pretrained).suffix in SUFFIXES or exists(pretrained)):
+        regular(Path(pretrained), f"--pretrained {pretrained}")
