@@ -114,13 +114,17 @@ def test_the_stream_written_out_in_the_readme_loads(data: Path, tmp_path: Path) 
 
 
 def test_the_folder_and_the_tables_of_the_readme_load(data: Path, tmp_path: Path) -> None:
-    (data / "ham").mkdir()
-    (data / "ham" / "metadata.csv").touch()
+    for file in ("ham/metadata.csv", "signs/questions.csv", "pathvqa/train.json", "pathvqa/test.jsonl"):
+        (data / file).parent.mkdir(exist_ok=True)
+        (data / file).touch()
+    (data / "pathvqa" / "images").mkdir()
     recipes = [
         catalog.load(stream_file(tmp_path, {"name": "s", "tasks": tasks}), data) for tasks in in_the_readme(list)
     ]
-    assert [recipe.sources[0].kind for recipe in recipes] == ["folder", "table", "table"]
-    assert [recipe.stream.kinds for recipe in recipes] == [("classification",), ("classification",), ("retrieval",)]
+    assert [(recipe.sources[0].kind, *recipe.stream.kinds) for recipe in recipes] == [
+        ("folder", "classification"), ("table", "classification"), ("table", "retrieval"), ("table", "generation"),
+        ("llava", "generation"),
+    ]  # fmt: skip
 
 
 def test_the_parts_of_made_tasks_in_the_readme_load(tmp_path: Path) -> None:
