@@ -54,6 +54,10 @@ def data(tmp_path: Path) -> Path:
         elif "path" in content:
             (folder / content["path"]).parent.mkdir(exist_ok=True)
             (folder / content["path"]).touch()
+        elif content["source"] == "llava":
+            (folder / content["images"]).mkdir(parents=True)
+            for key in ("train", "test"):
+                (folder / content[key]).touch()
     return folder
 
 

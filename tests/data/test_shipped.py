@@ -19,6 +19,7 @@ SHIPPED = {
     "medical10": (10, 43), "mbiil_cls": (4, 14), "medmnist12": (12, 80),
     "smoke_fusion": (2, 8), "phantom_notes6": (6, 24), "mbiil_vqa": (2, 4), "phantom_domain6": (6, 4),
     "smoke_retrieval": (2, 0), "phantom_retrieval6": (6, 0), "mbiil_reports": (2, 0), "covid_notes3": (3, 0),
+    "smoke_generation": (2, 0), "smoke_mixed": (4, 6), "phantom_mbiil8": (8, 0), "mbiil8": (8, 0),
 }  # fmt: skip
 
 
@@ -84,6 +85,18 @@ def test_no_python_below_datasets() -> None:
     assert {file.suffix for file in checkout.rglob("*") if file.is_file()} == {".yaml", ".md"}
 
 
+def test_mbiil8_has_the_published_tasks_and_modalities(data: Path) -> None:
+    recipe = catalog.load("mbiil8", data)
+    made = catalog.load("phantom_mbiil8", data)
+    assert [task.modality for task in recipe.stream] == [task.modality for task in made.stream]
+    folders = ["PathVQA", "Slake-VQARad", "Fitzpatrick", "PCam", "CXP", "HAM", "WSI-DX", "IU-X-Ray"]
+    for source, folder in zip(recipe.sources, folders, strict=True):
+        place = data / "MSLoRA_CR" / folder
+        named = {"train": place / "train.json", "test": place / "test.jsonl", "images": place}
+        assert source.kind == "llava" and source.options == named
+    assert "identity" in recipe.description and recipe.orders == made.orders
+
+
 def in_the_readme(kind: type) -> list[Any]:
     """Its YAML: whole streams and fragments of tasks (dict), lists of tasks (list)."""
     text = (Path(__file__).resolve().parents[2] / "datasets" / "README.md").read_text(encoding="utf-8")
@@ -101,13 +114,17 @@ def test_the_stream_written_out_in_the_readme_loads(data: Path, tmp_path: Path) 
 
 
 def test_the_folder_and_the_tables_of_the_readme_load(data: Path, tmp_path: Path) -> None:
-    (data / "ham").mkdir()
-    (data / "ham" / "metadata.csv").touch()
+    for file in ("ham/metadata.csv", "signs/questions.csv", "pathvqa/train.json", "pathvqa/test.jsonl"):
+        (data / file).parent.mkdir(exist_ok=True)
+        (data / file).touch()
+    (data / "pathvqa" / "images").mkdir()
     recipes = [
         catalog.load(stream_file(tmp_path, {"name": "s", "tasks": tasks}), data) for tasks in in_the_readme(list)
     ]
-    assert [recipe.sources[0].kind for recipe in recipes] == ["folder", "table", "table"]
-    assert [recipe.stream.kinds for recipe in recipes] == [("classification",), ("classification",), ("retrieval",)]
+    assert [(recipe.sources[0].kind, *recipe.stream.kinds) for recipe in recipes] == [
+        ("folder", "classification"), ("table", "classification"), ("table", "retrieval"), ("table", "generation"),
+        ("llava", "generation"),
+    ]  # fmt: skip
 
 
 def test_the_parts_of_made_tasks_in_the_readme_load(tmp_path: Path) -> None:
@@ -117,6 +134,16 @@ def test_the_parts_of_made_tasks_in_the_readme_load(tmp_path: Path) -> None:
     for task in (note, made | parts["captions"] | {"generator": "oct"}):
         (source,) = catalog.load(stream_file(tmp_path, {"name": "s", "tasks": [task]}), tmp_path).sources
         assert len(sources.load(source, "train").images) == 8
+
+
+def test_the_tasks_in_words_of_the_readme_load(tmp_path: Path) -> None:
+    made = {"name": "t", "modality": "m", "source": "phantom", "generator": "histopathology", "seed": 1}
+    spoken = [block for block in in_the_readme(dict) if "talk" in block]
+    assert [block["talk"] for block in spoken] == [["closed", "open", "closed", "list"], "classes"]
+    for block in spoken:
+        task = made | block | {"sizes": {"train": 8, "val": 8, "test": 8}}
+        (source,) = catalog.load(stream_file(tmp_path, {"name": "s", "tasks": [task]}), tmp_path).sources
+        assert len(phantoms.dialogue(source)["train"]) == 8
 
 
 CONTEXT = 48  # tokens the default backbone reads, with the start and end marks

@@ -37,7 +37,7 @@ def answer(text: object, where: str) -> str:
 def _checked(text: object, where: str, what: str) -> str:
     if not isinstance(text, str) or not is_text(text):
         raise UserError(f"{where}: {what}: expected text, got {shown(text)}")
-    if not text.strip():
+    if not any(char.isprintable() and not char.isspace() for char in text):
         raise UserError(f"{where}: {what} is empty")
     words = len(text.split())
     if words > MOST_WORDS or len(text) > LONGEST:

@@ -17,9 +17,10 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from posixpath import normpath
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,18 @@ from benchmark.data.sources.split import Split
 from benchmark.errors import UserError, shown, unknown
 
 SPEAKERS = ("human", "gpt")
+MOST_BYTES = 2 << 30  # of a file, which is read as a whole
 
-Place = tuple[str, Sample]  # where a sample stands, for messages, and the sample
+
+@dataclass(frozen=True)
+class _Asked:
+    """A question with its answer, where it stands (for messages) and the path of its image."""
+
+    where: str
+    image: str
+    question: str
+    answer: str
+    closed: bool = False
 
 
 def load(source: Source, split: str) -> Split:
@@ -67,33 +78,46 @@ def listed(source: Source) -> dict[str, list[Sample]]:
     """
     if source.instruction:
         raise UserError(f"{source.where}.instruction: the files of source 'llava' bring their own questions")
-    tests, trains = _with_files(source, _tests(source)), _with_files(source, _trains(source))
-    types = {sample.closed for _, sample in tests}
-    closed = {plain(text) for text in source.answers or YES_NO}
-    if types == {True}:
-        trains = [(where, replace(sample, closed=True)) for where, sample in trains]
-    elif True in types:
-        trains = [(where, replace(sample, closed=plain(sample.answer) in closed)) for where, sample in trains]
-    check_legal(source, [(where, sample.answer) for where, sample in (*trains, *tests) if sample.closed])
-    train = [sample for _, sample in trains]
-    return none_empty(source, {"test": [sample for _, sample in tests], "train": train} | drawn(source, train, ["val"]))
+    tests = [(each, each.closed) for each in _tests(source)]
+    is_one = _closed(source, {closed for _, closed in tests})
+    trains = [(each, is_one(each)) for each in _trains(source)]
+    check_legal(source, [(each.where, each.answer) for each, closed in (*trains, *tests) if closed])
+    train, test = _samples(source, trains), _samples(source, tests)
+    return none_empty(source, {"train": train, "test": test} | drawn(source, train, ["val"]))
 
 
-def _trains(source: Source) -> list[Place]:
+def _closed(source: Source, types: set[bool]) -> Callable[[_Asked], bool]:
+    """Which training questions are closed, where the test questions are of these types."""
+    if len(types) == 1:
+        return lambda _: types == {True}
+    legal = {plain(text) for text in source.answers or YES_NO}
+    return lambda each: plain(each.answer) in legal
+
+
+def _samples(source: Source, asked: Sequence[tuple[_Asked, bool]]) -> list[Sample]:
+    """The questions with their files below the folder of images, and whether they are closed."""
+    folder = Path(source.options["images"])
+    first: dict[str, str] = {}  # of every image where it stands first
+    for each, _ in asked:
+        first.setdefault(each.image, each.where)
+    files = image_files([*first.values()], [[folder / image] for image in first], [folder], "the folder of images")
+    found = {image: (file, 0, f"image:{normpath(image)}") for image, file in zip(first, files, strict=True)}
+    return [Sample(*found[each.image], each.question, (), each.answer, closed) for each, closed in asked]
+
+
+def _trains(source: Source) -> list[_Asked]:
     path = Path(source.options["train"])
     content = _parsed(_read(path), str(path))
     if not isinstance(content, list) or not content:
-        raise UserError(f"{path}: expected a list of conversations, at least one, got {shown(content)}")
+        got = "an empty list" if content == [] else f"a {type(content).__name__}"
+        raise UserError(f"{path}: expected a list of conversations, got {got}")
     found = []
     for number, entry in enumerate(content, start=1):
         where = f"{path}: entry {number}"
         if not isinstance(entry, dict):
-            raise UserError(f"{where}: expected keys and values, got {shown(entry)}")
+            raise UserError(f"{where}: expected keys and values, got a {type(entry).__name__}")
         image = _image(entry, where)
-        found += [
-            (at, Sample(Path(image), 0, f"image:{image}", asked, answer=told))
-            for at, asked, told in _rounds(entry.get("conversations"), where)
-        ]
+        found += [_Asked(at, image, *texts) for at, *texts in _rounds(entry.get("conversations"), where)]
     return found
 
 
@@ -118,7 +142,7 @@ def _rounds(turns: Any, where: str) -> Iterator[tuple[str, str, str]]:
         yield at, question(turns[place]["value"], at), answer(turns[place + 1]["value"], f"{where}: turn {place + 2}")
 
 
-def _tests(source: Source) -> list[Place]:
+def _tests(source: Source) -> list[_Asked]:
     path = Path(source.options["test"])
     found = []
     for number, line in enumerate(io.StringIO(_read(path), newline=None), start=1):
@@ -127,15 +151,14 @@ def _tests(source: Source) -> list[Place]:
         where = f"{path}: line {number}"
         entry = _parsed(line, where)
         if not isinstance(entry, dict):
-            raise UserError(f"{where}: expected keys and values, got {shown(entry)}")
+            raise UserError(f"{where}: expected keys and values, got a {type(entry).__name__}")
         image = _image(entry, where)
         for key, names in (("text", ("text",)), ("gt", ("gt", "ground_truth"))):
             if not any(name in entry for name in names):
                 raise UserError(f"{where}: the key {key!r} is missing")
         told = answer(entry["gt"] if "gt" in entry else entry["ground_truth"], where)
         closed = is_closed(entry.get("answer_type"), f"{where}: answer_type")
-        asked = question(entry["text"], where)
-        found.append((where, Sample(Path(image), 0, f"image:{image}", asked, answer=told, closed=closed)))
+        found.append(_Asked(where, image, question(entry["text"], where), told, closed))
     if not found:
         raise UserError(f"{path}: expected a JSON object a line, at least one")
     return found
@@ -152,16 +175,9 @@ def _image(entry: dict[str, Any], where: str) -> str:
     return first
 
 
-def _with_files(source: Source, samples: list[Place]) -> list[Place]:
-    """The samples with their files below the folder of images."""
-    folder = Path(source.options["images"])
-    candidates = [[folder / sample.path] for _, sample in samples]
-    files = image_files([where for where, _ in samples], candidates, [folder], "the folder of images")
-    return [(where, replace(sample, path=file)) for (where, sample), file in zip(samples, files, strict=True)]
-
-
 def _read(path: Path) -> str:
-    regular(path, str(path))
+    if regular(path, str(path)) > MOST_BYTES:
+        raise UserError(f"{path}: larger than {MOST_BYTES >> 30} GiB")
     try:
         return path.read_bytes().decode("utf-8-sig")
     except (OSError, ValueError) as error:
@@ -179,10 +195,11 @@ def _parsed(text: str, where: str) -> Any:
 
 
 def _different(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-    if twice:
-        raise ValueError(f"the key {shown(twice[0])} stands twice")
-    return dict(pairs)
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {shown(twice)} stands twice")
+    return found
 
 
 def _no_number(name: str) -> Any:

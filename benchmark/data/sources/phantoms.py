@@ -61,7 +61,7 @@ def load(source: Source, split: str) -> Split:
 
 def _spoken(source: Source, made: dict[str, Any], split: str) -> Split:
     """An image for each turn; a pair is the rows of its image, instruction and answer."""
-    about, number = talking.talk_of(made, source.where), SPLITS.index(split)
+    about, number = talking.talk_of(source, made), SPLITS.index(split)
     turns = about.turns(number, made["sizes"][split])
     images = _shifted(about.images(number, turns), made, (phantom.VERSION, made["seed"], number))
     answers = [turn.answer for turn in turns]
@@ -81,7 +81,7 @@ def _shifted(images: NDArray[np.uint8], made: dict[str, Any], seed: tuple[int, .
 def dialogue(source: Source) -> dict[str, list[tuple[str, str, bool]]]:
     """By split the instruction, the answer and whether it is closed of every sample, without drawing an image."""
     made = options(source)
-    about = talking.talk_of(made, source.where)
+    about = talking.talk_of(source, made)
     return {split: [turn[:3] for turn in about.turns(i, made["sizes"][split])] for i, split in enumerate(SPLITS)}
 
 
@@ -89,7 +89,7 @@ def facts(source: Source) -> Callable[[str], dict[str, str]] | None:
     """What tells factor -> level of a report's text; None where a task has no reports."""
     if source.task_kind != "generation":
         return None
-    about = talking.talk_of(options(source), source.where)
+    about = talking.talk_of(source, options(source))
     return partial(facts_of, about.name) if "report" in about.kinds else None
 
 
@@ -128,7 +128,7 @@ def options(source: Source) -> dict[str, Any]:
         _check_region(given["generator"], given.get("region", {}), f"{where}.region")
         for i, region in enumerate(given["regions"] if isinstance(given.get("regions"), list) else ()):
             _check_region(given["generator"], region, f"{where}.regions[{i}]")
-        least = talking.least(talking.talk_of(given, where))
+        least = talking.least(talking.talk_of(source, given))
     else:
         regions = given.get("regions")
         if not isinstance(regions, list) or len(regions) != classes:

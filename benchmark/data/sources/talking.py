@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmark.data import phantom
+from benchmark.data.catalog import Source
 from benchmark.data.phantom import captions, reports, talk
+from benchmark.data.sources.dialogues import YES_NO, check_legal
 from benchmark.errors import UserError, shown, unknown
 
 OPTIONS = ("talk", "factors", "words", "meanings", "regions", "region", "wording", "forms")
@@ -14,13 +16,15 @@ OF_CLASSES = ("words", "meanings", "regions")
 LONGEST = 3  # words of an answer that names a class
 
 
-def talk_of(given: Mapping[str, Any], where: str) -> talk.Talk:
-    """What the options say; the generator, the seed and the bounds of regions are checked already.
+def talk_of(source: Source, given: Mapping[str, Any]) -> talk.Talk:
+    """What the ``given`` options say; the generator, the seed and the bounds of regions are checked already.
 
     Raises:
         UserError: an option is missing, wrong, or of no use to what is talked about.
     """
-    kinds = given.get("talk")
+    where, kinds = source.where, given.get("talk")
+    if source.instruction:
+        raise UserError(f"{where}.instruction: made tasks bring their own")
     kinds = [kinds] if isinstance(kinds, str) else kinds
     if not isinstance(kinds, list) or not kinds:
         raise UserError(
@@ -42,6 +46,8 @@ def talk_of(given: Mapping[str, Any], where: str) -> talk.Talk:
         raise unknown("forms", forms, talk.FORMS, where)
     factors = _factors(given, kinds, where)
     words, meanings, regions = _words(given, where) if "classes" in kinds else ((), (), ())
+    closed = [*(YES_NO if "closed" in kinds else ()), *words]
+    check_legal(source, [(f"{where}.talk", answer) for answer in closed])
     bound = {*(factors if set(kinds) != {"classes"} else ()), *(factor for region in regions for factor in region)}
     for factor in given.get("region", {}):
         if factor in bound:

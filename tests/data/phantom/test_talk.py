@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -177,7 +179,7 @@ def test_what_is_told_is_drawn_away_from_where_other_words_begin(generator: str,
     factors = sorted(phantom.generator(generator).FACTORS)[:5]
     source = made(generator=generator, talk=["closed", "open", "list", "report"], factors=factors)
     loaded = sources.load(source, "train")
-    about = talking.talk_of(phantoms.options(source), source.where)
+    about = talking.talk_of(source, phantoms.options(source))
     for turn, drawn in zip(about.turns(0, 24), recorder.drawn, strict=True):
         assert turn.factors and all(drawn[factor] == value for factor, value in turn.factors.items())
         for value in turn.factors.values():
@@ -322,3 +324,26 @@ def test_levels_keep_their_distance_and_have_the_words_of_captions() -> None:
             for level, bounds in questions.LEVELS.items():
                 assert {words.phrase(value) for value in bounds} == {questions.words_of(generator, factor, level)}
     assert reports.ALWAYS < reports.MOST
+
+
+@pytest.mark.parametrize(
+    ("task", "digest"),
+    [
+        ("smoke_generation/slide_questions", "6c759d79acc7"),
+        ("smoke_generation/film_reports", "08accf4b32cf"),
+        ("smoke_mixed/skin_questions", "ec622ca35a1b"),
+        ("phantom_mbiil8/dermatology_questions", "319a8db6b6c7"),
+        ("phantom_mbiil8/dermatology_classes", "578883a60a57"),
+        ("phantom_mbiil8/radiology_reports", "705a26f2d03a"),
+    ],
+)
+def test_what_is_said_is_pinned(task: str, digest: str) -> None:
+    """Where it changes raise ``talk.VERSION``: records name it."""
+    about = talking.talk_of(TALKING[task], phantoms.options(TALKING[task]))
+    said = [
+        (*turn[:3], {factor: round(value, 6) for factor, value in sorted(turn.factors.items())})
+        for split in range(3)
+        for turn in about.turns(split, 8)
+    ]
+    assert talk.VERSION == 1
+    assert hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12] == digest

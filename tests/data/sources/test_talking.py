@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,20 @@ def test_wrong_options_are_refused_in_one_line(options: dict[str, Any], says: tu
         sources.identity(source(**options))
     message = str(error.value)
     assert message.startswith(WHERE) and "\n" not in message and all(part in message for part in says), message
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ({"instruction": "What is it?"}, (".instruction", "bring their own")),
+        ({"answers": ("yes", "maybe")}, (".talk", "'no'", "is none of", ".answers")),
+    ],
+)
+def test_what_a_task_says_of_its_answers_must_hold(told: dict[str, Any], says: tuple[str, ...]) -> None:
+    sources.identity(replace(source(talk="closed"), answers=("no", "yes", "unknown")))
+    with pytest.raises(UserError) as error:
+        sources.identity(replace(source(talk="closed"), **told))
+    assert all(part in str(error.value) for part in says), error.value
 
 
 @pytest.mark.parametrize("key", ["talk", "factors", "words", "meanings", "forms"])
