@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -78,5 +79,7 @@ def read_answers(path: Path) -> Iterator[AnswerLine]:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except EOFError:
         raise UserError(f"{path}: damaged: it is cut short") from None
-    except (ValueError, RecursionError) as error:  # msgspec's and zlib's are ValueErrors
+    except zlib.error as error:
+        raise UserError(f"{path}: damaged ({error})") from None
+    except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors
         raise UserError(f"{path}, line {number}: no answer ({' '.join(str(error).split())[:200]})") from None
