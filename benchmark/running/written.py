@@ -49,6 +49,7 @@ def _of_cell(
         return
     samples: Any = data.splits[split]
     for index, verdict in enumerate(judge(data, split, cell)):
+        tokens = int(cell["tokens"][index])  # -1: not told
         yield AnswerLine(
             task=data.task.name,
             stage=stage,
@@ -58,7 +59,7 @@ def _of_cell(
             reference=samples.references[index],
             answer=str(cell["answer"][index]),
             type="CLOSED" if samples.closed is not None and samples.closed[index] else "OPEN",
-            tokens=int(cell["tokens"][index]),
+            tokens=tokens if tokens >= 0 else None,
             stopped=bool(cell["stopped"][index]),
             exact=float(verdict["exact"]),
             f1=float(verdict["f1"]),

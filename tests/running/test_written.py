@@ -57,7 +57,7 @@ def data() -> list[TaskData]:
     asked = Asked(
         torch.zeros(N), tuple(f"question {place}?" for place in range(N)), ("yes",) * N, np.arange(N) % 2 == 0
     )
-    return [TaskData(task, {"test": asked}) for task in STREAM]  # type: ignore[dict-item]
+    return [TaskData(task, {"train": asked, "test": asked}) for task in STREAM]  # type: ignore[dict-item]
 
 
 def answered(stage: int, task: Task, protocol: str) -> Cell | None:
@@ -70,7 +70,7 @@ def answered(stage: int, task: Task, protocol: str) -> Cell | None:
         metrics = dict.fromkeys(kinds.of(task.kind).metrics, share)
         return Cell(metrics, arrays, np.arange(N) % 2 == 0, recalls=np.array([share, 0.5]))
     said = [WILD[(place + stage) % len(WILD)] for place in range(N)]
-    arrays = {"answer": np.array(said), "tokens": np.full(N, stage), "stopped": np.arange(N) % 3 == 0,
+    arrays = {"answer": np.array(said), "tokens": np.where(np.arange(N) == 2, -1, stage), "stopped": np.arange(N) % 3 == 0,
               "likeliest": np.array(["yes" if place % 2 == 0 else "" for place in range(N)])}  # fmt: skip
     metrics = dict.fromkeys(kinds.of(task.kind).metrics, share) | {"likelihood": float("nan")}
     return Cell(metrics, arrays, np.linspace(0, 1, N) if task.metric == "f1" else np.arange(N) % 4 == 0)
@@ -161,6 +161,7 @@ def test_all_answers_of_the_own_and_the_last_row_stay(straight: Path) -> None:
         task="ct_vqa", stage=1, protocol="given", index=1, prompt="question 1?", reference="yes", answer="x" * 2000,
         type="OPEN", tokens=1, stopped=False, exact=0.0, f1=0.5, format_kept=False, likeliest="",
     )  # fmt: skip
+    assert [line.tokens for line in lines[1:4]] == [1, None, 1]
     assert [line.answer for line in lines[:8]] == [*WILD[1:], WILD[0]]
     assert (lines[7].exact, lines[6].type, lines[6].likeliest) == (1.0, "CLOSED", "yes")
     with np.load(straight / "predictions.npz", allow_pickle=False) as arrays:
