@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmark.kinds import OWN
 from benchmark.record.schema import Matrix, Provenance, Record
 from benchmark.record.stored import csv_texts
 
@@ -76,8 +77,10 @@ def _plain(record: Record, part: str) -> object:
 
 
 def _cells(then: Record, now: Record) -> Iterator[CellDifference]:
-    """The cells of score matrices that are other numbers."""
+    """The cells of score matrices that are other numbers; those of each task's own metric once, by its name."""
     for metric, protocols in then.scores.items():
+        if metric == OWN:
+            continue
         for protocol, matrix in protocols.items():
             other: Matrix = now.scores.get(metric, {}).get(protocol, [])
             for stage, row in enumerate(matrix):

@@ -149,8 +149,8 @@ def matrix_table(record: Record, protocol: str, metric: str | None = None) -> Ta
     result = _table(f"{_where(record)}: {spoken(metric)} in per cent, identity {protocol}")
     result.add_column("after", no_wrap=True, max_width=18)
     width = min(12, max(5, 80 // len(tasks) - 2))  # so that eight tasks fit in 100 columns
-    own = [f"\n({name})" if metric == OWN else "" for name in record.stream.measures]
-    for name, told in zip(tasks, own, strict=True):
+    for name, own in zip(tasks, record.stream.measures, strict=True):
+        told = (f"\n({own})" if len(own) + 2 <= width else f"\n{own}") if metric == OWN else ""
         result.add_column(_styled(_short(name, width) + told), justify="right")
     for stage, scores in enumerate(record.scores[metric][protocol]):
         cells = [_styled(percent(score), "bold" if place == stage - 1 else "dim" if place >= stage else "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class AnswerLine:
         protocol: given or hidden.
         index: of the sample in the task's test set.
         type: CLOSED for a question with legal answers, else OPEN.
-        tokens: that were generated. stopped: by the model, not by the limit of tokens.
+        tokens: that were generated, None where the method does not say. stopped: by the model, not by the limit of tokens.
         exact, f1: against the reference. format_kept: whether it has the form of an answer to such a question.
         likeliest: of a closed question the likeliest legal answer; empty where that was not asked.
     """
@@ -45,7 +46,7 @@ class AnswerLine:
     reference: str
     answer: str
     type: Literal["OPEN", "CLOSED"]
-    tokens: Count
+    tokens: Count | None
     stopped: bool
     exact: Share
     f1: Share
@@ -78,5 +79,7 @@ def read_answers(path: Path) -> Iterator[AnswerLine]:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except EOFError:
         raise UserError(f"{path}: damaged: it is cut short") from None
-    except (ValueError, RecursionError) as error:  # msgspec's and zlib's are ValueErrors
+    except zlib.error as error:
+        raise UserError(f"{path}: damaged ({error})") from None
+    except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors
         raise UserError(f"{path}, line {number}: no answer ({' '.join(str(error).split())[:200]})") from None

@@ -5,6 +5,7 @@ Both come from the predictions of a run, which a run that goes on finds as the e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -48,6 +49,7 @@ def _of_cell(
         return
     samples: Any = data.splits[split]
     for index, verdict in enumerate(judge(data, split, cell)):
+        tokens = int(cell["tokens"][index])  # -1: not told
         yield AnswerLine(
             task=data.task.name,
             stage=stage,
@@ -57,7 +59,7 @@ def _of_cell(
             reference=samples.references[index],
             answer=str(cell["answer"][index]),
             type="CLOSED" if samples.closed is not None and samples.closed[index] else "OPEN",
-            tokens=int(cell["tokens"][index]),
+            tokens=tokens if tokens >= 0 else None,
             stopped=bool(cell["stopped"][index]),
             exact=float(verdict["exact"]),
             f1=float(verdict["f1"]),
@@ -87,8 +89,8 @@ def shown_samples(
 
 
 def _spread(samples: int, most: int) -> list[int]:
-    """At most so many places, from the first on: each in its stretch of the samples, one further than the one before,
-    for what is asked often comes in turn.
+    """At most so many places, as far apart as may be with a step that 2, 3 and 5 do not divide: what is asked often
+    comes in turn.
     """
-    stretch = max(1, samples // most)
-    return [place * stretch + place % stretch for place in range(min(samples, most))]
+    step = next(step for step in range(max(1, samples // most), 0, -1) if math.gcd(step, 30) == 1)
+    return list(range(0, samples, step))[:most]

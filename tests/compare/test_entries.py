@@ -75,6 +75,8 @@ def test_rows_of_two_methods_with_equal_scores_in_every_shared_cell_are_named() 
     again = [replace(run, key="0f", settings="rank=16") for run in ewc]  # of one method it is no news
     unfinished = replace(ewc[0], method="ncm", key="10", status="running")
     records = [*ewc, *twin, *near, apart, shuffled, *again, unfinished]
+    later = [replace(each, scores={"primary": each.scores["accuracy"]} | each.scores) for each in records[:1]]
+    assert len(entries.alike([*later, *records[1:]])) == len(entries.alike(records))  # what came later is no difference
     pairs = [(a.method, a.key, b.method, b.key) for a, b in entries.alike(records)]
     assert pairs == [("ewc", "0a", "lwf", "0b"), ("ewc", "0f", "lwf", "0b")]
 

@@ -22,9 +22,22 @@ from benchmark.record.files import write_json
 from benchmark.record.parts import SampleGroups, SampleScores, Verified
 from benchmark.record.schema import PROTOCOLS, Provenance, Record
 from benchmark.record.soundness import LATER_NUMBERS
-from benchmark.record.stored import path_of
+from benchmark.record.stored import path_of, read_all
 from benchmark.record.summary import summarise
-from tests.made_records import TASKS, flat, lacking, made, on, save, told_apart, unanswered, with_hits
+from tests.made_records import (
+    MIXED,
+    QUESTIONS,
+    TASKS,
+    flat,
+    lacking,
+    made,
+    on,
+    save,
+    talking,
+    told_apart,
+    unanswered,
+    with_hits,
+)  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[2]
 Rows = list[dict[str, str]]
@@ -438,3 +451,62 @@ def test_no_torch() -> None:
         "print([name for name in heavy if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True).stdout == "[]\n"
+
+
+# Of several kinds, of several metrics
+
+
+def lines_of(results: Path, name: str) -> Rows:
+    return list(csv.DictReader((results / "leaderboards" / name).read_text(encoding="utf-8").splitlines()))
+
+
+@pytest.mark.parametrize(("stream", "tasks"), [("questions", QUESTIONS), ("mixed", MIXED)])
+def test_streams_of_several_metrics(tmp_path: Path, stream: str, tasks: dict[str, tuple[str, str]]) -> None:
+    """Each number is of each task's own metric, the interval of its samples, which are bits or levels."""
+    places = [("ewc", "01"), ("lwf", "02")]
+    records = [talking(*place, seed, tasks=tasks) for place in places for seed in (0, 1)]
+    records.append(talking(*places[0], seed=0, order=1, tasks=tasks))
+    leaderboard.build(save(tmp_path, *records))
+    runs = [record for record in records if record.method == "ewc"]
+    row = next(
+        row for row in lines_of(tmp_path, f"{stream}.csv") if (row["method"], row["protocol"]) == ("ewc", "given")
+    )
+    own = [np.array(run.scores["primary"]["given"]) for run in runs]
+    assert row["primary"] == "primary" and row["n_runs"] == "3"
+    assert float(row["last_acc_mean"]) == pytest.approx(np.mean([each[-1].mean() for each in own]), abs=1e-6)
+    kept = np.mean([hits.unpacked().mean() for run in runs for hits in run.hits["given"].values()])  # type: ignore
+    assert float(row["last_acc_mean"]) == pytest.approx(kept, abs=1e-6)
+    assert float(row["last_acc_ci_low"]) < kept < float(row["last_acc_ci_high"])
+    assert row["balanced_acc_mean"] == "" and ("format_kept_mean" in row) == (stream == "questions")
+    matrix = lines_of(tmp_path, f"{stream}.matrix.csv")
+    alike = [run for run in runs if run.order == 0]
+    for line in (line for line in matrix if (line["method"], line["protocol"]) == ("ewc", "given")):
+        place = alike[0].stream.task_names.index(line["task"])
+        for metric in ("primary", *(name for name in ("accuracy", "exact", "f1") if f"{name}_mean" in line)):
+            cells = [run.scores[metric]["given"][int(line["stage"])][place] for run in alike]
+            assert line[f"{metric}_mean"] == ("" if cells[0] is None else f"{np.mean(cells):.6f}")
+    for name, number in (("forgetting", "forgetting"), ("bwt", "bwt")):
+        every = [line for line in lines_of(tmp_path, f"{stream}.{name}.csv") if line["method"] == "lwf"]
+        mean = np.mean([float(line[f"{name}_mean"]) for line in every if line["protocol"] == "given"])
+        both = [record.number("given", number) for record in records if record.method == "lwf"]
+        assert mean == pytest.approx(np.mean(both), abs=1e-6)  # type: ignore[arg-type]
+    pairs = lines_of(tmp_path, f"{stream}.pairs.csv")
+    assert {line["n_samples"] for line in pairs} == {str(40 * len(tasks))} and pairs[0]["p"]
+
+
+def test_recalls_are_of_the_tasks_with_classes(tmp_path: Path) -> None:
+    record = told_apart(talking(), {"skin_classes": [0.5, 1.0], "mri_notes": [0.25, None]}, {})
+    leaderboard.build(save(tmp_path, replace(record, subgroups=None)))
+    lines = [line for line in lines_of(tmp_path, "mixed.recall.csv") if line["protocol"] == "given"]
+    assert [(line["task"], line["class"], line["recall_mean"]) for line in lines] == [
+        ("skin_classes", "a", "0.500000"), ("skin_classes", "b", "1.000000"),
+        ("mri_notes", "a", "0.250000"), ("mri_notes", "b", ""),
+    ]  # fmt: skip
+
+
+def test_records_with_another_metric_of_a_task_stay_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = [talking(seed=seed, tasks=QUESTIONS) for seed in (0, 1)]
+    other = talking(seed=2, tasks=QUESTIONS | {"ct_vqa": ("generation", "f1")})
+    rows = leaderboard.rows(stored_rows := read_all(save(tmp_path, *mine, other)))
+    assert len(stored_rows) == 2 and rows[0].n_runs == 2
+    assert "its tasks or its hash are not those" in capsys.readouterr().err

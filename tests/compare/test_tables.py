@@ -12,7 +12,7 @@ from rich.console import Console
 from benchmark import kinds
 from benchmark.compare import tables
 from benchmark.record.schema import Costs, Record
-from tests.made_records import flat, lacking, made, save
+from tests.made_records import MIXED, flat, lacking, made, save, talking, unanswered
 
 
 def printed(table: Any, width: int = 100) -> str:
@@ -41,6 +41,11 @@ def test_tables_fit_in_100_columns(tmp_path: Path) -> None:
     assert f"{100 * one.matrix('given')[8][7]:.1f}" in given
     assert "rank=[0," in board and "±" in board
     assert "chest-xray" in transfer and "a_b_c" not in transfer
+    wide = talking(
+        tasks={name: (kind, "") for name, (kind, _) in zip(tasks, [*MIXED.values(), *MIXED.values()], strict=False)}
+    )
+    for table in tables.after_run(wide):
+        assert max(map(len, printed(table).splitlines())) <= 100
     single = made(tasks=("lung",), given=[[0.5], [0.9]])
     assert "90.0" in printed(tables.matrix_table(single, "hidden"))
     assert "-" in printed(tables.transfer_table(single))
@@ -92,6 +97,27 @@ def test_accuracy_where_inputs_are_missing() -> None:
     assert lines[1] == ["text", "(given)", "80.0", "68.0", "60.0", "52.0", "44.0", "40.0"]
     assert lines[2] == ["image", "or", "text", "(given)", "80.0", "65.0", "55.0", "45.0", "35.0", "30.0"]
     assert [line[-8:][:2] for line in lines[3:5]] == [["image", "(hidden)"], ["text", "(hidden)"]]
+
+
+def test_answers_in_words_have_a_table_of_their_own() -> None:
+    record = talking(tasks=MIXED)
+    found = list(tables.after_run(record))
+    assert titles(record) == [
+        "ewc on mixed: score in per cent, identity given", "ewc on mixed: score in per cent, identity hidden",
+        "ewc on mixed: forgetting and transfer in per cent",
+        "ewc on mixed: answers in words after the last task, in per cent",
+    ]  # fmt: skip
+    assert "(accuracy) (accuracy) (exact) (exact) (f1)" in " ".join(printed(found[0]).split())
+    lines = [line.split() for line in printed(found[-1]).splitlines() if "(" in line]
+    assert [line[0] for line in lines] == 2 * ["path_vqa", "ct_vqa", "ct_reports"]
+    score = tables.percent(record.scores["f1"]["given"][-1][4])
+    assert lines[2] == ["ct_reports", "(given)", "token", "F1", score, "25.0", score, score, score, score]
+    assert lines[0][2:6] == ["exact", "match", tables.percent(record.scores["exact"]["given"][-1][2]), "25.0"]
+    assert lines[0][6] == "-"  # facts are told by reports
+    silent = replace(unanswered(record), blind=None)
+    assert [line.split()[-6:] for line in printed(list(tables.after_run(silent))[-1]).splitlines() if "(h" in line] == [
+        ["-"] * 6
+    ] * 3
 
 
 def test_the_routers_share_stands_below_the_hidden_matrix() -> None:

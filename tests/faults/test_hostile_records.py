@@ -130,6 +130,12 @@ PLACES: list[tuple[tuple[str | int, ...], tuple[Any, ...]]] = [
     (("class_recall",), ({"given": {"skin": [0.5]}}, {"told": {}}, {"given": {t: [2.0] for t in TASKS}})),
     (("subgroups",), ({"told": {}}, {"given": {"x": {}}}, {"given": {"skin": {"sex": {"f": {"n": 0, "score": 1.0}}}}},
                       {"given": {"skin": {"sex": {"f": {"n": 1, "score": 5.0}}}}})),
+    (("stream", "tasks", 0, "kind"), ("other", "mixed", "generation", "fusion", "a\nb", None, 7)),
+    (("stream", "tasks", 0, "metric"), ("exact", "macro_f1", "primary", "../x", None, 7)),
+    (("scores", "primary"), ({}, {"given": [[0.5] * 3] * 4, "hidden": [[0.5] * 3] * 4}, {"given": [[]], "hidden": []})),
+    (("blind",), ({"skin": 0.5}, {"x": None}, {"skin": 2.0}, [], 7)),
+    (("samples",), ({"skin": []}, {"../x": []}, [], 7)),
+    (("files",), ({"answers.jsonl": "0" * 64}, {"answers.jsonl.gz": "0"}, {"x/../answers.jsonl.gz": "0" * 64})),
     (("missing",), ({}, {"image": {"given": [0.5] * 3, "hidden": [0.5] * 3}}, {"../x": {"given": [], "hidden": []}})),
 ]  # fmt: skip
 
@@ -254,6 +260,15 @@ def test_many_at_once_stop_nobody(
     tally("refused by merge", said.count("left out: "))
 
 
+def of_kinds(*tasks: str) -> Record:
+    """A record like the others, but for the kinds of its tasks, which have the same metrics."""
+    record = made(seed=3)
+    entries = [replace(task, kind=kind) for task, kind in zip(record.stream.tasks, tasks, strict=True)]
+    own = {"primary": record.scores["accuracy"]}
+    stream = replace(record.stream, kind="mixed", tasks=entries)
+    return replace(record, stream=stream, scores=own | record.scores, class_recall=None)
+
+
 STRANGERS: dict[str, Callable[[Record], Record]] = {
     "another hash": lambda record: replace(record, stream=replace(record.stream, hash="ee")),
     "another task": lambda record: made(seed=3, tasks=("lung_ct", "retina_oct", "other")),
@@ -261,6 +276,7 @@ STRANGERS: dict[str, Callable[[Record], Record]] = {
     "another kind": lambda record: made(seed=3, kind="retrieval"),
     "a space of labels of its own": lambda record: replace(record, stream=replace(record.stream, label_space="shared")),
     "more test samples": lambda record: with_hits(record, {task: [1, 0, 1] for task in TASKS}),
+    "another kind of one task": lambda _: of_kinds("classification", "fusion", "classification"),
     "tasks in another listed order": lambda record: replace(record, permutation=[1, 0, 2]),
 }
 

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 from benchmark import kinds
 from benchmark.errors import UserError, forget_notices
-from benchmark.record.parts import SampleGroups, SampleScores
+from benchmark.record.parts import AnswerSample, SampleGroups, SampleScores
 from benchmark.record.schema import Configuration, Record, StreamEntry, TaskEntry, blank, unmeasured
 from benchmark.record.stored import read_all, read_record, run_files
-from tests.made_records import CONFIG, TASKS, made, save, told_apart, with_hits
+from benchmark.stream import Label, Stream, Task
+from tests.made_records import CONFIG, MIXED, QUESTIONS, TASKS, made, save, talking, told_apart, with_hits
 
 ROOT = Path(__file__).resolve().parents[2]
 LATER = {"config": {"inputs": "both", "gallery": "seen"}}  # what older records lack, and what it stands for
@@ -101,6 +102,102 @@ def test_groups_of_other_samples_are_refused() -> None:
     value["groups"] = {"skin": asdict(SampleGroups.packed(np.arange(3)))}
     with pytest.raises(ValueError, match=r"groups\.skin is not of the samples of hits\.given\.skin"):
         Record.from_json(value)
+
+
+@pytest.mark.parametrize("tasks", [QUESTIONS, MIXED], ids=["questions", "mixed"])
+def test_each_column_is_its_tasks_own_metric(tasks: dict[str, tuple[str, str]]) -> None:
+    record = talking(tasks=tasks, order=1)
+    value = json.loads(json.dumps(record.to_json()))
+    assert Record.from_json(deepcopy(value)) == record and record.primary == value["primary"] == "primary"
+    several = tasks is MIXED
+    assert record.stream.kind == record.kind.name == ("mixed" if several else "generation")
+    entries = {task["name"]: task for task in value["stream"]["tasks"]}
+    assert [("kind" in entries[name]) for name in tasks] == [several] * len(tasks)  # told where the stream does not
+    assert [entries[name].get("metric", "") for name in tasks] == [metric for _, metric in tasks.values()]
+    assert record.stream.measures == [
+        metric or ("exact" if kind == "generation" else "accuracy") for kind, metric in list(tasks.values())[::-1]
+    ]
+    for protocol in ("given", "hidden"):
+        for place, metric in enumerate(record.stream.measures):
+            own = [row[place] for row in record.scores[metric][protocol]]
+            assert own == [row[place] for row in record.matrix(protocol)] and own[-1] is not None
+    if several:
+        accuracy, exact = (record.scores[metric]["given"][-1] for metric in ("accuracy", "exact"))
+        assert accuracy[:3] == [None] * 3 and exact[-2:] == [None] * 2
+    assert list(value)[-3:] == ["hits", "blind", "samples"]
+
+
+def test_the_metric_that_all_tasks_share_is_the_primary_one() -> None:
+    def primary(kind: str, *tasks: tuple[str, str]) -> str:
+        entries = [TaskEntry(f"t{place}", kind=own, metric=metric) for place, (own, metric) in enumerate(tasks)]
+        return StreamEntry("s", "s", entries, kind=kind).primary
+
+    assert (
+        primary("generation", ("", "f1"), ("", "f1")) == "f1"
+        and primary("generation", ("", ""), ("", "exact")) == "exact"
+    )
+    assert primary("generation", ("", "f1"), ("", "")) == "primary"
+    assert primary("mixed", ("classification", ""), ("fusion", "")) == "accuracy"
+    assert primary("mixed", ("classification", ""), ("generation", "")) == "primary"
+    tasks = (
+        Task(0, "a", "ct", "fusion", (Label(0, "x", ()),), 2),
+        Task(1, "b", "us", "generation", (), 2, metric="f1"),
+    )
+    mixed = Stream("s", 1, "own", tasks)
+    assert TaskEntry.of(tasks[0], mixed) == TaskEntry("a", "ct", ["x"], "fusion")
+    assert TaskEntry.of(tasks[1], mixed) == TaskEntry("b", "us", [], "generation", "f1")
+    assert TaskEntry.of(tasks[0], mixed[:1]) == TaskEntry("a", "ct", ["x"])
+
+
+def test_texts_of_samples_are_made_fit_for_a_record() -> None:
+    wild = "a\x1b[2J\tb\r\nc\u202ed\ud800\x00" + "é" * 5000
+    sample = AnswerSample.of(wild, "", "yes", "no")
+    assert sample.question.startswith("a\ufffd[2J b\nc\ufffdd\ufffd\ufffdé") and len(sample.question) == 2000
+    record = talking()
+    record = replace(record, samples={"ct_vqa": [sample] * 8})
+    assert Record.from_json(json.loads(json.dumps(record.to_json()))) == record
+
+
+def spoilt(change: Callable[[dict[str, Any]], object], says: str) -> None:
+    value = json.loads(json.dumps(talking().to_json()))
+    change(value)
+    with pytest.raises(ValueError, match=says) as caught:
+        Record.from_json(value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_what_a_record_of_answers_in_words_may_not_say() -> None:
+    def task(place: int, **changes: Any) -> Callable[[dict[str, Any]], object]:
+        return lambda value: value["stream"]["tasks"][place].update(changes)
+
+    def part(**changes: Any) -> Callable[[dict[str, Any]], object]:
+        return lambda value: value.update(changes)
+
+    sample = {"question": "q", "reference": "r", "own": "a", "last": "b"}
+    for kind in ("", "mixed", "other", "x" * 5000, "two\nlines"):
+        spoilt(task(0, kind=kind), "the kind of skin_classes, which is not known")
+    for place, metric in ((0, "exact"), (2, "bleu1"), (2, "primary"), (4, "../x"), (4, "f" * 9999)):
+        spoilt(task(place, metric=metric), "the metric of .*, which is no primary one")
+    spoilt(task(0, kind=None), "Expected `str`")
+    spoilt(lambda value: value["stream"].update(kind="generation"), "stream.kind 'generation' is not that of the tasks")
+    spoilt(
+        lambda value: [task.update(kind="generation") for task in value["stream"]["tasks"]], "is not that of the tasks"
+    )
+    spoilt(part(primary="exact"), "primary 'exact' is not that of its mixed tasks")
+    spoilt(lambda value: value["scores"].pop("primary"), "scores lacks 'primary'")
+    spoilt(lambda value: value["scores"].pop("cider_d"), "scores lacks 'cider_d'")
+    for at, number in ((0, 0.123), (4, None)):
+        spoilt(lambda value, at=at, number=number: value["scores"]["primary"]["given"][5].__setitem__(at, number),
+               "scores.primary.given is not scores.(accuracy|f1).given for ")  # fmt: skip
+    spoilt(part(blind={"skin_classes": 0.5}), "blind is not of the tasks that are answered in words")
+    spoilt(part(blind={"path_vqa": 1.5}), "<= 1")
+    spoilt(part(samples={"mri_notes": []}), "samples is not of the tasks that are answered in words")
+    spoilt(part(samples={"path_vqa": [sample] * 9}), "length <= 8")
+    for text in ("x" * 2001, "\x1b[2J", "\u202e", "\ud800"):
+        spoilt(part(samples={"path_vqa": [sample | {"last": text}]}), "samples")
+    spoilt(part(samples={"path_vqa": [{"question": "q"}]}), "missing required field")
+    spoilt(part(files={"../answers.jsonl.gz": "0" * 64}), "of another form")
+    assert Record.from_json(talking(files={"answers.jsonl.gz": "0" * 64}).to_json()).files
 
 
 def test_keys_stand_in_order() -> None:

@@ -57,6 +57,28 @@ def test_retrieval_adds_both_directions() -> None:
     assert summary["given"]["t2i_r10"] == 0.375 and summary["given"]["t2i_forgetting"] is None
 
 
+def test_of_several_kinds_the_numbers_are_of_each_tasks_own_metric() -> None:
+    kind = kinds.joined(["generation", "classification"])
+    assert (kind.name, kind.primary, kind.withheld, kind.last_row, kind.board) == ("mixed", "primary", (), {}, ())
+    alone = {"given": [[None, cell] for _, cell in GIVEN], "hidden": [[None, cell] for _, cell in HIDDEN]}
+    summary = summarise(kind, {"primary": TWO, "accuracy": alone, "f1": alone})
+    assert list(summary["given"]) == [*SUMMARY]
+    assert (summary["given"]["last_acc"], summary["given"]["forgetting"]) == (0.875, 0.25)
+    both = kinds.joined(["fusion", "classification", "fusion"])  # which have the same metrics
+    assert both.last_row == kinds.of("classification").last_row and both.metrics[1:] == kinds.of("fusion").metrics
+    assert kinds.joined(["fusion"]) is kinds.of("fusion")
+
+
+def test_a_number_that_needs_a_cell_of_another_kind_of_question_is_none() -> None:
+    kind, alone = (
+        kinds.of("generation"),
+        {protocol: [[None, cell] for _, cell in rows] for protocol, rows in TWO.items()},
+    )
+    summary = summarise(kind, {"primary": TWO, "exact": alone, "f1": TWO})
+    assert summary["given"]["exact"] is None and summary["given"]["f1"] == summary["given"]["last_acc"] == 0.875
+    assert summarise(kind, {"exact": TWO})["given"]["last_acc"] == 0.875  # without a matrix of its own
+
+
 def test_committed_summaries_are_those_of_their_matrices() -> None:
     for path in run_files(RESULTS):
         record = read_record(path)

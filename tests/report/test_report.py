@@ -15,7 +15,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
-from made_records import flat, made, on, save, told_apart, with_hits
+from made_records import MIXED, QUESTIONS, flat, made, on, save, talking, told_apart, with_hits
 
 from benchmark import cli, report
 from benchmark.compare import comparisons, leaderboard
@@ -25,7 +25,7 @@ from benchmark.errors import UserError
 from benchmark.record.schema import Configuration, Record, StreamEntry, TaskEntry
 from benchmark.record.stored import read_all, read_record
 from benchmark.record.summary import summarise
-from benchmark.report import figures, findings, labels, latex, modality, origins, plates, views
+from benchmark.report import breakdown, figures, findings, labels, latex, modality, origins, plates, views
 from benchmark.report.wording import MINUS, NONE, exact, per_cent, recall, shown
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -329,6 +329,37 @@ def test_a_command_quotes_values() -> None:
     )
 
 
+@pytest.mark.parametrize("tasks", [QUESTIONS, MIXED], ids=["questions", "mixed"])
+def test_answers_in_words_beside_guesses_without_the_image(tasks: dict[str, tuple[str, str]]) -> None:
+    records = [talking(*place, seed, tasks=tasks) for place in (("ewc", "01"), ("lwf", "02")) for seed in (0, 1)]
+    given, hidden = breakdown.answers(views.stream_view(records))
+    assert (given.protocol, hidden.protocol) == ("given", "hidden")
+    assert given.names[0] == "without the image" and sorted(given.names[1:]) == ["ewc", "lwf"]
+    own = ["exact match", "likeliest answer", "format kept", "truncated"]
+    told = [(line.task, line.lines, *line.words) for line in given.lines]
+    assert told[:4] == [("path_vqa", 4 * (place == 0), word) for place, word in enumerate(own)]
+    assert told[8:10] == [("ct_reports", 5, "token F1"), ("ct_reports", 0, "fact F1")]
+    last = [record.matrix("given")[-1][record.stream.task_names.index("ct_reports")] for record in records[:2]]
+    f1, facts = given.lines[8:10]
+    assert f1.cells[0] == 0.25 and f1.cells[given.names.index("ewc")] == pytest.approx(np.mean(last))
+    assert facts.cells[0] is None
+    without = [replace(record, blind=None) for record in records]
+    assert breakdown.answers(views.stream_view(without))[0].names == given.names[1:]
+    assert breakdown.answers(views.stream_view(many())) == []
+
+
+def test_questions_and_answers_are_shown_whatever_they_say(tmp_path: Path) -> None:
+    report.build(save(tmp_path, talking("ewc", "01"), talking("lwf", "02")))
+    html = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    page = Page(html)
+    assert "<script>alert" not in html and 'No. <script>alert("x")</script> & so on' in page.text
+    assert html.count("Questions and answers</h4>") == 2 and page.text.count("when just learned") == 6
+    assert "answers of seed 0, order 0" in page.text and "Score matrix, identity given" in page.text
+    assert "each task is scored by its own metric, accuracy, exact match or token F1." in page.text
+    assert "5 tasks of classification, fusion and generation" in page.text
+    assert "ct, token F1" in page.text  # under the name of a column
+
+
 def test_chance() -> None:
     tasks = [TaskEntry("one", labels=["a", "b"]), TaskEntry("other", labels=["a", "b", "c", "d"])]
     stream = StreamEntry("s", "s", tasks)
@@ -336,6 +367,9 @@ def test_chance() -> None:
     shared = replace(stream, label_space="shared", tasks=tasks[1:] * 3)
     assert views.chance(shared) == {"given": 0.25, "hidden": 0.25}
     assert views.chance(replace(stream, kind="retrieval")) is None
+    assert views.chance(talking(tasks=MIXED).stream) is None is views.chance(talking(tasks=QUESTIONS).stream)
+    both = talking(tasks={"skin_a": ("classification", ""), "skin_b": ("fusion", "")})
+    assert views.chance(both.stream) == {"given": 0.5, "hidden": 0.25}
 
 
 def test_the_headline() -> None:

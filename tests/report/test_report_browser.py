@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmark import report
+from tests.made_records import save, talking
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,7 +20,8 @@ METHODS = ("er", "ewc", "independent_lora", "joint_lora", "zero_shot")
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The report on some of the committed records: classification, fusion, retrieval, tuned rows, single runs."""
+    """The report on some of the committed records (classification, fusion, retrieval, tuned rows, single runs), and on
+    made ones of a stream that mixes kinds."""
     results = tmp_path_factory.mktemp("results")
     for stream in STREAMS:
         for method in METHODS:
@@ -27,6 +29,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
                 copy = results / path.relative_to(ROOT / "results")
                 copy.parent.mkdir(parents=True)
                 shutil.copy(path, copy)
+    save(results, *(talking(method, f"0{place}") for place, method in enumerate(("ewc", "er"))))
     return report.build(results)[0].as_uri()
 
 
@@ -146,7 +149,7 @@ def test_filters(browser: Any, address: str) -> None:
     assert said == f"2 of {len(both)} rows"
 
 
-@pytest.mark.parametrize("where", ["overall", *STREAMS])
+@pytest.mark.parametrize("where", ["overall", *STREAMS, "mixed"])
 def test_it_fits_a_phone(browser: Any, address: str, where: str) -> None:
     """No part is wider than 390 px, opened or closed; wide tables scroll in their own frame."""
     opened(browser, f"{address}#{where}", width=390)

@@ -50,6 +50,7 @@ def test_missing_records_come_with_all_they_left(here: Path, there: Path) -> Non
     save(there, mine, new, made(seed=2, status="running"))
     source = path_of(there, new)
     (source / "predictions.npz").write_bytes(archive("predictions"))
+    (source / "answers.jsonl.gz").write_bytes(b"answers")
     (source / "experts" / "one").mkdir(parents=True)
     (source / "experts" / "one" / "adapter_model.safetensors").write_bytes(b"weights")
     merged = merge.merge(there, here)

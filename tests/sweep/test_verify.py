@@ -60,7 +60,7 @@ def nudged(record: Record, by: float) -> Record:
     given = [list(row) for row in record.scores["accuracy"]["given"]]
     given[2][1] = (given[2][1] or 0.0) + by
     accuracy = record.scores["accuracy"] | {"given": given}
-    scores = record.scores | {"accuracy": accuracy}
+    scores = record.scores | {"primary": accuracy, "accuracy": accuracy}
     return replace(record, scores=scores, summary=summarise(record.kind, scores))
 
 
