@@ -20,6 +20,7 @@ from benchmark.data.catalog import Source
 from benchmark.data.phantom import captions, notes, shifts, talk
 from benchmark.data.phantom.facts import facts as facts_of
 from benchmark.data.sources import talking
+from benchmark.data.sources.dialogues import check_legal
 from benchmark.data.sources.pairs import components, numbered
 from benchmark.data.sources.split import SPLITS, Split
 from benchmark.errors import UserError, shown, unknown
@@ -82,7 +83,9 @@ def dialogue(source: Source) -> dict[str, list[tuple[str, str, bool]]]:
     """By split the instruction, the answer and whether it is closed of every sample, without drawing an image."""
     made = options(source)
     about = talking.talk_of(made, source.where)
-    return {split: [turn[:3] for turn in about.turns(i, made["sizes"][split])] for i, split in enumerate(SPLITS)}
+    told = {split: [turn[:3] for turn in about.turns(i, made["sizes"][split])] for i, split in enumerate(SPLITS)}
+    check_legal(source, [(source.where, answer) for turns in told.values() for _, answer, closed in turns if closed])
+    return told
 
 
 def facts(source: Source) -> Callable[[str], dict[str, str]] | None:
@@ -125,6 +128,8 @@ def options(source: Source) -> dict[str, Any]:
     if kind == "retrieval":
         _check_captions(given, where)
     elif kind == "generation":
+        if source.instruction:
+            raise UserError(f"{where}.instruction: made samples bring their own questions")
         _check_region(given["generator"], given.get("region", {}), f"{where}.region")
         for i, region in enumerate(given["regions"] if isinstance(given.get("regions"), list) else ()):
             _check_region(given["generator"], region, f"{where}.regions[{i}]")
