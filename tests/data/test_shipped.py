@@ -19,6 +19,7 @@ SHIPPED = {
     "medical10": (10, 43), "mbiil_cls": (4, 14), "medmnist12": (12, 80),
     "smoke_fusion": (2, 8), "phantom_notes6": (6, 24), "mbiil_vqa": (2, 4), "phantom_domain6": (6, 4),
     "smoke_retrieval": (2, 0), "phantom_retrieval6": (6, 0), "mbiil_reports": (2, 0), "covid_notes3": (3, 0),
+    "smoke_generation": (2, 0), "phantom_mbiil8": (8, 0), "mbiil8": (8, 0), "smoke_mixed": (4, 6),
 }  # fmt: skip
 
 
@@ -75,8 +76,8 @@ def test_a_card_is_a_task_and_tells_where_it_comes_from(card: str, data: Path, t
     assert content["name"] == card
     recipe = catalog.load(stream_file(tmp_path, {"name": "one", "tasks": [{"card": card}]}), data)
     assert recipe.stream.tasks[0].name == card
-    if "path" in content:
-        assert recipe.sources[0].options["path"] == data / content["path"]
+    for key in task_keys.SOURCES[content["source"]].paths:
+        assert recipe.sources[0].options[key] == data / content[key]
 
 
 def test_no_python_below_datasets() -> None:
@@ -101,13 +102,16 @@ def test_the_stream_written_out_in_the_readme_loads(data: Path, tmp_path: Path) 
 
 
 def test_the_folder_and_the_tables_of_the_readme_load(data: Path, tmp_path: Path) -> None:
-    (data / "ham").mkdir()
-    (data / "ham" / "metadata.csv").touch()
+    for name in ("ham/metadata.csv", "signs/questions.csv", "pathvqa/train.json", "pathvqa/test.jsonl"):
+        (data / name).parent.mkdir(exist_ok=True)
+        (data / name).touch()
+    (data / "pathvqa" / "images").mkdir()
     recipes = [
         catalog.load(stream_file(tmp_path, {"name": "s", "tasks": tasks}), data) for tasks in in_the_readme(list)
     ]
-    assert [recipe.sources[0].kind for recipe in recipes] == ["folder", "table", "table"]
-    assert [recipe.stream.kinds for recipe in recipes] == [("classification",), ("classification",), ("retrieval",)]
+    assert [recipe.sources[0].kind for recipe in recipes] == ["folder", "table", "table", "table", "llava"]
+    kinds = ["classification", "classification", "retrieval", "generation", "generation"]
+    assert [recipe.stream.kinds for recipe in recipes] == [(kind,) for kind in kinds]
 
 
 def test_the_parts_of_made_tasks_in_the_readme_load(tmp_path: Path) -> None:
