@@ -16,6 +16,8 @@ def settled(recipe: Recipe) -> Recipe:
     The metric is exact match where every test question is closed, else F1. The legal answers are the different training
     answers of closed questions, as they are written and in order; none where no question is closed.
 
+    What is asked and answered is read of every such task, so that what is wrong with it is told before a run.
+
     Raises:
         UserError: samples cannot be read.
     """
@@ -25,8 +27,6 @@ def settled(recipe: Recipe) -> Recipe:
 
 
 def _settled(task: Task, source: Source) -> Task:
-    if task.metric and task.answers:
-        return task
     told = sources.dialogue(source)
     exact, f1 = kinds.of(task.kind).primaries
     metric = exact if all(closed for *_, closed in told["test"]) else f1

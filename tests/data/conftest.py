@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from benchmark.data import catalog
+from benchmark.data.task_keys import SOURCES
 from tests.source_files import pixels, save
 
 
@@ -49,15 +50,11 @@ def data(tmp_path: Path) -> Path:
     folder.mkdir()
     for card in catalog.names("cards"):
         content = yaml.safe_load((catalog.root() / "cards" / f"{card}.yaml").read_text())
-        if content["source"] == "folder":
-            (folder / content["path"]).mkdir()
-        elif "path" in content:
-            (folder / content["path"]).parent.mkdir(exist_ok=True)
-            (folder / content["path"]).touch()
-        elif content["source"] == "llava":
-            (folder / content["images"]).mkdir(parents=True)
-            for key in ("train", "test"):
-                (folder / content[key]).touch()
+        for key, kind in SOURCES[content["source"]].paths.items():
+            place = folder / content[key]
+            (place if kind == "folder" else place.parent).mkdir(parents=True, exist_ok=True)
+            if kind == "file":
+                place.touch()
     return folder
 
 

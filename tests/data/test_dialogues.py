@@ -178,6 +178,21 @@ def test_the_hash_tells_words_and_not_whether_the_file_or_the_samples_tell_them(
     assert asked() != asked(instruction="Which class?")
 
 
+MADE = {"name": "m", "modality": "ct", "kind": "generation", "source": "phantom", "generator": "ct", "seed": 1,
+        "sizes": {"train": 8, "val": 8, "test": 8}, "talk": "closed", "factors": ["lesion_size"]}  # fmt: skip
+
+
+def test_made_questions_have_their_own_instructions_and_legal_answers(files: Path) -> None:
+    found = settle.settled(recipe_of(files, MADE)).stream.tasks[0]
+    assert (found.metric, found.answers) == ("exact", ("no", "yes"))
+    kept = settle.settled(recipe_of(files, MADE | {"answers": ["yes", "no"]})).stream.tasks[0]
+    assert kept.answers == ("yes", "no")
+    for change, says in (({"answers": ["large", "small"]}, "is none of"), ({"instruction": "Q"}, "bring their own")):
+        for more in ({}, {"metric": "f1"}):
+            with pytest.raises(UserError, match=says):
+                settle.settled(recipe_of(files, MADE | change | more))
+
+
 # ---- tables and functions
 
 
