@@ -279,7 +279,7 @@ class LanguageBackbone(nn.Module):
     def _decoded(self, tokens: Tokens, cache: Any = None) -> Tensor:
         """(B, new tokens, D) after the last block."""
         return self.decoder(
-            inputs_embeds=tokens.embedded, attention_mask=tokens.mask.long(), position_ids=tokens.positions,
+            inputs_embeds=tokens.embedded, attention_mask=tokens.attended, position_ids=tokens.positions,
             past_key_values=cache, use_cache=cache is not None,
         ).last_hidden_state  # fmt: skip
 
@@ -302,6 +302,18 @@ class Tokens:
     @property
     def length(self) -> int:
         return self.embedded.shape[1]
+
+    @property
+    def attended(self) -> Tensor:
+        """(B, 1, N, all so far) bool: what each token sees, those before it and itself.
+
+        Made here, because transformers asks whether a mask of rows has any padding, and waits for the device. A place
+        without a token sees itself, lest its mean be over nothing.
+        """
+        every, device = self.mask.shape[1], self.mask.device
+        place_N1 = torch.arange(every - self.length, every, device=device)[:, None]
+        other = torch.arange(every, device=device)
+        return ((other <= place_N1) & self.mask[:, None] | (other == place_N1))[:, None]
 
     def followed_by(self, embedded: Tensor, mask: Tensor) -> Tokens:
         """These and more behind them, to be read at once."""
