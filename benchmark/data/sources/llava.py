@@ -117,7 +117,8 @@ def _trains(source: Source) -> list[_Asked]:
         if not isinstance(entry, dict):
             raise UserError(f"{where}: expected keys and values, got a {type(entry).__name__}")
         image = _image(entry, where)
-        found += [_Asked(at, image, *texts) for at, *texts in _rounds(entry.get("conversations"), where)]
+        rounds = _rounds(entry.get("conversations"), where)
+        found += [_Asked(at, image, asked, told) for at, asked, told in rounds]
     return found
 
 
