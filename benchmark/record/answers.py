@@ -33,7 +33,8 @@ class AnswerLine:
         protocol: given or hidden.
         index: of the sample in the task's test set.
         type: CLOSED for a question with legal answers, else OPEN.
-        tokens: that were generated, None where the method does not say. stopped: by the model, not by the limit of tokens.
+        tokens: that were generated, None where the method does not say.
+        stopped: by the model, not by the limit of tokens.
         exact, f1: against the reference. format_kept: whether it has the form of an answer to such a question.
         likeliest: of a closed question the likeliest legal answer; empty where that was not asked.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -70,8 +70,8 @@ def answered(stage: int, task: Task, protocol: str) -> Cell | None:
         metrics = dict.fromkeys(kinds.of(task.kind).metrics, share)
         return Cell(metrics, arrays, np.arange(N) % 2 == 0, recalls=np.array([share, 0.5]))
     said = [WILD[(place + stage) % len(WILD)] for place in range(N)]
-    arrays = {"answer": np.array(said), "tokens": np.where(np.arange(N) == 2, -1, stage), "stopped": np.arange(N) % 3 == 0,
-              "likeliest": np.array(["yes" if place % 2 == 0 else "" for place in range(N)])}  # fmt: skip
+    arrays = {"answer": np.array(said), "tokens": np.where(np.arange(N) == 2, -1, stage),
+              "stopped": np.arange(N) % 3 == 0, "likeliest": np.array(["yes", ""] * (N // 2))}  # fmt: skip
     metrics = dict.fromkeys(kinds.of(task.kind).metrics, share) | {"likelihood": float("nan")}
     return Cell(metrics, arrays, np.linspace(0, 1, N) if task.metric == "f1" else np.arange(N) % 4 == 0)
 
@@ -123,11 +123,13 @@ def run(folder: Path, stop: int = -1) -> Record:
     return loop.record
 
 
-@pytest.fixture
-def straight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("benchmark.running.loop.judged", judge)
-    run(tmp_path / "straight")
-    return tmp_path / "straight"
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("runs") / "straight"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("benchmark.running.loop.judged", judge)
+        run(folder)
+        yield folder
 
 
 def test_each_column_is_its_tasks_own_metric(straight: Path) -> None:
@@ -170,7 +172,7 @@ def test_all_answers_of_the_own_and_the_last_row_stay(straight: Path) -> None:
 
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_a_run_that_was_killed_leaves_the_same_bytes(straight: Path, stop: int) -> None:
-    folder = straight.with_name("killed")
+    folder = straight.with_name(f"killed{stop}")
     with pytest.raises(KeyboardInterrupt):
         run(folder, stop)
     assert RunFolder(folder).found().state is State.UNFINISHED and not (folder / "answers.jsonl.gz").exists()
