@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from importlib.util import find_spec
 from os.path import exists, isdir, isfile
 from pathlib import Path
@@ -34,11 +35,22 @@ def speaks(backbone: str) -> bool:
     return backbone == SPEAKING or backbone.startswith(HUB)
 
 
-def check(backbone: str, pretrained: str | None, kind: Kind, learned: tuple[str, ...], stream: str) -> None:
+def learns(learned: Iterable[str], asked: Iterable[str], backbone: str) -> bool:
+    """Whether a method that learns these kinds of task learns a stream of those on a backbone.
+
+    What learns from questions on a vision-language model learns classes and notes there as well, for they are asked in
+    words like all else; what does not can do nothing with such a model.
+    """
+    if speaks(backbone):
+        learned = {"classification", "fusion", "generation"} if "generation" in learned else set()
+    return set(asked) <= set(learned)
+
+
+def check(backbone: str, pretrained: str | None, kind: Kind, stream: str) -> None:
     """Refuse a backbone that cannot answer what a stream asks, or that is not there.
 
     Args:
-        kind: what holds of the stream's tasks. learned: the kinds of task that the method learns. stream: in words.
+        kind: what holds of the stream's tasks. stream: in words.
 
     Raises:
         UserError: saying what would be right.
@@ -49,12 +61,6 @@ def check(backbone: str, pretrained: str | None, kind: Kind, learned: tuple[str,
         raise UserError(f"{where}: {stream} is answered in words by a vision-language model ({one}); a CLIP learns "
                         "streams of one kind, classification, fusion or retrieval")  # fmt: skip
     if speaks(backbone):
-        if kind.whole_batch:
-            raise UserError(f"{where}: a vision-language model compares no images with texts, as {stream} asks")
-        if "generation" not in learned:
-            raise UserError(
-                f"{where}: the method adapts a CLIP's towers, and learns nothing on a vision-language model"
-            )
         if pretrained is not None:
             raise UserError(f"--pretrained {pretrained}: backbone {backbone!r} says itself which weights")
         _check_language(backbone, where)

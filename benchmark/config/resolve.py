@@ -109,7 +109,6 @@ def resolve(config: RunConfig, card: MethodCard, cuda: bool) -> Plan:
     made_with = configuration(config, card, precision)
     folder = stream_folder(Path(config.results), recipe.stream.name, hashed)
     key = kept_key(runs_of(Path(config.results), folder, card.name), made_with, card.defaults, hashed)
-    recipe = settled(recipe)  # after the hash, which is of what the file says and of the samples
     return Plan(config, card, recipe, identities, hashed, folder, precision, made_with, key)
 
 
@@ -124,11 +123,15 @@ def checked(config: RunConfig, card: MethodCard) -> Recipe:
     recipe = catalog.load(config.stream, Path(config.data))
     kind = kinds.joined(recipe.stream.kinds)
     stream = f"stream {config.stream!r} ({', '.join(recipe.stream.kinds)})"
-    if not set(recipe.stream.kinds) <= set(card.kinds):
-        wanted = set(recipe.stream.kinds)
-        others = ", ".join(name for name in registry.names() if wanted <= set(registry.card(name).kinds))
+    backbone = families.by_default(config.backbone, kind)
+    if not families.learns(card.kinds, recipe.stream.kinds, backbone):
+        others = ", ".join(
+            name
+            for name in registry.names()
+            if families.learns(registry.card(name).kinds, recipe.stream.kinds, backbone)
+        )
         raise UserError(f"method {card.name!r} learns {', '.join(card.kinds)}, not {stream}; these do: {others}")
-    families.check(families.by_default(config.backbone, kind), config.pretrained, kind, card.kinds, stream)
+    families.check(backbone, config.pretrained, kind, stream)
     if config.inputs != "both" and not kind.withheld:
         raise UserError(f"--inputs {config.inputs}: only fusion can do without an input, not {stream}")
     if config.gallery != "seen" and kind.labelled:
@@ -139,4 +142,4 @@ def checked(config: RunConfig, card: MethodCard) -> Recipe:
         raise UserError(f"--devices {config.devices}: {kind.name} contrasts the samples of a whole batch: one device")
     if config.devices > config.batch_size:
         raise UserError(f"--devices {config.devices}: more than the {config.batch_size} samples of a batch")
-    return recipe
+    return settled(recipe)

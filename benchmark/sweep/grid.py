@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.compare.entries import stale
-from benchmark.config import arguments, registry
+from benchmark.config import arguments, families, registry
 from benchmark.config.resolve import Plan, resolve
 from benchmark.config.run_config import RunConfig, check_whole
 from benchmark.data import catalog
 from benchmark.errors import UserError, shown
+from benchmark.kinds import joined
 from benchmark.record.folder import Found, RunFolder, State
 from benchmark.record.stored import RECORD, readable
 
@@ -143,7 +144,8 @@ def runs(grid: Grid, cuda: Callable[[RunConfig], bool]) -> tuple[list[GridRun], 
             if method not in named:
                 where = stream, config.data
                 kinds[where] = kinds.get(where) or catalog.load(stream, Path(config.data)).stream.kinds
-                if not set(kinds[where]) <= set(card.kinds):
+                backbone = families.by_default(config.backbone, joined(kinds[where]))
+                if not families.learns(card.kinds, kinds[where], backbone):
                     skipped.setdefault(stream, []).append(method)
                     continue
             plan = resolve(config, card, cuda(config))
