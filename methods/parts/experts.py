@@ -71,6 +71,7 @@ class Experts:
         self.names: list[str] = []
         self.live: str | None = None
         self.folded: Blend = {}
+        self.dense: Sequence[Tensor] = ()  # of every layer, an update that is no sum of experts
         self.config = LoraConfig(
             r=rank,
             lora_alpha=alpha,  # type: ignore[arg-type]
@@ -79,6 +80,7 @@ class Experts:
             target_modules=peft_layers.pattern(tower, places, blocks),
         )
         self.layers: list[Any] = []  # of PEFT's lora.Linear
+        self.paths: list[str] = []  # below the tower
         self._pristine: list[Tensor] = []
 
     def add(self, name: str) -> None:
@@ -89,15 +91,20 @@ class Experts:
         """
         if name in self.names:
             raise ValueError(f"expert {name!r} is there already")
-        state = self.folded, self.live
+        state = self.folded, self.live, self.dense
         self._show({}, None)
         peft_layers.inject(self.tower, self.config, name)
         if not self.names:
-            self.layers = list(peft_layers.targets(self.tower, self.config).values())
+            found = peft_layers.targets(self.tower, self.config)
+            self.paths, self.layers = list(found), list(found.values())
             self._pristine = [peft_layers.weight(layer).detach().clone() for layer in self.layers]
         self.names.append(name)
         self.activate(None)  # PEFT makes a new adapter act and take gradients
         self._show(*state)
+
+    def renew(self, name: str) -> None:
+        """The factors of an expert that is not folded drawn again, as those of a fresh one."""
+        peft_layers.renew(self.layers, name)
 
     def factors(self, name: str) -> tuple[list[Tensor], list[Tensor]]:
         """(As, Bs) of an expert, layer by layer: (r, D_in) and (D_out, r)."""
@@ -113,11 +120,28 @@ class Experts:
 
         Must not be entered or left while a graph through the tower is alive. What was in force before comes back.
         """
-        before = self.folded, self.live
         self._known((*weights, live) if live else weights)
         if any(isinstance(w, tuple) and len(w) != len(self.layers) for w in weights.values()):
             raise ValueError(f"a weight per layer: need {len(self.layers)} of them")
-        self._show(dict(weights), live)
+        with self._shown(dict(weights), live):
+            yield
+
+    @contextmanager
+    def fold_dense(self, deltas: Sequence[Tensor]) -> Iterator[None]:
+        """Inside: the weight of layer i is W0 + deltas[i], (D_out, D_in), and no expert acts.
+
+        For an update that is no weighted sum of experts; entered, left and nested as :meth:`blend`.
+        """
+        shapes = [peft_layers.weight(layer).shape for layer in self.layers]
+        if [delta.shape for delta in deltas] != shapes:
+            raise ValueError(f"a delta per layer, of its weight's shape: need {len(shapes)} of them")
+        with self._shown({}, None, deltas):
+            yield
+
+    @contextmanager
+    def _shown(self, weights: Blend, live: str | None, dense: Sequence[Tensor] = ()) -> Iterator[None]:
+        before = self.folded, self.live, self.dense
+        self._show(weights, live, dense)
         try:
             yield
         finally:
@@ -179,8 +203,8 @@ class Experts:
         return names
 
     @torch.no_grad()
-    def _show(self, weights: Blend, live: str | None) -> None:
-        if weights != self.folded:
+    def _show(self, weights: Blend, live: str | None, dense: Sequence[Tensor] = ()) -> None:
+        if weights != self.folded or dense is not self.dense:
             factors = {name: self.factors(name) for name in weights}
             for i, layer in enumerate(self.layers):
                 W = peft_layers.weight(layer)
@@ -192,8 +216,10 @@ class Experts:
                     B = torch.cat([factors[name][1][i] * scale for name, scale in scales.items()], dim=1)
                     with torch.autocast(A.device.type, enabled=False):
                         W.add_(B @ A)
+                if dense:
+                    W.add_(dense[i])
                 self._pristine[i] = pristine
-            self.folded = weights
+            self.folded, self.dense = weights, dense
         if live != self.live:
             self.activate(live)
 

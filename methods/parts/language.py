@@ -133,10 +133,8 @@ class LanguageBackbone(nn.Module):
 
     def spoken(self, batch: dict[str, Tensor]) -> Tensor:
         """(B, M + 1, V) logits of the target's tokens, each given those before it; the last row is of what follows."""
-        prompt = self._asked(batch)
-        embedded_BMD = self.adapted.get_input_embeddings()(batch["target"].clamp(min=0))
-        hidden = self._decoded(prompt.followed_by(embedded_BMD, batch["target_mask"]))
-        return self._logits(hidden[:, prompt.length - 1 :])
+        hidden = self._decoded(self._told(batch))
+        return self._logits(hidden[:, batch["prompt"].shape[1] - 1 :])
 
     def graded(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Scalar loss of :meth:`spoken`: the mean over samples of the mean over an answer's tokens."""
@@ -223,10 +221,7 @@ class LanguageBackbone(nn.Module):
     @torch.no_grad()
     def watch(self, batch: dict[str, Tensor], observe: Callable[[int, Tensor], None]) -> None:
         """``observe(layer, x_ND)`` the inputs of every block's attention, of all tokens of prompts and targets."""
-        prompt = self._asked(batch)
-        if "target" in batch:
-            embedded = self.adapted.get_input_embeddings()(batch["target"].clamp(min=0))
-            prompt = prompt.followed_by(embedded, batch["target_mask"])
+        prompt = self._told(batch)
 
         def hook(layer: int) -> Callable[..., None]:
             return lambda module, args, kwargs: observe(
@@ -242,6 +237,18 @@ class LanguageBackbone(nn.Module):
         finally:
             for each in hooks:
                 each.remove()
+
+    def tokens(self, batch: dict[str, Tensor]) -> Tensor:
+        """(B, N) bool: which places of what the decoder reads, prompts and targets, hold a token."""
+        return self._told(batch).mask
+
+    def _told(self, batch: dict[str, Tensor]) -> Tokens:
+        """The prompts, and behind them the targets where the batch has any."""
+        prompt = self._asked(batch)
+        if "target" not in batch:
+            return prompt
+        embedded = self.adapted.get_input_embeddings()(batch["target"].clamp(min=0))
+        return prompt.followed_by(embedded, batch["target_mask"])
 
     def _asked(self, batch: dict[str, Tensor]) -> Tokens:
         """The prompts with their images, the padding moved to the left."""

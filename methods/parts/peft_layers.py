@@ -88,6 +88,12 @@ def factors(layers: Layers, name: str) -> tuple[list[Tensor], list[Tensor]]:
     return [layer.lora_A[name].weight for layer in layers], [layer.lora_B[name].weight for layer in layers]
 
 
+def renew(layers: Layers, name: str) -> None:
+    """The adapter's factors as PEFT draws those of a new one."""
+    for layer in layers:
+        layer.reset_lora_parameters(name, init_lora_weights=True)
+
+
 def without_dropout(layers: Layers, name: str) -> None:
     """The adapter's input is never dropped from now on."""
     for layer in layers:
