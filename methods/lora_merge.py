@@ -28,7 +28,10 @@ of low rank U and V are arbitrary beyond the rank, and that diagonal with them).
 
 M is dense: kept as it is, as many numbers as the adapted weights have, or with ``merged_rank`` k the best of rank k in
 each layer, and ``memory["lost"]`` says what share of ||M||^2 that loses. OPCM keeps M alone; the other rules have to
-see every task's LoRA again. ``scale`` 0 is the rule's own lambda: SCALE_TEXT
+see every task's LoRA again. ``scale`` 0 is the rule's own lambda, the best of a few on validation samples of phantom8
+(one seed, its eight tasks merged): accuracy given and hidden with ties .5 is 52.9 and 30.9 (with 1: 51.4 and 27.1),
+with dare_ties .5 54.1 and 31.2, magnitude_prune .5 54.1 and 30.1, magmax .5 52.5 and 32.0, task_arithmetic .3 54.3 and
+33.2 (with 1/T: 44.9 and 26.0), dare_linear .3 55.1 and 32.6, opcm 1 55.7 and 32.8.
 
     make bench METHOD=lora_merge
 """
@@ -50,7 +53,10 @@ from methods.sequential_lora import SequentialLora
 
 __all__ = ["LoraMerge", "elect", "merge", "opcm_step"]
 
-SCALES = {"ties": 1.0, "dare_ties": 1.0, "magmax": 0.5, "opcm": 1.0}  # of the rules that sum: 1 / T
+SCALES = {
+    "task_arithmetic": 0.3, "magnitude_prune": 0.5, "ties": 0.5, "dare_linear": 0.3, "dare_ties": 0.5, "magmax": 0.5,
+    "opcm": 1.0,
+}  # fmt: skip
 PRESETS: dict[str, dict[str, Any]] = {
     "magmax": {"method": {"rule": "magmax", "scale": 0.5, "train": "sequential"}},
     "task_arithmetic": {"method": {"rule": "task_arithmetic", "scale": 0.3}},
@@ -176,7 +182,7 @@ class LoraMerge(SequentialLora):
         """The merged model, for whatever task."""
         if "counts" not in self.memory:
             return self.experts.blend({})
-        scale = self.scale or SCALES.get(self.rule, 1 / len(self.memory["counts"]))
+        scale = self.scale or SCALES[self.rule]
         with torch.autocast(self.device.type, enabled=False):
             return self.experts.fold_dense([scale * M for M in self._kept()])
 

@@ -165,6 +165,65 @@ def layer_weights(experts: Experts, count: int) -> Tensor:
 
 
 @torch.no_grad()
+def test_a_dense_update_is_folded_and_nests_with_blends() -> None:
+    """What acts inside is the frozen weight and the update, to the bit; around it comes back what was in force."""
+    experts, before = pool(2), base_weights(pool(2))
+    dense = [experts.scale * B @ A for A, B in zip(*experts.factors("e0"), strict=True)]
+    weights = [layer.base_layer.weight.clone() for layer in experts.layers]
+
+    def shown() -> list[Tensor]:
+        return [layer.base_layer.weight.clone() for layer in experts.layers]
+
+    with experts.blend({"e1": 0.5}, live="e0"):
+        outside = shown()
+        with experts.fold_dense(dense):
+            assert same(shown(), [W + delta for W, delta in zip(weights, dense, strict=True)])
+            assert experts.live is None and experts.folded == {}
+            with experts.blend({"e1": 2.0}):
+                other = shown()
+            with experts.fold_dense([2 * delta for delta in dense]):
+                assert same(shown(), [W + 2 * delta for W, delta in zip(weights, dense, strict=True)])
+            experts.add("e2")
+            assert same(shown(), [W + delta for W, delta in zip(weights, dense, strict=True)])
+        assert same(shown(), outside) and experts.live == "e0" and experts.folded == {"e1": 0.5}
+    with experts.blend({"e1": 2.0}):
+        assert same(shown(), other)
+    assert same(base_weights(experts), before)
+    with pytest.raises(RuntimeError, match="stop"), experts.fold_dense(dense):
+        raise RuntimeError("stop")
+    assert same(base_weights(experts), before)
+    for wrong in ([], dense[:-1], [delta.mT for delta in dense]):
+        with pytest.raises(ValueError, match=f"need {len(dense)} of them"), experts.fold_dense(wrong):
+            pass
+
+
+@torch.no_grad()
+def test_a_dense_update_is_what_its_expert_folded_is() -> None:
+    experts, x = pool(1, torch.float64), pixels(torch.float64)
+    dense = [experts.scale * B @ A for A, B in zip(*experts.factors("e0"), strict=True)]
+    with experts.blend({"e0": 1.0}):
+        folded = experts.tower(x)
+    with experts.fold_dense(dense):
+        close(experts.tower(x), folded, 1e-12)
+
+
+def test_a_renewed_expert_is_as_a_fresh_one() -> None:
+    experts, x = pool(2), pixels()
+    kept = [factor.clone() for factor in experts.parameters("e0")]
+    experts.renew("e1")
+    As, Bs = experts.factors("e1")
+    assert not any(B.any() for B in Bs)
+    for A in As:
+        bound = A.shape[1] ** -0.5
+        assert 0.8 * bound < float(A.abs().max()) <= bound
+    assert same(kept, [factor.detach() for factor in experts.parameters("e0")])
+    with torch.no_grad(), experts.blend({"e1": 1.0}):
+        folded = experts.tower(x)
+    with torch.no_grad(), experts.blend({}):
+        assert torch.equal(folded, experts.tower(x))
+
+
+@torch.no_grad()
 def test_a_fresh_expert_changes_nothing() -> None:
     experts, x = Experts(tiny.backbone().image, RANK, ALPHA), pixels()
     plain = experts.tower(x)
