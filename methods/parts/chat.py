@@ -131,4 +131,5 @@ class Chat:
 def padded(rows: Sequence[Sequence[int]]) -> Tensor:
     """(M, L) int64 of rows of any lengths, -1 behind each."""
     width = max(map(len, rows), default=0)
-    return torch.tensor([[*row, *([NONE] * (width - len(row)))] for row in rows], dtype=torch.long).view(-1, width)
+    filled = [[*row, *([NONE] * (width - len(row)))] for row in rows]
+    return torch.tensor(filled, dtype=torch.long).view(len(rows), width)

@@ -30,12 +30,17 @@ def load(name: str) -> LanguageBackbone:
             has a chat template.
     """
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as MODELS
 
     where = str(FOLDER / DRAWN) if name == DRAWN else name.removeprefix(LOCAL).removeprefix(HUB)
     try:
         with _quiet():
             config: Any = AutoConfig.from_pretrained(where, trust_remote_code=False)
+            if config.model_type not in MODELS:
+                raise ValueError(f"a {config.model_type!r} is no image-text-to-text model of transformers")
             processor = AutoProcessor.from_pretrained(where, trust_remote_code=False)
+            if not hasattr(processor, "image_processor"):
+                raise ValueError("it comes without a processor of images")
             if name == DRAWN:
                 model: Any = AutoModelForImageTextToText.from_config(config)
             else:
@@ -48,8 +53,8 @@ def load(name: str) -> LanguageBackbone:
         _check(backbone)
         return backbone
     except Exception as error:  # transformers raises many kinds: unknown names, missing files, no network
-        told = " ".join(str(error).split())[:300]
-        told = "comes with Python of its own, which is not run" if "trust_remote_code" in told else told
+        told = " ".join(str(error).split())
+        told = "it comes with Python of its own, which is not run" if "trust_remote_code" in told else told[:300]
         raise ValueError(f"backbone {name!r}: {told}") from error
 
 
