@@ -33,7 +33,7 @@ ROWS = ["file,asked,told,part", *(f"{i}.png,Which shape ?,a ring,{'train' if i <
 COLUMNS = {"image": "file", "instruction": "asked", "answer": "told", "split": "part"}
 TABLE = {"name": "shapes", "modality": "mr", "kind": "generation", "source": "table", "path": "table.csv",
          "columns": COLUMNS, "max_new_tokens": 3}  # fmt: skip
-SMALL = ["--epochs", "1", "--batch_size", "4", "--device", "cpu", "--quiet"]
+SMALL = ["--data", ".", "--results", "../results", "--epochs", "1", "--batch_size", "4", "--device", "cpu"]
 
 
 @pytest.fixture(autouse=True)
@@ -58,29 +58,20 @@ def files(train: Any = TRAIN, test: Any = TEST, rows: list[str] = ROWS, **task: 
 
 
 def line(verb: str, method: str = "zero_shot", *more: str) -> list[str]:
-    return [
-        verb,
-        "--method",
-        method,
-        "--stream",
-        "s.yaml",
-        "--data",
-        ".",
-        "--results",
-        "../results",
-        *SMALL[:-1],
-        *more,
-    ]
+    return [verb, "--method", method, "--stream", "s.yaml", *SMALL, *more]
 
 
 def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line; the folder above the working directory, where results would go, is as it was."""
-    before = written_below(Path("..").resolve())
+    """The one line; the working directory is as it was, and beside it is nothing but the cache."""
+    before = written_below(Path().resolve())
     capsys.readouterr()
     assert main(argv) == 2
     said = capsys.readouterr()
     assert said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1, said.err
-    assert written_below(Path("..").resolve()) == before
+    assert written_below(Path().resolve()) == before and {path.name for path in Path("..").iterdir()} == {
+        "cache",
+        "data",
+    }
     return said.err
 
 
@@ -90,20 +81,21 @@ def with_first(entries: list[dict[str, Any]], **changes: Any) -> list[dict[str, 
     return [first, *entries[1:]]
 
 
-def says(question: str, answer: str) -> list[dict[str, str]]:
-    return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+def first_says(question: str, answer: str) -> dict[str, Any]:
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return {"train": with_first(TRAIN, conversations=turns)}
 
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
-    ("a conversation without an image", {"train": with_first(TRAIN, image=...)}, "train.json: entry 1: without an image"),
-    ("a list of no images", {"train": with_first(TRAIN, image=[])}, "train.json: entry 1: without an image"),
+    ("a conversation without an image", {"train": with_first(TRAIN, image=...)}, "entry 1: without an image"),
+    ("a list of no images", {"train": with_first(TRAIN, image=[])}, "entry 1: without an image"),
     ("an image that is not there", {"train": with_first(TRAIN, image="none.png")}, "none.png"),
     ("an image outside the folder", {"train": with_first(TRAIN, image="../../x.png")}, "x.png"),
-    ("an empty answer", {"train": with_first(TRAIN, conversations=says("Is it?", " "))}, "entry 1: turn 2"),
-    ("an empty question", {"train": with_first(TRAIN, conversations=says("<image>\n", "yes"))}, "entry 1: turn 1"),
-    ("an answer outside the legal set", {"train": with_first(TRAIN, conversations=says("Is it?", "maybe"))}, "maybe"),
-    ("10,000 words", {"train": with_first(TRAIN, conversations=says("word " * 10_000, "yes"))}, "10,000 words"),
-    ("an answer of 10,000 words", {"train": with_first(TRAIN, conversations=says("Is it?", "yes " * 10_000))}, "10,000 words"),
+    ("an empty answer", first_says("Is it?", " "), "entry 1: turn 2"),
+    ("an empty question", first_says("<image>\n", "yes"), "entry 1: turn 1"),
+    ("an answer outside the legal set", first_says("Is it?", "maybe"), "maybe"),
+    ("10,000 words", first_says("word " * 10_000, "yes"), "10,000 words"),
+    ("an answer of 10,000 words", first_says("Is it?", "yes " * 10_000), "10,000 words"),
     ("a test line without gt", {"test": with_first(TEST, gt=...)}, "test.jsonl: line 1: the key 'gt' is missing"),
     ("a test answer outside the legal set", {"test": with_first(TEST, gt="maybe")}, "maybe"),
     ("an answer type that is none", {"test": with_first(TEST, answer_type="MAYBE")}, "MAYBE"),
@@ -210,5 +202,8 @@ def test_the_official_layout_is_read_and_runs(place: Path) -> None:
     (record,) = (place.parent / "results").glob("runs/*/*/*/*/run.json")
     told = json.loads(record.read_text())
     assert told["stream"]["kind"] == "generation" and told["config"]["backbone"] == "tiny-llava"
-    assert [task.get("metric") for task in told["stream"]["tasks"]] == ["exact", "f1"]
+    assert [task.get("metric") for task in told["stream"]["tasks"]] == [
+        None,
+        "f1",
+    ]  # None: exact match, the first of its kind
     assert (record.parent / "answers.jsonl.gz").is_file()
