@@ -67,7 +67,9 @@ def check(backbone: str, pretrained: str | None, kind: Kind, stream: str) -> Non
     Raises:
         UserError: saying what would be right.
     """
-    where = f"--backbone {backbone}"
+    where, folder = f"--backbone {backbone}", Path(backbone.removeprefix(LOCAL))
+    if kind.speaks and backbone.startswith(LOCAL) and not isfile(folder / "open_clip_config.json"):
+        regular(folder / "config.json", f"{where}: config.json")
     if kind.speaks and not speaks(backbone):
         one = f"{SPEAKING}, {HUB}OWNER/NAME or {LOCAL}FOLDER of a model of transformers"
         raise UserError(f"{where}: {stream} is answered in words by a vision-language model ({one}); a CLIP learns "
