@@ -86,18 +86,22 @@ def _quiet() -> Iterator[None]:
     from transformers import dynamic_module_utils
     from transformers.utils import logging as notices
 
-    before, level, bars = (
+    hub = logging.getLogger("huggingface_hub")  # which tells of every try where there is no network
+    before, level, bars, told = (
         dynamic_module_utils.TIME_OUT_REMOTE_CODE,
         notices.get_verbosity(),
         notices.is_progress_bar_enabled(),
+        hub.level,
     )
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
     notices.set_verbosity(logging.ERROR)
     notices.disable_progress_bar()
+    hub.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
         dynamic_module_utils.TIME_OUT_REMOTE_CODE = before
         notices.set_verbosity(level)
+        hub.setLevel(told)
         if bars:
             notices.enable_progress_bar()
