@@ -1,5 +1,6 @@
 # Every target is one line of `python -m benchmark`; what it needs is installed by whichever target comes first:
-# what a run needs by `make setup`, the tools of development by `make test` and `make lint`.
+# what a run needs by `make setup`, what answers in words beside that by the first run that is answered so, the tools of
+# development by `make test` and `make lint`.
 PYTHON ?= python3
 # Empty, whatever it was: where Python may keep no bytecode, every process compiles 2,000 imported files anew.
 export PYTHONDONTWRITEBYTECODE =
@@ -9,25 +10,26 @@ METHOD ?=
 METHODS ?= $(METHOD)
 STREAM ?= phantom8
 STREAMS ?= $(STREAM)
-BACKBONE ?= phantom-clip
+BACKBONE ?=
 SEED ?= 0
 SEEDS ?= $(SEED)
 ORDER ?= 0
 ORDERS ?= $(ORDER)
 BACKEND ?= local
 RESULTS ?= results
-OPTIONS = --backbone $(BACKBONE) --results $(RESULTS) \
+OPTIONS = --results $(RESULTS) $(if $(BACKBONE),--backbone $(BACKBONE)) \
 	$(if $(LIMIT),--limit $(LIMIT)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DATA),--data $(DATA)) \
 	$(if $(PRESET),--preset $(PRESET)) $(if $(filter 1,$(FORCE)),--force) $(ARGS)
 CELL = $(if $(METHOD),--method $(METHOD)) --stream $(STREAM) --seed $(SEED) --order $(ORDER) $(OPTIONS)
 GRID = --methods "$(METHODS)" --streams "$(STREAMS)" --seeds $(SEEDS) --orders $(ORDERS) $(OPTIONS)
 
-.PHONY: help setup bench sweep plan check smoke methods streams leaderboard verify report merge predict export pretrain speed \
+.PHONY: help setup extras bench sweep plan check smoke methods streams leaderboard verify report merge predict export pretrain speed \
 	test test-all test-faults lint
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make bench METHOD=mslora_cr [STREAM= BACKBONE= SEED= ORDER= LIMIT= EPOCHS= DATA= RESULTS= PRESET= FORCE=1 ARGS=]"
+	@echo "make bench METHOD=mslora_cr STREAM=smoke_generation      a stream that is answered in words (make streams)"
 	@echo 'make sweep METHODS="mslora_cr stacked_lora" [STREAMS=phantom8 SEEDS=0,1,2 ORDERS=0,1 BACKEND=local|slurm|ray JOBS= REDO=stale ...]'
 	@echo "make plan METHOD=... or METHODS=... | check METHOD=... | smoke | methods | streams | leaderboard | report"
 	@echo 'make verify [METHODS="ncm ranpac" STREAM= RUN=dir]      does this machine reproduce the table?'
@@ -52,25 +54,32 @@ setup: .venv/.installed
 	$(call install,.)
 .venv/.developed: .venv/.installed
 	$(call install,.[dev])
+# The run itself says what is missing where it cannot be installed here.
+extras: setup
+	@for extra in $$($(PY) -m benchmark needs --streams "$(STREAMS)" $(if $(BACKBONE),--backbone $(BACKBONE)) \
+		$(if $(DATA),--data $(DATA)) 2>/dev/null); do $(MAKE) --no-print-directory .venv/.extra-$$extra || true; done
+.venv/.extra-%: .venv/.installed
+	$(call install,.[$*])
 
-bench: setup
+bench: extras
 	@$(PY) -m benchmark run $(CELL)
-sweep: setup
+sweep: extras
 	@$(PY) -m benchmark sweep $(GRID) --engine $(BACKEND) $(if $(JOBS),--jobs $(JOBS)) $(if $(REDO),--redo $(REDO))
-plan: setup
+plan: extras
 	@$(PY) -m benchmark plan $(if $(filter command line,$(origin METHODS)),$(GRID),$(CELL))
-check: setup
+check: STREAMS := smoke_generation
+check: extras
 	@$(PY) -m benchmark check --method $(or $(METHOD),all)
 smoke: setup
 	@$(PY) -m benchmark sweep --methods all --streams smoke --epochs 1 --redo all --results build/smoke
 speed: METHODS := $(or $(METHODS),sequential_lora mslora_cr)
-speed: setup
+speed: extras
 	@$(PY) -m benchmark speed $(GRID)
 methods: setup
 	@$(PY) -m benchmark list methods
 streams: setup
 	@$(PY) -m benchmark list streams
-verify: setup
+verify: extras
 	@$(PY) -m benchmark verify --results $(RESULTS) $(if $(METHODS),--methods "$(METHODS)") \
 		$(if $(filter-out file,$(origin STREAM)),--stream $(STREAM)) $(if $(RUN),--run $(RUN)) \
 		$(if $(DATA),--data $(DATA)) $(ARGS)

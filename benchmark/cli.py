@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from benchmark import endings
 from benchmark.errors import UserError, forget_notices, unknown
 from benchmark.running import processes
+
+if TYPE_CHECKING:
+    from benchmark.record.schema import Record
 
 USAGE = """usage: python -m benchmark VERB [options]        (python -m benchmark VERB --help)
 
@@ -20,15 +23,16 @@ USAGE = """usage: python -m benchmark VERB [options]        (python -m benchmark
   list [methods|streams|cards|backbones]
   show NAME                 a method, a stream or a card in full
   check --method M          does a method keep the contract?
-  speed --methods "A B"     images a second, learned and answered, at the first and the last task
+  speed --methods "A B"     samples a second, learned and answered, at the first and the last task
   verify [--methods "A B"]  run one cell of each row again: the same bytes, or what differs; --stream S, --run DIR
   leaderboard [--stream S]  rebuild the CSVs from the records and print them
   report [--stream S ...]   one HTML file of all results, figures and LaTeX tables
   merge --from DIR          copy the records of another results folder that are missing here
-  predict --run DIR --images DIR          task, class and probability of new images as a CSV
-  export --run DIR --task T --to DIR      a task's LoRA for PEFT, or folded into open_clip weights
+  predict --run DIR --images DIR          task, class and probability of new images as a CSV; of a CLIP's run
+  export --run DIR --task T --to DIR      a task's LoRA for PEFT, or folded into open_clip weights; of a CLIP's run
+  needs [--streams "A B"]   the extras of this package that a run needs and that are not installed: make installs them
   worker                    what a sweep keeps running to start its cells from; told on standard input
-  pretrain [--to DIR]       train the default backbone, phantom-clip, anew
+  pretrain [--to DIR]       train phantom-clip, the default backbone of images and notes, anew
 """
 
 PATIENCE = {"sweep": 60.0, "worker": None}  # seconds: cells are ended first; of what copies itself no thread may watch
@@ -75,6 +79,14 @@ def _parse(parser: Any, argv: Sequence[str]) -> Any:
     return given
 
 
+def _say_of_backbones(console: Any, records: Iterable[Record]) -> None:
+    from benchmark.config import families
+
+    for name in sorted({record.backbone for record in records}):
+        if note := families.note(name):
+            console.print(note, highlight=False)
+
+
 def run(argv: Sequence[str]) -> int:
     """Run (or continue) one method on one stream."""
     from benchmark.compare import leaderboard, tables
@@ -103,6 +115,7 @@ def run(argv: Sequence[str]) -> int:
     for table in tables.after_run(record):
         console.print(table)
     console.print(tables.summary_line(record), highlight=False)
+    _say_of_backbones(console, [record])
     if record.ranked:
         console.print(tables.table(Path(config.results), record.stream.folder))
     else:
@@ -161,27 +174,49 @@ def show(argv: Sequence[str]) -> int:
     from benchmark.config import listing
 
     parser = _parser("show")
-    parser.add_argument("name", help="a method, stream or card")
+    parser.add_argument("name", help="a method, a stream or a card")
     parser.add_argument("--data", default="data", help="folder in which relative paths of cards are looked up")
     given = _parse(parser, argv)
     listing.show_one(given.name, Path(given.data), _console())
     return 0
 
 
+def needs(argv: Sequence[str]) -> int:
+    """Print the extras of the package that runs of these streams need and that are not installed, one a line."""
+    from benchmark import kinds
+    from benchmark.config import families
+    from benchmark.data import catalog
+
+    parser = _parser("needs")
+    parser.add_argument("--streams", default="phantom8", help="files of datasets/streams/ or paths of YAML files")
+    parser.add_argument("--backbone", default=families.AUTO, help="as of run")
+    parser.add_argument("--data", default="data", help="folder in which relative paths of cards are looked up")
+    given = _parse(parser, argv)
+    streams = [catalog.load(name, Path(given.data)).stream for name in given.streams.replace(",", " ").split()]
+    backbones = [families.by_default(given.backbone, kinds.joined(stream.kinds)) for stream in streams]
+    if any(map(families.missing, backbones)):
+        print(families.EXTRA)
+    return 0
+
+
 def check(argv: Sequence[str]) -> int:
     """Check a method against the contract; exit status 1 if it fails."""
-    from benchmark.config import registry
+    from benchmark.config import families, registry
 
     parser = _parser("check")
     parser.add_argument(
         "--method", required=True, help="a file of methods/ or package.module:Class; 'all' for every file"
     )
     given = _parse(parser, argv)
-    names = registry.names() if given.method == "all" else [registry.card(given.method).name and given.method]
+    cards = {name: registry.card(name) for name in (registry.names() if given.method == "all" else [given.method])}
+    lacking = families.missing(families.SPEAKING)
+    if lacking and any("generation" in card.kinds for card in cards.values()):
+        raise UserError(f"check: questions are answered with {' and '.join(lacking)}: "
+                        f"pip install 'mbil-bench[{families.EXTRA}]'")  # fmt: skip
     from benchmark import testing
 
     console, failed = _console(), 0
-    for name in names:
+    for name in cards:
         for result in testing.check_method(registry.load(name)):
             failed += not result.passed
             mark = "[green]ok[/]  " if result.passed else "[red]FAIL[/]"
@@ -281,6 +316,7 @@ def leaderboard_(argv: Sequence[str]) -> int:
     for stream in [given.stream] if given.stream else streams:
         console.print(tables.table(results, stream))
         records = read_all(results, stream)
+        _say_of_backbones(console, records)
         for a, b in alike(records):
             line = f"equal answers in every cell on {stream}: {a.method} {a.key} and {b.method} {b.key}"
             console.print(line, highlight=False, soft_wrap=True)
@@ -400,6 +436,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "worker": worker_,
     "list": list_,
     "show": show,
+    "needs": needs,
     "check": check,
     "speed": speed_,
     "verify": verify_,

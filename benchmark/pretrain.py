@@ -1,4 +1,4 @@
-"""Trains the default backbone, ``phantom-clip``: a small CLIP on captioned phantoms.
+"""Trains the default CLIP, ``phantom-clip``: a small CLIP on captioned phantoms.
 
     python -m benchmark pretrain
 

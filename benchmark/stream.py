@@ -28,7 +28,7 @@ class Task:
         instruction: what a vision-language model is asked of every sample, where samples bring no question of their
             own; empty where they do.
         answers: of closed questions the legal answers; empty where there are none.
-        max_new_tokens: how long an answer may be.
+        max_new_tokens: how long an answer may be; 0 where none is written.
     """
 
     index: int
@@ -41,7 +41,7 @@ class Task:
     metric: str = ""
     instruction: str = ""
     answers: tuple[str, ...] = ()
-    max_new_tokens: int = 100
+    max_new_tokens: int = 0
 
 
 @dataclass(frozen=True)

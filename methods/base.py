@@ -58,7 +58,7 @@ def _may_leave_out_route(answer: Callable[..., Tensor]) -> Callable[..., Tensor]
 
 
 class IncrementalMethod(L.LightningModule):
-    """A learner of one (modality, task) after another on a frozen CLIP.
+    """A learner of one (modality, task) after another on a frozen CLIP or vision-language model.
 
     A subclass takes keyword arguments with defaults and stores them; it grows in ``begin_task`` from the task and its
     arguments alone, so that a resumed run can regrow and then load. What it keeps between tasks is its parameters and

@@ -11,6 +11,7 @@ apart. In a domain stream, and in retrieval, the two are the same.
 
 Images are kept as they are and augmented anew each time. The buffer takes in a task when it ends, sample by sample, so
 a task's own images are not replayed while it is learned (mammoth fills it at every step); draws are with replacement.
+Of questions it holds what a batch holds: the frozen tower's features of the image, the tokens of question and answer.
 It holds images of patients while it learns: where that is not allowed this is no option, whatever its accuracy. The
 finished run does not keep them (``--keep_images`` does).
 

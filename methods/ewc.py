@@ -12,7 +12,7 @@ Two published codes differ from this and from each other: mammoth weights every 
 no 1/2; LibContinual squares the mean gradient of a batch, which is smaller by about the batch size (its strength of
 1000 belongs to that). y is the true label, so a task fitted well leaves a small Fisher. In LoRA the Fisher of A is near
 0 while B is: early in a stream A moves freely. A retrieval pair's likelihood is that of finding it among the 64 of its
-chunk, in both directions, the others held fixed.
+chunk, in both directions, the others held fixed. Of an answer in words log p is the mean over its tokens, as in CE.
 
     make bench METHOD=ewc                               # last accuracy 56.7 given, 26.1 hidden
 """

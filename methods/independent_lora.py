@@ -2,7 +2,8 @@
 
 y = W x + b + s B_t A_t x;  A_t kaiming, B_t = 0, trained alone on task t; the task's identity picks t.
 No forgetting by construction, and no transfer. With the identity hidden the shared router picks t sample by sample, and
-the answer is one of that task's labels. A task not learned yet is answered by the frozen model.
+the answer is one of that task's labels. Of questions the router sees image and instruction, never the answer. A task
+not learned yet is answered by the frozen model.
 
     make bench METHOD=independent_lora                  # last accuracy 69.9 given, 48.2 hidden
 """

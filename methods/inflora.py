@@ -13,6 +13,9 @@ eps = lamb + (lame - lamb) t / T: the share of a task's energy that is protected
 With ``energy=cov_sq`` as released a few directions carry most of the energy and little is protected (one of 128 in each
 layer of phantom-clip after the first task of phantom8, 13 to 21 with ``energy=input``, the measure of the GPM papers).
 
+On a vision-language model x are the inputs of the decoder's keys and values, of the tokens of images, questions and
+answers alike.
+
 (In the paper's letters A_t is B_t and B_t is A_t.) ``--method.blocks 5`` is InfLoRA-b5: branches in the first five
 blocks, plain GPM. Repaired, unless ``faithful``: a first task that needs half of the directions or more stores their
 complement (the released code mislabels or stops), rows of A_t for which no free direction is left are zero (released:

@@ -2,6 +2,7 @@
 
 Same layer as sequential LoRA; every sample is scored over the labels of all tasks (``--method.candidates own``: over
 its own task's alone, which fits the protocol with the identity given and teaches nothing about telling tasks apart).
+Answers in words have no candidates, and either says the same.
 The budget is the sum of all tasks' steps. ``--sampling balanced`` draws every task equally often; the default is
 proportional to its size.
 

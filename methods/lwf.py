@@ -7,7 +7,8 @@ KD = - mean over the batch of sum_c softmax(old / T)_c log softmax(new / T)_c   
 L  = CE over the task's labels + strength KD
 
 The published codes warm up a new classifier head first; with CLIP's text features there is none. One more forward pass
-a step.
+a step. Answers in words have no earlier classes: there c runs over the vocabulary, of every token of the new answers,
+averaged over a sample's tokens and then over samples.
 
     make bench METHOD=lwf                               # last accuracy 53.8 given, 29.0 hidden
 """

@@ -11,6 +11,7 @@ R      = 1/(layers t) sum over layers and tasks 1..t of ||A A^T - I||_F^2 + ||B^
 L      = CE + alpha CR + beta R         for t >= 2;   L = CE for the first task
 
 Task t is answered with the experts 1..t: its accuracy never changes once learned, the method is about forward transfer.
+The paper adapts the language model of LLaVA-Med, as streams of questions do here (``phantom_mbiil8``).
 
     make bench METHOD=mslora_cr                         # last accuracy 62.7 given, 43.1 hidden
 """

@@ -32,7 +32,8 @@ PRESETS = {
 
 
 class SequentialLora(IncrementalMethod):
-    """One LoRA that keeps training, on the image tower; on both towers where text is an input.
+    """One LoRA that keeps training, on the image tower; on both towers where text is an input; of a vision-language
+    model on its language model alone, where fc1 is gate and up, fc2 is down.
 
     Args:
         rank: r of every adapted layer.

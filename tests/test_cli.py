@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 import yaml
 
 from benchmark import cli
-from benchmark.config import registry
+from benchmark.config import families, registry
 from benchmark.data import catalog
 
 ROOT = Path(__file__).parents[1]
@@ -114,6 +115,8 @@ QUICK = [
     ["show", "breastmnist"],
     ["plan", "--method", "mslora_cr", "--method.rank", "4"],
     ["plan", "--method", "ncm", "--stream", "tiny.yaml", "--order", "3"],
+    ["plan", "--method", "ewc", "--stream", "smoke_mixed"],
+    ["needs", "--streams", "phantom8 smoke_generation"],
     ["leaderboard"],
     ["run", "--help"],
     ["run", "--method", "nope"],
@@ -133,7 +136,8 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.split() == catalog.names("streams")
     assert cli.main(["list"]) == 0
     everything = capsys.readouterr().out
-    assert all(word in everything for word in (*METHODS, "phantom8", "ham10000", "ViT-B-16/openai"))
+    named = (*METHODS, "phantom8", "ham10000", "ViT-B-16/openai", "tiny-llava", "hf:OWNER/NAME")
+    assert all(word in everything for word in named)
 
 
 def test_show_prints_arguments_tasks_and_sources(capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,6 +159,55 @@ def test_plan_tells_what_would_run_and_writes_nothing(capsys: pytest.CaptureFixt
     assert "mslora_cr on tiny: 2 tasks, 4 classes, order [0, 1]" in printed
     assert "settings: method.rank=4" in printed and "seed7-order0" in printed and "missing" in printed
     assert not Path("results").exists()
+
+
+def test_plan_names_the_backbone_and_what_its_scores_are_worth(capsys: pytest.CaptureFixture[str]) -> None:
+    for stream, line in {
+        stream_file(): "backbone: phantom-clip",
+        "smoke_generation": "backbone: tiny-llava is a layout without trained weights: scores on it tell that a method "
+        "runs, and nothing else.",
+    }.items():
+        assert cli.main(["plan", "--method", "ewc", "--stream", stream]) == 0
+        assert line in capsys.readouterr().out.splitlines()
+
+
+@pytest.fixture
+def no_sacrebleu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(families, "find_spec", lambda name: None if name == "sacrebleu" else find_spec(name))
+
+
+NEEDED = [
+    ("", ""),
+    ("--streams phantom8", ""),
+    ("--streams smoke_generation", "generation"),
+    ("--streams phantom8,smoke_mixed", "generation"),
+    ("--streams classes.yaml", ""),
+    ("--streams classes.yaml --backbone hf:owner/name", "generation"),
+    ("--streams both.yaml", "generation"),
+]
+
+
+@pytest.mark.parametrize(("options", "extra"), NEEDED)
+def test_what_is_answered_in_words_needs_an_extra(
+    options: str, extra: str, no_sacrebleu: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether a shipped stream or a file of the user's own is; both.yaml has no question and two kinds."""
+    noted = TINY | {"name": "two", "seed": 92, "kind": "fusion", "notes": [["A fever."], ["A cough."]]}
+    stream_file(STREAM, "classes.yaml")
+    stream_file({"name": "both", "tasks": [TINY | {"name": "one", "seed": 91}, noted]}, "both.yaml")
+    assert cli.main(["needs", *options.split()]) == 0
+    assert capsys.readouterr().out.split() == extra.split()
+
+
+def test_nothing_is_needed_that_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["needs", "--streams", "smoke_generation"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("verb", ["run --stream smoke_generation", "plan --stream smoke_generation", "check"])
+def test_without_the_extra_one_line_says_so(verb: str, no_sacrebleu: None, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, *verb.split(), "--method", "ewc")
+    assert "sacrebleu" in message and "pip install 'mbil-bench[generation]'" in message
 
 
 def test_a_precision_that_auto_picks_is_the_same_run_typed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,10 +275,13 @@ WRONG: list[tuple[str, tuple[str, ...]]] = [
     ("run --method ncm --split tset", ("unknown --split 'tset'", "did you mean 'test'?")),
     ("run --method ncm --device cdua", ("unknown --device 'cdua'", "did you mean 'cuda'?")),
     ("plan --method ncm --device cuda:1", ("unknown --device 'cuda:1'", "did you mean 'cuda'?")),
-    ("plan --method ncm --pretrained openai", ("--pretrained openai", "'phantom-clip'", "--backbone ViT-B-16")),
+    ("plan --method ncm --pretrained openai", ("--pretrained openai", "'auto'", "--backbone ViT-B-16")),
     ("plan --method ncm --backbone hf-hub:a/b --pretrained x", ("--pretrained x", "'hf-hub:a/b'")),
     ("plan --method ncm --backbone local-dir:a --pretrained x", ("--pretrained x", "'local-dir:a'")),
     ("plan --method ncm --backbone ViT-B-16/openai --pretrained x", ("--pretrained x", "'ViT-B-16/openai'")),
+    ("plan --method ranpac --stream smoke --backbone tiny-llava", ("ranpac", "the vision-language model tiny-llava")),
+    ("plan --method ewc --stream smoke_retrieval --backbone hf:a/b", ("language model hf:a/b", "these do: none")),
+    ("needs --streams phantom9", ("unknown stream 'phantom9'", "did you mean 'phantom8'?")),
     ("plan --method ncm --precision 64-true", ("unknown --precision '64-true'", "did you mean '32-true'?")),
     ("plan --method ncm --precision 16-mixed --device cpu", ("--precision 16-mixed", "CUDA", "bf16-mixed")),
     ("run --method zero_shot --stream smoke --precision 16-mixed --device cpu", ("--precision 16-mixed", "CUDA")),

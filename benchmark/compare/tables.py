@@ -84,7 +84,9 @@ def table(results: Path, stream: str) -> Table:
     known_stream(Path(results), stream)
     every = rows(read_all(Path(results), stream))
     hidden = {(row.method, row.key): row for row in every if row.protocol == "hidden"}
-    measure = f": {spoken(every[0].primary)} in per cent, mean ± standard deviation over runs" if every else ""
+    primary = every[0].primary if every else ""
+    metric = "each task's own metric" if primary == OWN else spoken(primary)
+    measure = f": {metric} in per cent, mean ± standard deviation over runs" if every else ""
     result = _table(f"{stream}{measure}")
     result.add_column("#", justify="right", no_wrap=True)
     result.add_column("method", no_wrap=True, max_width=18)
@@ -204,8 +206,8 @@ def answers_table(record: Record) -> Table:
     result.add_column("own metric", no_wrap=True)
     last = {name: {protocol: matrix[-1] for protocol, matrix in of.items()} for name, of in record.scores.items()}
     known = [name for name in ASIDE if any(value is not None for row in last[name].values() for value in row)]
-    for heading in ("score", "without\nthe image", *map(spoken, known)):
-        result.add_column(heading, justify="right")
+    for heading in ("score", "without the image", *map(spoken, known)):
+        result.add_column(heading.replace(" ", "\n", 1), justify="right")  # so that all fit in 100 columns
     stream = record.stream
     for protocol in PROTOCOLS:
         for place in (place for place, kind in enumerate(stream.kinds) if kind.speaks):

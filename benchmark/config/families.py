@@ -17,7 +17,7 @@ USUAL, SPEAKING = "phantom-clip", "tiny-llava"  # the defaults: a CLIP, a vision
 HUB, LOCAL = "hf:", "local-dir:"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # what a file of weights ends in
 OWNER = r"\w[\w.-]*/\w[\w.-]*(@\w[\w.-]*)?"
-EXTRA = ("transformers", "sacrebleu")  # what answering in words needs beside what every run does
+EXTRA, PACKAGES = "generation", ("transformers", "sacrebleu")  # what answering in words needs beside any run's needs
 
 
 def by_default(backbone: str, kind: Kind) -> str:
@@ -46,6 +46,18 @@ def learns(learned: Iterable[str], asked: Iterable[str], backbone: str) -> bool:
     return set(asked) <= set(learned)
 
 
+def note(backbone: str) -> str:
+    """What has to be said wherever scores on a backbone are shown; empty where nothing has."""
+    if backbone != SPEAKING:
+        return ""
+    return f"{SPEAKING} is a layout without trained weights: scores on it tell that a method runs, and nothing else."
+
+
+def missing(backbone: str) -> list[str]:
+    """Packages of the extra ``generation`` that a backbone needs and that are not installed."""
+    return [name for name in PACKAGES if speaks(backbone) and find_spec(name) is None]
+
+
 def check(backbone: str, pretrained: str | None, kind: Kind, stream: str) -> None:
     """Refuse a backbone that cannot answer what a stream asks, or that is not there.
 
@@ -55,7 +67,9 @@ def check(backbone: str, pretrained: str | None, kind: Kind, stream: str) -> Non
     Raises:
         UserError: saying what would be right.
     """
-    where = f"--backbone {backbone}"
+    where, folder = f"--backbone {backbone}", Path(backbone.removeprefix(LOCAL))
+    if kind.speaks and backbone.startswith(LOCAL) and not isfile(folder / "open_clip_config.json"):
+        regular(folder / "config.json", f"{where}: config.json")
     if kind.speaks and not speaks(backbone):
         one = f"{SPEAKING}, {HUB}OWNER/NAME or {LOCAL}FOLDER of a model of transformers"
         raise UserError(f"{where}: {stream} is answered in words by a vision-language model ({one}); a CLIP learns "
@@ -69,9 +83,9 @@ def check(backbone: str, pretrained: str | None, kind: Kind, stream: str) -> Non
 
 
 def _check_language(backbone: str, where: str) -> None:
-    missing = [name for name in EXTRA if find_spec(name) is None]
-    if missing:
-        raise UserError(f"{where}: needs {' and '.join(missing)}: pip install 'mbil-bench[generation]'")
+    lacking = missing(backbone)
+    if lacking:
+        raise UserError(f"{where}: needs {' and '.join(lacking)}: pip install 'mbil-bench[{EXTRA}]'")
     if backbone.startswith(LOCAL):
         folder = Path(backbone.removeprefix(LOCAL))
         regular(folder / "config.json", f"{where}: config.json")

@@ -13,13 +13,18 @@ from benchmark.data import catalog
 from benchmark.data.yaml_files import read
 from benchmark.errors import unknown
 
-BACKBONES = {
-    "phantom-clip": "shipped, 64 px, trained on made images: the default",
-    "ViT-B-16/openai": "architecture/tag: any pair of open_clip.list_pretrained(), downloaded on first use",
-    "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224": "any open_clip model of the Hugging Face hub",
-    "local-dir:FOLDER": "open_clip_config.json and weights in a folder",
-    "ViT-B-16 --pretrained FILE": "an architecture with weights of your own",
-}
+BACKBONES = [
+    ("phantom-clip", "CLIP, shipped, 64 px, trained on made images: the default of classification, fusion, retrieval"),
+    ("ViT-B-16/openai", "architecture/tag: any pair of open_clip.list_pretrained(), downloaded on first use"),
+    (
+        "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
+        "any open_clip model of the Hugging Face hub",
+    ),
+    ("local-dir:FOLDER", "open_clip_config.json and weights, or what transformers saves of a vision-language model"),
+    ("ViT-B-16 --pretrained FILE", "an open_clip architecture with weights of your own"),
+    ("tiny-llava", "vision-language, a layout without trained weights: the default where answers are words"),
+    ("hf:OWNER/NAME", "any image-text-to-text model of the Hugging Face hub whose processor has a chat template"),
+]
 
 
 def _file(folder: str, name: str) -> Path:
@@ -39,7 +44,7 @@ def rows(what: str) -> list[tuple[str, str]]:
         return [(name, str(_yaml("streams", name).get("description", ""))) for name in catalog.names("streams")]
     if what == "cards":
         return [(name, str(_yaml("cards", name).get("title", ""))) for name in catalog.names("cards")]
-    return list(BACKBONES.items())
+    return BACKBONES
 
 
 def show_list(what: str, names_only: bool, console: Console) -> None:

@@ -130,7 +130,9 @@ def checked(config: RunConfig, card: MethodCard) -> Recipe:
             for name in registry.names()
             if families.learns(registry.card(name).kinds, recipe.stream.kinds, backbone)
         )
-        raise UserError(f"method {card.name!r} learns {', '.join(card.kinds)}, not {stream}; these do: {others}")
+        where = f" on the vision-language model {backbone}" if families.speaks(backbone) else ""
+        raise UserError(f"method {card.name!r} learns {', '.join(card.kinds)}, not {stream}{where}; "
+                        f"these do: {others or 'none'}")  # fmt: skip
     families.check(backbone, config.pretrained, kind, stream)
     if config.inputs != "both" and not kind.withheld:
         raise UserError(f"--inputs {config.inputs}: only fusion can do without an input, not {stream}")

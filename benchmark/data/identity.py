@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 from benchmark.data import sources
 from benchmark.data.catalog import Recipe
-from benchmark.data.task_keys import INSTRUCTION
+from benchmark.data.task_keys import INSTRUCTION, LIMIT
 from benchmark.kinds import joined
 from benchmark.stream import Stream
 
-LATER = {"metric": ("",), "instruction": ("", INSTRUCTION), "answers": ((),), "max_new_tokens": (100,)}  # and defaults
+LATER = {  # and what stands there where a file says nothing
+    "metric": ("",), "instruction": ("", INSTRUCTION), "answers": ((),), "max_new_tokens": (0, LIMIT),
+}  # fmt: skip
 
 
 def identities(recipe: Recipe) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ LONGEST = 500  # characters of a class's name, or of a legal answer
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 INSTRUCTION = "What does the image show?"  # of a task of classes that brings none
 MOST_WORDS = 500  # of an instruction
+LIMIT = 100  # tokens of an answer, where a task does not say
 MOST_TOKENS = 2048  # that an answer may be told to have
 
 
@@ -121,7 +122,7 @@ def words_of(item: Mapping[str, Any], kind_name: str, where: str) -> dict[str, A
     for key in IN_WORDS[1:]:
         if key in item and not kind.speaks and not (key == "instruction" and kind.labelled):
             raise UserError(f"{where}.{key}: a {kind.name} task has none")
-    words: dict[str, Any] = {"instruction": INSTRUCTION if kind.labelled else ""}
+    words: dict[str, Any] = {"instruction": INSTRUCTION if kind.labelled else "", "max_new_tokens": LIMIT * kind.speaks}
     if "metric" in item:
         valid = kind.primaries or (kind.primary,)
         if item["metric"] not in [*valid]:

@@ -45,11 +45,14 @@ def export(run: Path, task: str, to: Path, format: str = "peft", method: str | N
         method: the plug-in that made the run, ``package.module:Class``, if one did: it is imported.
 
     Raises:
-        UserError: no such run or task, ``to`` is not empty, or the answer is more than a LoRA in the towers.
+        UserError: no such run or task, ``to`` is not empty, or the answer is more than a LoRA in the towers of a CLIP.
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"--to {to}: there is something already")
     trained = load(run, method)
+    if trained.method.backbone.speaks:
+        raise UserError(f"{run}: learned on the vision-language model {trained.record.config.backbone}: what is "
+                        "exported is LoRA in the towers of a CLIP")  # fmt: skip
     factors, experts = _factors(trained, trained.task(task))
     building = to.with_name(f".exporting-{to.name}")
     with alone_in(to):

@@ -42,9 +42,11 @@ def predict(
     paths = _images(images)
     trained = load(run, method)
     kind = trained.record.kind
-    if not kind.labelled or kind.speaks:
-        does = "answers questions" if kind.speaks else "finds texts"
-        raise UserError(f"{run}: a {kind.name} run {does} and has no classes to predict")
+    if trained.method.backbone.speaks:
+        raise UserError(f"{run}: a run on a vision-language model answers questions, and predict asks none: it names "
+                        "the classes of a CLIP")  # fmt: skip
+    if not kind.labelled:
+        raise UserError(f"{run}: a {kind.name} run finds texts and has no classes to predict")
     if kind.reads_text and "image" not in (inputs, trained.record.config.inputs):
         raise UserError(
             f"{run}: learned from image and text, of which images are one: --inputs image answers from them"

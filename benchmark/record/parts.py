@@ -138,6 +138,7 @@ class Provenance:
     started: ZonedTime | None = None
     finished: Time | None = None
     processor: Text | None = None  # later than the first records
+    bleu: Text | None = None  # sacrebleu's signature, of runs that answer in words
     verified: Verified | None = None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmark.errors import UserError
@@ -121,7 +121,13 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def collect(
-    root: Path, method_file: Path, sources: Iterable[str], device: str, data: Mapping[str, str], started: str
+    root: Path,
+    method_file: Path,
+    sources: Iterable[str],
+    device: str,
+    data: Mapping[str, str],
+    started: str,
+    more: Sequence[str] = (),
 ) -> Provenance:
     """Where a run came from, which goes on.
 
@@ -131,7 +137,7 @@ def collect(
         sources: the kinds of source of the stream.
         device: in words, such as ``NVIDIA H100`` or ``cpu (16 threads)``.
         data: the sha256 of each task's data, by task name.
-        started: as ``now()`` writes it.
+        started: as ``now()`` writes it. more: packages that this run uses beside those of every run.
 
     ``git_dirty`` looks at code and catalog alone: results are written while runs go on and change no score. Both git
     entries are None where ``root`` is not itself a repository, such as a package installed inside someone else's.
@@ -140,7 +146,7 @@ def collect(
     from importlib.metadata import PackageNotFoundError, version
 
     packages: dict[str, str | None] = {}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *more):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:

@@ -266,7 +266,7 @@ ORDER = (
 
 LATER: dict[str, dict[str, Any]] = {  # than the first records: left out where they say nothing
     "config": {"inputs": "both", "gallery": "seen", "weights": "", "versions": {}},
-    "provenance": {"processor": None, "verified": None},
+    "provenance": {"processor": None, "bleu": None, "verified": None},
 }
 
 

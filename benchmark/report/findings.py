@@ -11,6 +11,7 @@ from statistics import fmean
 from benchmark.compare.entries import GROUPS
 from benchmark.compare.rows import LeaderboardRow, OverallRow, PairRow
 from benchmark.compare.tables import percent
+from benchmark.config import families
 from benchmark.data import doubles
 from benchmark.record.schema import PROTOCOLS
 from benchmark.report.details import MethodView
@@ -75,7 +76,7 @@ def lead(rows: Sequence[LeaderboardRow], pairs: Sequence[PairRow], measure: str)
             continue
         best = mine[0]
         equal = [row.method for row in mine[1:] if percent(_score(row)) == percent(_score(best))]
-        names = " and ".join([best.method, *equal])
+        names = _listed([best.method, *equal])
         score = percent(best.last_acc_mean, best.last_acc_std)
         rivals = [r for r in mine if r.rank_class == best.rank_class and r.method not in (best.method, *equal)]
         said.append(Lead(told, names, f"{score} % {measure}", _runner_up(best, rivals[:1], pairs)))
@@ -172,6 +173,7 @@ def evidence(view: StreamView) -> list[str]:
     old = stale(view.rows)
     said.append(f"Stale, neither made nor verified by the code that built this page: {', '.join(old)}." if old else
                 "Nothing is stale: every row was made or verified by the code that built this page.")  # fmt: skip
+    said += [note for name in sorted({run.backbone for run in runs}) if (note := families.note(name))]
     known = {task: asdict(counts) for run in runs for task, counts in (run.repeats or {}).items()}
     if known:
         said.append(f"Data that stand twice: {doubles.told(known)}.")
@@ -245,12 +247,17 @@ def overall(views: Sequence[StreamView], ranks: Sequence[OverallRow]) -> list[Le
                 rest += f" Best average rank of the plain methods, over {first.n_streams} streams: {first.method}."
             score = f"on {wins[order[0]]} of {len(views)} streams"
             score += " each" if len(most) > 1 else ""
-            said.append(Lead(told, " and ".join(most), score, rest))
+            said.append(Lead(told, _listed(most), score, rest))
     return said
 
 
 def _numbers(values: set[int]) -> str:
     return ", ".join(map(str, sorted(values)))
+
+
+def _listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _names(names: Sequence[str], most: int = 6) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmark import texts
+from benchmark.config import families
 from benchmark.config.registry import MethodCard
 from benchmark.config.resolve import Plan, resolve
 from benchmark.config.run_config import RunConfig
@@ -16,7 +18,7 @@ from benchmark.errors import RunFailed, UserError, warn
 from benchmark.record import provenance
 from benchmark.record.files import now
 from benchmark.record.folder import Found, RunFolder, State
-from benchmark.record.parts import Divergence, Repeats
+from benchmark.record.parts import Divergence, Provenance, Repeats
 from benchmark.record.schema import SCHEMA, Record, StreamEntry, TaskEntry, unmeasured
 from benchmark.record.stored import RECORD
 from benchmark.running.processes import on_its_own
@@ -128,9 +130,17 @@ def new_record(plan: Plan, device: str) -> Record:
         limit=config.limit,
         split=config.split,
         repeats={task: Repeats(**counts) for task, counts in repeats.items()} or None,
-        provenance=provenance.collect(provenance.ROOT, card.file, plan.recipe.source_kinds, device, data, now()),
+        provenance=_made(plan, device, data),
         **unmeasured(entry),
     )
+
+
+def _made(plan: Plan, device: str, data: dict[str, str]) -> Provenance:
+    """Where the run comes from; of one that answers in words also what writes and grades them."""
+    words = families.PACKAGES if families.speaks(plan.config.backbone) else ()
+    place = provenance.ROOT, plan.card.file, plan.recipe.source_kinds
+    made = provenance.collect(*place, device, data, now(), words)
+    return replace(made, bleu=texts.bleu_signature()) if plan.kind.speaks else made
 
 
 def _learn(

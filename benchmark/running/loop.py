@@ -136,7 +136,7 @@ class Loop:
             seconds += fitting + sum(self._look(data, "end", where) for data in chosen)
         rate = images / fitting if fitting else 0.0
         self.record = replace(self.record, cost=self._with_costs(len(tasks), seconds, rate))
-        self.display.say(f"{where}: learned in {seconds:.1f} s" + (f", {rate:,.0f} images/s" if fitting else ""))
+        self.display.say(f"{where}: learned in {seconds:.1f} s" + (f", {rate:,.0f} samples/s" if fitting else ""))
 
     def _look(self, data: TaskData, purpose: str, where: str) -> float:
         """Show the method a task's training set before (``prepare``) or after training (``end``); seconds."""

@@ -16,7 +16,7 @@ EVERY = 10.0  # seconds between plain lines
 
 
 class Display:
-    """Task, epoch, step, loss, images per second, time left, and the matrix as far as it is known.
+    """Task, epoch, step, loss, samples per second, time left, and the matrix as far as it is known.
 
     Args:
         console: where to print. quiet: print nothing. steps: all training steps of the run.
@@ -53,13 +53,13 @@ class Display:
         if self.live:
             self.bar.update(self.line, description=text)
 
-    def step(self, where: str, step: int, loss: float | None, images_per_second: float) -> None:
+    def step(self, where: str, step: int, loss: float | None, samples_per_second: float) -> None:
         """The run's ``step``-th training step; ``loss`` only now and then, for reading it waits for the device."""
         if self.first is None:
             self.first = step, time.perf_counter()
             if self.live:  # what an earlier process did says nothing about the speed of this one
                 self.bar.reset(self.line, total=max(1, self.steps), completed=step)
-        speed = "" if loss is None else f"{where}  loss {loss:.3f}  {images_per_second:,.0f} images/s"
+        speed = "" if loss is None else f"{where}  loss {loss:.3f}  {samples_per_second:,.0f} samples/s"
         if self.live:
             self.bar.update(self.line, completed=step, description=speed or None)
         elif speed and time.perf_counter() - self.last_line > EVERY:

@@ -126,9 +126,9 @@ def _answered(plan: Plan, method: IncrementalMethod, data: list[TaskData], devic
 
 
 def table(found: Sequence[Speed]) -> Table:
-    """Images a second, and how they compare with the reference's on the same stream."""
+    """Samples a second, and how they compare with the reference's on the same stream."""
     here = Hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu")).name
-    title = f"images a second, {here}; relative: to {REFERENCE}, without it to the first method"
+    title = f"samples a second, {here}; relative: to {REFERENCE}, without it to the first method"
     result = Table(title=title, title_justify="left")
     left = ("method", "stream")
     right = ("first task", "last task", "last / first", "relative", "answered", "relative")

@@ -38,7 +38,7 @@ class Measured:
             yield "measured: the method never trains; what it takes is reading and answering"
             return
         yield (
-            f"measured: {self.step:.4f} s a training step, {self.images:,.0f} images/s; {self.steps:,} steps, "
+            f"measured: {self.step:.4f} s a training step, {self.images:,.0f} samples/s; {self.steps:,} steps, "
             f"about {clock(self.step * self.steps)} of training (median of {STEPS} steps on the first task)"
         )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmark.compare.tables import clock
-from benchmark.config import registry, space
+from benchmark.config import families, registry, space
 from benchmark.config.resolve import Plan
 from benchmark.config.run_config import RunConfig
 from benchmark.data import doubles
@@ -132,6 +132,7 @@ def described(plan: Plan) -> Iterator[str]:
     size = f"{len(stream)} tasks" + (f", {len(stream.labels())} classes" if stream.labels() else "")
     yield f"{card.name} on {plan.stream_folder}: {size}, order {list(plan.permutation)}"
     yield f"settings: {config.settings(card) or 'the defaults'}; group: {card.group}; precision {plan.precision}"
+    yield f"backbone: {families.note(config.backbone) or config.backbone}"
     yield f"record: {plan.path}"
     yield f"state: {_state(RunFolder(plan.path, plan.key).found(), plan)}"
     yield from standing_twice([plan])

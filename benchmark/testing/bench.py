@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -39,6 +40,8 @@ Candidates = Sequence[Label] | Sequence[str]  # of words the answers whose likel
 
 CPU = torch.device("cpu")
 CONFIG = RunConfig(epochs=2, batch_size=8, lr=1e-3, precision="32-true")
+WORDS = replace(CONFIG, lr=1e-2)  # at which what is written changes with every task
+WRITTEN = 12  # tokens of an answer, each of which takes a pass of the decoder: more show nothing else
 
 
 class Stopped(Exception):
@@ -56,9 +59,11 @@ def _pretrained(speaks: bool) -> Any:
 def _stream(name: str, speaks: bool) -> tuple[Stream, tuple[TaskData, ...]]:
     recipe, backbone = settled(catalog.load(name, Path())), _pretrained(speaks)
     tokens, words = (None, backbone) if speaks else (backbone.tokenizer, None)
-    parts = zip(recipe.stream, recipe.sources, identity.identities(recipe), strict=True)
+    tasks = tuple(replace(task, max_new_tokens=min(task.max_new_tokens, WRITTEN)) for task in recipe.stream)
+    parts = zip(tasks, recipe.sources, identity.identities(recipe), strict=True)
     data = [task_data(task, source, sha, backbone.image_size, None, tokens, words=words) for task, source, sha in parts]
-    return recipe.stream, tuple(data if words is None else seen(data, ("train", "test"), words))
+    stream = replace(recipe.stream, tasks=tasks)
+    return stream, tuple(data if words is None else seen(data, ("train", "test"), words))
 
 
 def world() -> tuple[object, ...]:
@@ -71,6 +76,7 @@ class Bench:
 
     def __init__(self, cls: type[IncrementalMethod], folder: Path, kind: Kind = classification.KIND) -> None:
         self.cls, self.folder, self.kind = cls, folder, kind
+        self.config = WORDS if kind.speaks else CONFIG
         self.pretrained = _pretrained(kind.speaks)
         self.stream, self.data = _stream(kind.smoke, kind.speaks)
         # of each whole run:
@@ -88,7 +94,7 @@ class Bench:
             backbone.with_text()
         with seeded(0, "method"):
             method = self.cls()
-            method.attach(backbone, CONFIG.budget)
+            method.attach(backbone, self.config.budget)
         return method
 
     def loop(self, method: IncrementalMethod, folder: Path) -> Loop:
@@ -99,15 +105,23 @@ class Bench:
         record = found.record or self.record()
         display = Display(Console(), 1, quiet=True)
         return Loop(
-            method, self.stream, list(self.data), CONFIG, CONFIG.precision, record, place, Hardware(CPU), display
+            method,
+            self.stream,
+            list(self.data),
+            self.config,
+            self.config.precision,
+            record,
+            place,
+            Hardware(CPU),
+            display,
         )
 
     def record(self) -> Record:
         tasks = [TaskEntry.of(task, self.stream) for task in self.stream]
         stream = StreamEntry(self.stream.name, self.stream.name, tasks, kind=self.kind.name)
         return Record(
-            schema=SCHEMA, key="0" * 12, method="checked", stream=stream, seed=CONFIG.seed, order=CONFIG.order,
-            permutation=list(range(len(tasks))), provenance=Provenance(fingerprint="0" * 16),
+            schema=SCHEMA, key="0" * 12, method="checked", stream=stream, seed=self.config.seed,
+            order=self.config.order, permutation=list(range(len(tasks))), provenance=Provenance(fingerprint="0" * 16),
             **unmeasured(stream),
         )  # fmt: skip
 
@@ -115,7 +129,7 @@ class Bench:
         """A whole run of a fresh method, watched; every row of its matrix is evaluated in full as well."""
         loop = self.loop(self.method(), self.folder / "straight")
         reusing = loop.evaluator
-        full = Evaluator(loop.method, self.stream, self.data, CONFIG, CONFIG.precision, CPU, full=True)
+        full = Evaluator(loop.method, self.stream, self.data, self.config, self.config.precision, CPU, full=True)
         answer = reusing.row
 
         def row(stage: int) -> Cells:
@@ -165,7 +179,7 @@ class Bench:
     def resumed(self) -> Loop:
         """The same run, stopped in epoch 2 of task 1 and in epoch 2 of task 2, each time taken up by a fresh method."""
         folder = Path(mkdtemp(dir=self.folder))
-        per_epoch = -(-len(self.data[0].splits["train"]) // CONFIG.batch_size)
+        per_epoch = -(-len(self.data[0].splits["train"]) // self.config.batch_size)
         loop = self.loop(self.method(), folder)
         tasks = len(self.stream) if loop.method.joint else 1
         for steps in (per_epoch * tasks + 1, per_epoch * tasks * 2 + per_epoch + 1):

@@ -32,10 +32,13 @@ class Chat:
             raise ValueError("it has no chat template")
         self.processor, self.tokenizer = processor, processor.tokenizer
         self.image_size, self.image_token = image_size, image_token
-        if hasattr(processor.image_processor, "do_image_splitting"):
-            processor.image_processor.do_image_splitting = False  # one image is one row of tokens
-        self.before, after = self._around_answer()
-        closing = self._ids(after)[:1]
+        images = processor.image_processor
+        if hasattr(images, "do_image_splitting"):  # one image is one row of tokens, and is not blown up before
+            images.do_image_splitting, images.size = False, images.max_image_size
+        known = self.tokenizer.added_tokens_decoder
+        self.marks = sorted({*self.tokenizer.all_special_tokens, *(str(t) for t in known.values() if t.special)})
+        self.lead, self.before, after = self._around_answer()
+        closing = [id for id in self._ids(after)[:1] if id in known]
         self.stops = list(dict.fromkeys([*closing, *stops]))
         if not self.stops:
             raise ValueError("nothing ends its answers")
@@ -55,11 +58,18 @@ class Chat:
         return padded(rows)
 
     def targets(self, answers: Sequence[str]) -> Tensor:
-        """(M, K) each answer and the token that ends it."""
+        """(M, K) each answer and the token that ends it.
+
+        Its tokens are those it has behind a prompt: alone, some tokenizers begin a text otherwise.
+        """
         rows: list[list[int]] = []
+        lead = self._ids(self.lead)
         for start in range(0, len(answers), AT_ONCE):
             written = [self.before + self._plain(text) for text in answers[start : start + AT_ONCE]]
-            rows += [[*ids, self.stops[0]] for ids in self.tokenizer(written, add_special_tokens=False)["input_ids"]]
+            led = self.tokenizer([self.lead + text for text in written], add_special_tokens=False)["input_ids"]
+            for text, ids in zip(written, led, strict=True):
+                own = ids[len(lead) :] if ids[: len(lead)] == lead else self._ids(text)
+                rows.append([*own, self.stops[0]])
         return padded(rows)
 
     def text(self, ids: Sequence[int]) -> str:
@@ -80,13 +90,19 @@ class Chat:
     def _asked(self, instruction: str) -> str:
         return self._template([self._turn(self._plain(instruction))], asks=True)
 
-    def _around_answer(self) -> tuple[str, str]:
-        """What stands between the end of the question and an answer, and what follows the answer."""
+    def whole(self, instruction: str, image: Tensor) -> dict[str, Tensor]:
+        """What its own processor makes of a uint8 image (3, S, S) and an instruction."""
+        written = self._asked(instruction)
+        return dict(self.processor(text=[written], images=[[image]], return_tensors="pt", **self._special(written)))
+
+    def _around_answer(self) -> tuple[str, str, str]:
+        """What stands between a question and the place of its answer, what an answer begins with, what follows it."""
         reply = {"role": "assistant", "content": [{"type": "text", "text": PROBE * 3}]}
         whole = self._template([self._turn(PROBE), reply], asks=False)
         asked = self._template([self._turn(PROBE)], asks=True)
         told, _, after = whole.rpartition(PROBE * 3)
-        return told.removeprefix(asked) if told.startswith(asked) else "", after.strip()
+        before = told.removeprefix(asked) if told.startswith(asked) else ""
+        return asked.rpartition(PROBE)[2], before, after.strip()
 
     def _special(self, written: str) -> dict[str, bool]:
         """Whether the tokenizer puts its own mark in front: not where the template has done so."""
@@ -99,15 +115,15 @@ class Chat:
     def _image_ids(self, instruction: str) -> list[int]:
         """The ids that an image of the usual size is given in the place of its mark."""
         written = self._asked(instruction)
-        blank, special = torch.zeros(3, self.image_size, self.image_size, dtype=torch.uint8), self._special(written)
-        full = self.processor(text=[written], images=[[blank]], **special)["input_ids"][0]
-        full, plain = [int(i) for i in full], self.tokenizer(written, **special)["input_ids"]
+        blank = torch.zeros(3, self.image_size, self.image_size, dtype=torch.uint8)
+        full = self.whole(instruction, blank)["input_ids"][0].tolist()
+        plain = self.tokenizer(written, **self._special(written))["input_ids"]
         place = plain.index(self.image_token)
         return full[place : len(full) - (len(plain) - place - 1)]
 
     def _plain(self, text: str) -> str:
         """A text without what would be read as a mark of the template, such as an image's place."""
-        for mark in self.tokenizer.all_special_tokens:
+        for mark in self.marks:
             text = text.replace(mark, " ")
         return text
 
@@ -115,4 +131,5 @@ class Chat:
 def padded(rows: Sequence[Sequence[int]]) -> Tensor:
     """(M, L) int64 of rows of any lengths, -1 behind each."""
     width = max(map(len, rows), default=0)
-    return torch.tensor([[*row, *([NONE] * (width - len(row)))] for row in rows], dtype=torch.long).view(-1, width)
+    filled = [[*row, *([NONE] * (width - len(row)))] for row in rows]
+    return torch.tensor(filled, dtype=torch.long).view(len(rows), width)

@@ -8,12 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from methods.parts.chat import PROBE
 from methods.parts.language import LanguageBackbone
 
 FOLDER = Path(__file__).resolve().parents[1] / "weights"
 DRAWN = "tiny-llava"  # of which only the layout is shipped: its weights are drawn
 HUB, LOCAL = "hf:", "local-dir:"
-SIDE = 448  # pixels of models that take images of any size
+SIDE = 448  # pixels at most of models that take images of any size
+AGREES = {torch.float32: 1e-3}  # how far logits may be from the model's own, of their length; else:
+ROUNDED = 0.05
 SMALL = 10**9  # parameters below which weights are float32, whatever their file holds
 
 
@@ -25,12 +30,17 @@ def load(name: str) -> LanguageBackbone:
             has a chat template.
     """
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as MODELS
 
     where = str(FOLDER / DRAWN) if name == DRAWN else name.removeprefix(LOCAL).removeprefix(HUB)
     try:
         with _quiet():
             config: Any = AutoConfig.from_pretrained(where, trust_remote_code=False)
+            if config.model_type not in MODELS:
+                raise ValueError(f"a {config.model_type!r} is no image-text-to-text model of transformers")
             processor = AutoProcessor.from_pretrained(where, trust_remote_code=False)
+            if not hasattr(processor, "image_processor"):
+                raise ValueError("it comes without a processor of images")
             if name == DRAWN:
                 model: Any = AutoModelForImageTextToText.from_config(config)
             else:
@@ -39,12 +49,35 @@ def load(name: str) -> LanguageBackbone:
                 )
         if sum(parameter.numel() for parameter in model.parameters()) < SMALL:
             model = model.float()
-        size = getattr(config.vision_config, "image_size", None) or SIDE
-        return LanguageBackbone(model, processor, size if isinstance(size, int) else max(size), name)
+        backbone = LanguageBackbone(model, processor, _side(config.vision_config, processor.image_processor), name)
+        _check(backbone)
+        return backbone
     except Exception as error:  # transformers raises many kinds: unknown names, missing files, no network
-        told = " ".join(str(error).split())[:300]
-        told = "comes with Python of its own, which is not run" if "trust_remote_code" in told else told
+        told = " ".join(str(error).split())
+        told = "it comes with Python of its own, which is not run" if "trust_remote_code" in told else told[:300]
         raise ValueError(f"backbone {name!r}: {told}") from error
+
+
+def _side(vision: Any, images: Any) -> int:
+    """Pixels of a side of its images; where it takes any size, what its processor leaves of a large one."""
+    size = getattr(vision, "image_size", None)
+    if size is not None:
+        return size if isinstance(size, int) else max(size)
+    made = images(images=[torch.zeros(3, SIDE, SIDE, dtype=torch.uint8)], return_tensors="pt")
+    return min(SIDE, max(made["image_grid_thw"][0].tolist()) * vision.patch_size) if "image_grid_thw" in made else SIDE
+
+
+@torch.no_grad()
+def _check(backbone: LanguageBackbone) -> None:
+    """Refuse a model whose decoder says other things of an image's features than the whole model says of the image:
+    some show it to deeper blocks too, or let its tokens see those behind them."""
+    side, chat = backbone.image_size, backbone.chat
+    image = (torch.arange(3 * side * side) % 251).to(torch.uint8).view(3, side, side)
+    batch = {"image": image[None], "prompt": chat.prompts([PROBE]), "target": torch.zeros(1, 0, dtype=torch.long)}
+    ours = backbone.spoken(batch | {"target_mask": batch["target"] > 0})[0, -1].float()
+    own = backbone.adapted(**chat.whole(PROBE, image)).logits[0, -1].float()
+    if not (ours - own).norm() <= AGREES.get(backbone.adapted.dtype, ROUNDED) * own.norm():
+        raise ValueError("it shows its decoder more of an image than features among the words")
 
 
 @contextmanager
@@ -53,18 +86,22 @@ def _quiet() -> Iterator[None]:
     from transformers import dynamic_module_utils
     from transformers.utils import logging as notices
 
-    before, level, bars = (
+    hub = logging.getLogger("huggingface_hub")  # which tells of every try where there is no network
+    before, level, bars, told = (
         dynamic_module_utils.TIME_OUT_REMOTE_CODE,
         notices.get_verbosity(),
         notices.is_progress_bar_enabled(),
+        hub.level,
     )
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
     notices.set_verbosity(logging.ERROR)
     notices.disable_progress_bar()
+    hub.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
         dynamic_module_utils.TIME_OUT_REMOTE_CODE = before
         notices.set_verbosity(level)
+        hub.setLevel(told)
         if bars:
             notices.enable_progress_bar()

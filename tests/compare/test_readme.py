@@ -1,15 +1,18 @@
 """What the README shows runs as it stands."""
 
 import importlib
+import json
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from benchmark.config import registry
 from benchmark.data import catalog
+from benchmark.data.settle import settled
 from benchmark.testing import check_method
 from methods.base import IncrementalMethod
 
@@ -46,8 +49,28 @@ def test_every_method_of_the_tree_is_in_the_table_and_no_other() -> None:
         assert f"| `{name}` |" in table
 
 
+def test_the_example_stream_of_questions_is_read(tmp_path: Path) -> None:
+    """With files in the layouts that it names; lists of LLaVA and a table."""
+    (text,) = re.findall(r"```yaml\n(.*?)```", README, flags=re.S)
+    (tmp_path / "my_questions.yaml").write_text(text)
+    (tmp_path / "ct/images").mkdir(parents=True)
+    for name in "abcd":
+        Image.new("L", (8, 8), ord(name)).save(tmp_path / f"ct/images/{name}.png")
+    asked = [{"from": "human", "value": "<image>\nIs it large?"}, {"from": "gpt", "value": "yes"}]
+    learned = [{"image": f"{name}.png", "conversations": asked} for name in "abc"]
+    (tmp_path / "ct/train.json").write_text(json.dumps(learned))
+    tested = {"image": "d.png", "text": "Is it large?", "gt": "no", "answer_type": "CLOSED"}
+    (tmp_path / "ct/test.jsonl").write_text(json.dumps(tested) + "\n")
+    rows = "images/a.png,A cyst.,train\nimages/b.png,A mass.,val\nimages/c.png,A scar.,test\n"
+    (tmp_path / "ct/reports.csv").write_text("file,report,split\n" + rows)
+    stream = settled(catalog.load(str(tmp_path / "my_questions.yaml"), tmp_path)).stream
+    assert [(task.kind, task.metric, task.max_new_tokens) for task in stream] == [
+        ("generation", "exact", 10), ("generation", "f1", 100),
+    ]  # fmt: skip
+
+
 def test_streams_that_are_named_exist() -> None:
-    for name in re.findall(r"`(phantom\d+|smoke|medical\d+|medmnist\d+|mbiil_cls)`", README):
+    for name in re.findall(r"`(phantom\d+|phantom_\w+|smoke\w*|medical\d+|medmnist\d+|mbiil\w+)`", README):
         assert name in catalog.names("streams")
 
 

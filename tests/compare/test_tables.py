@@ -99,6 +99,13 @@ def test_accuracy_where_inputs_are_missing() -> None:
     assert [line[-8:][:2] for line in lines[3:5]] == [["image", "(hidden)"], ["text", "(hidden)"]]
 
 
+def test_a_leaderboard_says_what_a_score_is(tmp_path: Path) -> None:
+    save(tmp_path, talking(tasks=MIXED), made())
+    title = "each task's own metric in per cent, mean ± standard deviation over runs"
+    assert title in " ".join(printed(tables.table(tmp_path, "mixed")).split())
+    assert "accuracy in per cent" in printed(tables.table(tmp_path, made().stream.folder))
+
+
 def test_answers_in_words_have_a_table_of_their_own() -> None:
     record = talking(tasks=MIXED)
     found = list(tables.after_run(record))
@@ -110,6 +117,7 @@ def test_answers_in_words_have_a_table_of_their_own() -> None:
     assert "(accuracy) (accuracy) (exact) (exact) (f1)" in " ".join(printed(found[0]).split())
     lines = [line.split() for line in printed(found[-1]).splitlines() if "(" in line]
     assert [line[0] for line in lines] == 2 * ["path_vqa", "ct_vqa", "ct_reports"]
+    assert "likeliest answer" not in printed(found[-1])  # but one above the other, so that all fit in 100 columns
     score = tables.percent(record.scores["f1"]["given"][-1][4])
     assert lines[2] == ["ct_reports", "(given)", "token", "F1", score, "25.0", score, score, score, score]
     assert lines[0][2:6] == ["exact", "match", tables.percent(record.scores["exact"]["given"][-1][2]), "25.0"]

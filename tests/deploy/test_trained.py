@@ -212,6 +212,28 @@ def test_what_is_more_than_a_lora_is_not_exported_as_one(method: str, runs: dict
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("stream", ["smoke_generation", "smoke"])
+def test_a_vision_language_run_is_neither_predicted_with_nor_exported(
+    stream: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether its tasks are questions or classes that are asked for in words."""
+    argv = ["run", "--method", "mslora_cr", "--stream", stream, "--backbone", "tiny-llava", "--epochs", "1", "--quiet"]
+    assert cli.main([*argv, "--limit", "4", "--results", str(tmp_path)]) == 0
+    (run,) = tmp_path.glob("runs/*/*/*/*")
+    (task, *_) = (task.name for task in catalog.load(stream, Path()).stream)
+    before = sorted(tmp_path.rglob("*"))
+    for words in (
+        ["predict", "--images", str(folder), "--to", str(tmp_path / "out.csv")],
+        ["export", "--task", task, "--to", str(tmp_path / "out")],
+        ["export", "--task", task, "--to", str(tmp_path / "out"), "--format", "open_clip"],
+    ):
+        capsys.readouterr()
+        assert cli.main([*words, "--run", str(run)]) == 2
+        error = capsys.readouterr().err
+        assert "vision-language model" in error and error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_retrieval_and_unfinished_runs_are_refused(runs: dict[str, Path], folder: Path, tmp_path: Path) -> None:
     from benchmark.deploy.predict import predict
 

@@ -56,6 +56,7 @@ def test_the_same_answers_are_the_same_bytes(monkeypatch: pytest.MonkeyPatch) ->
         (zipped([LINE])[:12] + b"\xff" * 40, "damaged"),
         (None, "cannot be read (No such file or directory)"),
     ],
+    ids=["text", "cut", "object", "line", "deep", "not utf-8", "number", "protocol", "type", "bytes", "none"],
 )
 def test_damage_is_told_in_one_line(tmp_path: Path, content: bytes | None, says: str) -> None:
     path = tmp_path / "answers.jsonl.gz"

@@ -372,6 +372,12 @@ def test_chance() -> None:
     assert views.chance(both.stream) == {"given": 0.5, "hidden": 0.25}
 
 
+def test_scores_of_a_model_without_weights_are_said_to_mean_nothing() -> None:
+    drawn = findings.evidence(views.stream_view([replace(talking(), backbone="tiny-llava")]))
+    assert [line for line in drawn if "tiny-llava is a layout without trained weights" in line]
+    assert not [line for line in findings.evidence(views.stream_view([talking()])) if "weights" in line]
+
+
 def test_the_headline() -> None:
     groups = [flat("a", "01", 0.7, 0.72), flat("b", "02", 0.5, 0.52), flat("c", "03", 0.9, 0.9, group="joint"),
               flat("d", "04", 0.3, 0.32, group="keeps images")]  # fmt: skip
@@ -382,6 +388,8 @@ def test_the_headline() -> None:
     assert findings.lead(rows, [], "accuracy")[0] == findings.Lead(
         told="Told which task it is", who="c", score="90.0 ± 0.0 % accuracy", next=""
     )
+    equal = [replace(row, last_acc_mean=0.9) for row in rows]
+    assert findings.lead(equal, [], "accuracy")[0].who == "a, b, c and d"
     plain = [row for row in rows if row.group == "plain"]
     said = "Next among equals is b, 51.0 ± 1.4 %; "
     assert (

@@ -44,7 +44,7 @@ def test_plain_lines_tell_step_loss_speed_and_the_row(monkeypatch: pytest.Monkey
         display.step("task 1/2 lung_ct  epoch 1/2", 10, 0.5, 1234.0)
         display.matrix(record(2))
     lines = out.getvalue().splitlines()
-    assert lines[0].startswith("  task 1/2 lung_ct  epoch 1/2  loss 0.500  1,234 images/s  step 10/40  ")
+    assert lines[0].startswith("  task 1/2 lung_ct  epoch 1/2  loss 0.500  1,234 samples/s  step 10/40  ")
     assert lines[1] == "  after 1/2: accuracy given 75.0  12.5"
     assert len(lines) == 2 and "\x1b" not in out.getvalue()
 
@@ -60,7 +60,7 @@ def test_in_a_terminal_the_matrix_grows_below_nothing_else() -> None:
         first = out.getvalue()
         display.matrix(record(2))
         display.live.refresh()
-    assert "loss 0.500" in first and "1,234 images/s" in first and "30/40" in first and "75.0" not in first
+    assert "loss 0.500" in first and "1,234 samples/s" in first and "30/40" in first and "75.0" not in first
     assert "1 lung_ct" in first and "75.0" in out.getvalue()
 
 

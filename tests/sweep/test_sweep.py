@@ -365,6 +365,6 @@ def test_measuring_times_steps_of_the_real_thing(capsys: pytest.CaptureFixture[s
     options = ("--methods", "sequential_lora zero_shot", "--streams", "smoke", "--device", "cpu", "--jobs", "1")
     text = printed_plan(capsys, *options, "--measure", "--limit", "20", "--epochs", "3", "--batch_size", "8")
     assert "18 steps, about" in text  # 2 tasks x 3 epochs x 3 batches of 20 images
-    assert "s a training step" in text and "images/s" in text and "measured: the method never trains" in text
+    assert "s a training step" in text and "samples/s" in text and "measured: the method never trains" in text
     assert not Path("results").exists()
     assert os.environ["OMP_NUM_THREADS"] == "1"
