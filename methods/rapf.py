@@ -186,12 +186,10 @@ class RAPF(IncrementalMethod):
                 nn.init.normal_(self.adapter.weight, std=NOISE)
                 with torch.no_grad():
                     self.adapter.weight.add_(torch.eye(width))
+        self.memory["adapter_before"] = self.adapter.weight
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         return list(self.adapter.parameters()) if self.tasks else []
-
-    def prepare_task(self, task: Task, loader: Iterable[Batch]) -> None:
-        self.memory["adapter_before"] = self.adapter.weight
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of the batch and of samples of old classes, and the hinge of those near new ones."""
