@@ -11,7 +11,7 @@ y          = W x + b + s B_g A_g x;                   (A_g, B_g) fresh with the 
 F_g        <- F_g + (F_t - F_g) / (number of its tasks),  theta*_g <- theta_g      after every task t of the group
 L          = CE + strength 1/2 sum F_g (theta_g - theta*_g)^2                     where the group has had a task before
 
-The texts are the labels' prompts; of a task without labels its modality and its name. With the identity hidden the
+The texts are the labels' prompts; of a task without labels the name of its modality. With the identity hidden the
 shared router picks a task, the task its group, and the answer is one of that task's labels.
 
 The released code decides by the logarithm of a negative cosine, which is no number and sends the task to group 0, and
@@ -55,9 +55,9 @@ GROUPINGS = ("crp", "modality", "none", "task")
 
 
 def texts(task: Task) -> list[str]:
-    """What is said of a task before it is learned, each text once: its labels' prompts, else its modality and name."""
+    """What is said of a task before it is learned, each text once: its labels' prompts, else its modality."""
     prompts = {prompt for label in task.labels for prompt in label.prompts}
-    return sorted(prompts or {task.modality, task.name.replace("_", " ")})
+    return sorted(prompts) or [task.modality or task.name.replace("_", " ")]
 
 
 def running_mean(mean: Tensor, new: Tensor, count: int) -> Tensor:
