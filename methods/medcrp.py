@@ -11,7 +11,9 @@ y          = W x + b + s B_g A_g x;                   (A_g, B_g) fresh with the 
 F_g        <- F_g + (F_t - F_g) / (number of its tasks),  theta*_g <- theta_g      after every task t of the group
 L          = CE + strength 1/2 sum F_g (theta_g - theta*_g)^2                     where the group has had a task before
 
-The texts are the labels' prompts; of a task without labels the name of its modality. With the identity hidden the
+The texts are the prompts of a task's labels. A task without labels says nothing before it is learned: it joins the
+last task of its modality (on made streams the names of modalities alone are so alike to a CLIP that all would be one
+group, and to a small language model they are unknown words). With the identity hidden the
 shared router picks a task, the task its group, and the answer is one of that task's labels.
 
 The released code decides by the logarithm of a negative cosine, which is no number and sends the task to group 0, and
@@ -54,12 +56,6 @@ PRESETS = {
 GROUPINGS = ("crp", "modality", "none", "task")
 
 
-def texts(task: Task) -> list[str]:
-    """What is said of a task before it is learned, each text once: its labels' prompts, else its modality."""
-    prompts = {prompt for label in task.labels for prompt in label.prompts}
-    return sorted(prompts) or [task.modality or task.name.replace("_", " ")]
-
-
 def running_mean(mean: Tensor, new: Tensor, count: int) -> Tensor:
     """The mean of ``count`` tensors of one shape, from the mean of all but the last and the last."""
     return mean + (new - mean) / count
@@ -86,6 +82,7 @@ class MedCRP(IndependentLora):
         self.grouping, self.strength = grouping, strength
         self.assignment = Assignment(alpha, faithful)
         self._groups: list[int] = []  # of every task, from the tasks alone
+        self._tables: list[int] = []  # of every group of the process, the number it has here
 
     def partition(self) -> list[int]:
         return list(self._groups)
@@ -96,12 +93,24 @@ class MedCRP(IndependentLora):
 
     def _group(self, task: Task) -> int:
         """The number of the group that a new task is put into."""
-        if self.grouping == "crp":
-            return self.assignment.decide(F.normalize(self.backbone.described(texts(task)).mean(dim=0), dim=0))[0]
-        if self.grouping == "modality":
-            known = list(dict.fromkeys([*(earlier.modality for earlier in self.tasks), task.modality]))
-            return known.index(task.modality)
-        return 0 if self.grouping == "none" else len(self._groups)
+        new = len(set(self._groups))
+        if self.grouping == "none":
+            return 0
+        if self.grouping == "task":
+            return new
+        if self.grouping == "crp" and task.labels:
+            table, _ = self.assignment.decide(self.text(task))
+            if table == len(self._tables):
+                self._tables.append(new)
+            return self._tables[table]
+        alike = [group for earlier, group in zip(self.tasks, self._groups, strict=True)
+                 if earlier.modality == task.modality]  # fmt: skip
+        return alike[-1] if alike else new
+
+    def text(self, task: Task) -> Tensor:
+        """(E,) the unit feature of what a task's labels are asked by, each prompt once."""
+        prompts = sorted({prompt for label in task.labels for prompt in label.prompts})
+        return F.normalize(self.backbone.described(prompts).mean(dim=0), dim=0)
 
     def expert(self, task: Task) -> str:
         return f"group{self._groups[task.index]}"

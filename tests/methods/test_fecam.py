@@ -133,7 +133,10 @@ def test_a_power_keeps_signs() -> None:
 
 
 def batch(seed: int, ids: list[int], n: int) -> dict[str, Tensor]:
-    return {"image": tiny.images(n, seed) // (seed % 5 + 1), "label": torch.tensor([ids[i % len(ids)] for i in range(n)])}
+    return {
+        "image": tiny.images(n, seed) // (seed % 5 + 1),
+        "label": torch.tensor([ids[i % len(ids)] for i in range(n)]),
+    }
 
 
 def learned(*tasks: tuple[list[int], list[dict[str, Tensor]]], **arguments: float) -> FeCAM:
