@@ -236,6 +236,10 @@ class IncrementalMethod(L.LightningModule):
         """
         return None
 
+    def partition(self) -> list[int] | None:
+        """Of every task so far the number of the group whose weights it shares; None where a method forms no groups."""
+        return None
+
     def route(self, batch: Batch) -> Tensor | None:
         """(B,) the task a router picks for each sample when the identity is hidden; None without a router.
 

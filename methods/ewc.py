@@ -27,8 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.stream import Task
-from methods.base import Batch
+from methods.base import Batch, IncrementalMethod
 from methods.parts.checks import at_least, within
+from methods.parts.experts import Experts
 from methods.parts.matching import belongs
 from methods.sequential_lora import SequentialLora
 
@@ -52,6 +53,40 @@ def quadratic_penalty(
     return 0.5 * torch.stack(terms).sum()
 
 
+def flat(parameters: Iterable[Tensor]) -> Tensor:
+    """(P,) all their numbers in a row."""
+    return torch.cat([parameter.flatten() for parameter in parameters])
+
+
+def fisher_of_expert(
+    method: IncrementalMethod, experts: Experts, name: str, task: Task, loader: Iterable[Batch]
+) -> Tensor:
+    """(P,) of a LoRA's parameters, from the gradient of every sample of a task's training set."""
+    total_P, samples = torch.zeros_like(flat(experts.parameters(name))), 0
+    for batch in loader:
+        for start in range(0, len(batch["label"]), CHUNK):
+            chunk = {key: values[start : start + CHUNK] for key, values in batch.items()}
+            with torch.enable_grad(), experts.apart(name, len(chunk["label"])) as own:
+                if task.kind == "retrieval":
+                    losses_N = _matching(method, chunk)
+                else:
+                    losses_N = method.sample_losses(method.outputs(chunk), chunk)  # - log p of each one's own answer
+                grads_NP = torch.cat([g.flatten(1) for g in torch.autograd.grad(losses_N.sum(), own)], dim=1)
+            total_P += fisher_diagonal(grads_NP) * len(grads_NP)
+            samples += len(grads_NP)
+    return total_P / samples
+
+
+def _matching(method: IncrementalMethod, chunk: Batch) -> Tensor:
+    """(N,) - log p of finding a sample's matches among the other items of its chunk, which are held fixed."""
+    images_NE, texts_NE = (F.normalize(method.embed({key: chunk[key]}), dim=-1) for key in ("image", "text"))
+    target_NN = belongs(chunk).float()
+    target_NN = target_NN / target_NN.sum(dim=1, keepdim=True)
+    found = ((images_NE, texts_NE.detach()), (texts_NE, images_NE.detach()))
+    losses = [F.cross_entropy(method.backbone.logits(*pair), target_NN, reduction="none") for pair in found]
+    return torch.stack(losses).mean(dim=0)
+
+
 class EWC(SequentialLora):
     """Sequential LoRA with a quadratic penalty in the metric of the diagonal Fisher information.
 
@@ -73,37 +108,14 @@ class EWC(SequentialLora):
         with torch.autocast(self.device.type, enabled=False):
             return self.strength * quadratic_penalty(self._flat(), self.memory["anchor"], self.memory["fisher"])
 
-    def _flat(self) -> Tensor:
-        return torch.cat([parameter.flatten() for parameter in self.trainable_parameters()])
-
     def end_task(self, task: Task, loader: Iterable[Batch]) -> None:
         fisher_P = self._fisher(task, loader)
         if "fisher" in self.memory:
             fisher_P = self.gamma * self.memory["fisher"] + fisher_P
         self.memory["fisher"], self.memory["anchor"] = fisher_P, self._flat()
 
+    def _flat(self) -> Tensor:
+        return flat(self.trainable_parameters())
+
     def _fisher(self, task: Task, loader: Iterable[Batch]) -> Tensor:
-        """(P,) of the LoRA's parameters, from the gradient of every sample of the training set."""
-        total_P, samples = torch.zeros_like(self._flat()), 0
-        for batch in loader:
-            for start in range(0, len(batch["label"]), CHUNK):
-                chunk = {name: values[start : start + CHUNK] for name, values in batch.items()}
-                with torch.enable_grad(), self.experts.apart(self.expert(task), len(chunk["label"])) as own:
-                    losses_N = self._matching(chunk) if task.kind == "retrieval" else self._naming(chunk)
-                    grads_NP = torch.cat([g.flatten(1) for g in torch.autograd.grad(losses_N.sum(), own)], dim=1)
-                total_P += fisher_diagonal(grads_NP) * len(grads_NP)
-                samples += len(grads_NP)
-        return total_P / samples
-
-    def _naming(self, chunk: Batch) -> Tensor:
-        """(N,) - log p of every sample's own answer."""
-        return self.sample_losses(self.outputs(chunk), chunk)
-
-    def _matching(self, chunk: Batch) -> Tensor:
-        """(N,) that of finding a sample's matches among the other items of its chunk, which are held fixed."""
-        images_NE, texts_NE = (F.normalize(self.embed({name: chunk[name]}), dim=-1) for name in ("image", "text"))
-        target_NN = belongs(chunk).float()
-        target_NN = target_NN / target_NN.sum(dim=1, keepdim=True)
-        found = ((images_NE, texts_NE.detach()), (texts_NE, images_NE.detach()))
-        losses = [F.cross_entropy(self.backbone.logits(*pair), target_NN, reduction="none") for pair in found]
-        return torch.stack(losses).mean(dim=0)
+        return fisher_of_expert(self, self.experts, self.expert(task), task, loader)

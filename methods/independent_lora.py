@@ -63,22 +63,27 @@ class IndependentLora(IncrementalMethod):
         super().attach(backbone, budget)
         self.experts = Experts(backbone.adapted, self.rank, self.lora_alpha, self.placement.split(","), self.dropout)
 
+    def expert(self, task: Task) -> str:
+        """The name of the expert that a task trains."""
+        return f"task{task.index}"
+
     def begin_task(self, task: Task) -> None:
         super().begin_task(task)
-        self.experts.add(f"task{task.index}")
+        if self.expert(task) not in self.experts.names:
+            self.experts.add(self.expert(task))
 
     def ingredients(self, task: Task) -> Blend:
         """Weight of every expert that acts when a task is answered; the task may not be learned yet."""
-        return {f"task{task.index}": 1.0} if task.index < len(self.tasks) else {}
+        return {self.expert(task): 1.0} if task.index < len(self.tasks) else {}
 
     def learning(self) -> AbstractContextManager[None]:
         """The current expert live, the others that act with it folded."""
-        live = self.experts.names[-1]
+        live = self.expert(self.tasks[-1])
         others = {name: weight for name, weight in self.ingredients(self.tasks[-1]).items() if name != live}
         return self.experts.blend(others, live=live)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        return self.experts.parameters(self.experts.names[-1]) if self.experts.names else []
+        return self.experts.parameters(self.expert(self.tasks[-1])) if self.tasks else []
 
     @torch.no_grad()
     def end_task(self, task: Task, loader: Iterable[Batch]) -> None:

@@ -20,6 +20,7 @@ from benchmark import kinds
 from benchmark.errors import shown
 from benchmark.kinds import Kind
 from benchmark.record import soundness
+from benchmark.record.partition import Partition
 from benchmark.record.parts import (
     MOST_SHOWN,
     PROTOCOLS,
@@ -128,6 +129,7 @@ class Record:
         diverged: where the run stopped, if a loss, a parameter or a score was not finite.
         missing: withheld input -> protocol -> the final model's row without it; of fusion.
         repeats: task -> what stands twice in its data; of tasks with such, None where nothing does or in old records.
+        partition: which tasks the method put together; of methods that form groups of tasks.
         blind: task -> the primary metric of answers that are guessed without any image; of tasks of questions.
         samples: task -> some questions with their answers; of tasks of questions of made data alone.
         files: what a complete run left beside its record where it was made: name -> sha256; None in old records.
@@ -162,6 +164,7 @@ class Record:
     subgroups: dict[str, dict[str, dict[str, dict[str, SubgroupScore]]]] | None = None
     missing: dict[str, dict[str, Row]] | None = None
     repeats: dict[str, Repeats] | None = None
+    partition: Partition | None = None
     blind: dict[str, Share | None] | None = None
     samples: dict[str, Annotated[list[AnswerSample], Meta(max_length=MOST_SHOWN)]] | None = None
     diverged: Divergence | None = None
@@ -256,8 +259,8 @@ class Record:
 
 
 LAST = (  # where a run has them
-    "router_confusion", "hits", "groups", "class_recall", "subgroups", "missing", "repeats", "blind", "samples",
-    "diverged", "files",
+    "router_confusion", "hits", "groups", "class_recall", "subgroups", "missing", "repeats", "partition", "blind",
+    "samples", "diverged", "files",
 )  # fmt: skip
 ORDER = (
     "schema", "key", "method", "group", "stream", "config", "settings", "backbone", "seed", "order", "permutation",

@@ -65,6 +65,8 @@ def wrong(record: Record) -> Iterator[str]:
         if when is not None and not _is_time(when):
             yield f"provenance has {when!r}, which is no ISO 8601 time"
     yield from _of_samples(record, set(names))
+    if record.partition is not None and not record.partition.fits([task.modality for task in stream.tasks]):
+        yield "partition is not the groups of the tasks, numbered in order, with their agreement with the modalities"
     if record.complete:
         yield from _lacking(record, tasks)
 

@@ -12,6 +12,7 @@ from benchmark import metrics
 from benchmark.compare.rows import LeaderboardRow
 from benchmark.compare.tables import spoken
 from benchmark.kinds import OWN
+from benchmark.record.partition import Partition
 from benchmark.record.parts import AnswerSample
 from benchmark.record.schema import PROTOCOLS, Record, TaskEntry
 from benchmark.record.summary import floats, missing_rows
@@ -62,6 +63,8 @@ class MethodView:
         packages: what the runs were made with, without doubles.
         own: each task's own metric in words, in the order of ``tasks``; empty where all have the same.
         samples: task -> questions of made data, with the answers of the first run.
+        groups: the tasks that the method put together, in the first run; empty for a method that forms none.
+        agreements: of these groups with the modalities, of every run.
     """
 
     method: str
@@ -84,6 +87,8 @@ class MethodView:
     packages: list[str]
     own: list[str]
     samples: dict[str, list[AnswerSample]]
+    groups: list[list[TaskEntry]]
+    agreements: list[float]
 
 
 def method_view(runs: Sequence[Record], rows: dict[str, LeaderboardRow]) -> MethodView:
@@ -122,7 +127,16 @@ def method_view(runs: Sequence[Record], rows: dict[str, LeaderboardRow]) -> Meth
         packages=sorted({packages(run) for run in runs}),
         own=list(map(spoken, runs[0].stream.measures)) if runs[0].primary == OWN else [],
         samples=runs[0].samples or {},
+        groups=_groups(runs[0].stream.tasks, runs[0].partition),
+        agreements=[run.partition.agreement for run in runs if run.partition is not None],
     )
+
+
+def _groups(tasks: Sequence[TaskEntry], partition: Partition | None) -> list[list[TaskEntry]]:
+    numbers = partition.groups if partition is not None else []
+    return [
+        [task for task, own in zip(tasks, numbers, strict=True) if own == number] for number in dict.fromkeys(numbers)
+    ]
 
 
 def _matrices(runs: Iterable[Record], protocol: str) -> list[list[list[float]]]:

@@ -22,6 +22,7 @@ from benchmark.errors import warn
 from benchmark.kinds import OWN
 from benchmark.record.files import now
 from benchmark.record.folder import RunFolder
+from benchmark.record.partition import Partition
 from benchmark.record.parts import Divergence, SampleGroups, SampleScores
 from benchmark.record.schema import PROTOCOLS, Costs, Record
 from benchmark.record.summary import summarise
@@ -208,10 +209,12 @@ class Loop:
         arrays, tested = state.all_predictions(self.files, len(self.stream) + 1), self.config.split
         answers = answer_lines(arrays, self.stream, self.data, tested, judged)
         shown = shown_samples(arrays, self.stream, self.data, tested, self.made)
+        groups = self.method.partition()
+        partition = Partition.of(groups, [task.modality for task in self.stream]) if groups is not None else None
         left = state.keep(self.folder, self.method, arrays, answers, self.config.keep_images)
         self.record = replace(
             self.record, cost=cost, summary=summary, provenance=made, status="complete", samples=shown,
-            blind=guessed(self.data, tested), files=left
+            blind=guessed(self.data, tested), partition=partition, files=left
         )  # fmt: skip
         self.folder.finish(self.record)
 

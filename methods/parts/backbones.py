@@ -33,6 +33,7 @@ from methods.parts.towers import (
 __all__ = ["PLACES", "WEIGHTS", "Backbone", "BesideMLP", "Block", "EditTokens", "TextTower", "Tower", "load", "opened"]
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+AT_ONCE = 256  # texts that are read together
 SHIPPED = {  # sha256 of the files of phantom-clip
     "open_clip_config.json": "fb65d6e409115adc68b132ae28120e5ec8784af46a0b2379ff405ad53533cf62",
     "open_clip_model.safetensors": "b57a7056c7305b7d550971eb34011957f138a9316f7c72c1a2fe1f997eb6036f",
@@ -113,6 +114,14 @@ class Backbone(nn.Module):
         return self.class_features([Label(-1, "", ("",))]).shape[1]
 
     @torch.no_grad()
+    def described(self, texts: Sequence[str]) -> Tensor:
+        """(n, E) unit features of texts, from the frozen text encoder."""
+        device = self.logit_scale.device
+        with torch.autocast(device.type, enabled=False):
+            parts = self.tokenizer(list(texts)).to(device).split(AT_ONCE)
+            return F.normalize(torch.cat([self.frozen_text(part) for part in parts]).float(), dim=-1)
+
+    @torch.no_grad()
     def class_features(self, labels: Sequence[Label]) -> Tensor:
         """(C, E) unit text features: each label's prompts encoded, normalised, averaged, normalised again.
 
@@ -122,11 +131,7 @@ class Backbone(nn.Module):
         for label in labels:
             known = self._features.get(label.prompts)
             if known is None or known.device != device:
-                with torch.autocast(device.type, enabled=False):
-                    features = F.normalize(
-                        self.frozen_text(self.tokenizer(list(label.prompts)).to(device)).float(), dim=-1
-                    )
-                self._features[label.prompts] = F.normalize(features.mean(dim=0), dim=-1)
+                self._features[label.prompts] = F.normalize(self.described(label.prompts).mean(dim=0), dim=-1)
         return torch.stack([self._features[label.prompts] for label in labels])
 
     def logits(self, image_BE: Tensor, text_CE: Tensor) -> Tensor:

@@ -72,6 +72,10 @@ class Chat:
                 rows.append([*own, self.stops[0]])
         return padded(rows)
 
+    def words(self, texts: Sequence[str]) -> Tensor:
+        """(M, K) the ids of texts alone, without any mark."""
+        return padded([self._ids(self._plain(text)) for text in texts])
+
     def text(self, ids: Sequence[int]) -> str:
         """What ids up to a stop say."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()

@@ -122,12 +122,20 @@ class LanguageBackbone(nn.Module):
     @torch.no_grad()
     def glance(self, batch: dict[str, Tensor]) -> Tensor:
         """(B, E) what a router sees, whatever is adapted: the mean of the image's features beside that of the words."""
-        prompt_BL = batch["prompt"]
-        words_BL1 = ((prompt_BL != NONE) & (prompt_BL != self.chat.image_token))[..., None].float()
-        embedded_BLD = self.adapted.get_input_embeddings()(prompt_BL.clamp(min=0)).float()
-        text_BD = (embedded_BLD * words_BL1).sum(1) / words_BL1.sum(1).clamp(min=1)
+        text_BD = self._mean_word(batch["prompt"])
         image_BD = self._features(batch).float().mean(dim=1)
         return torch.cat([F.normalize(image_BD, dim=-1), F.normalize(text_BD, dim=-1)], dim=1)
+
+    @torch.no_grad()
+    def described(self, texts: Sequence[str]) -> Tensor:
+        """(n, D) unit features of texts, whatever is adapted: the direction of the mean of their words."""
+        return F.normalize(self._mean_word(self.chat.words(texts).to(self.bound.device)), dim=-1)
+
+    def _mean_word(self, ids_BL: Tensor) -> Tensor:
+        """(B, D) the mean of the embeddings of tokens, -1 and an image's places left out."""
+        words_BL1 = ((ids_BL != NONE) & (ids_BL != self.chat.image_token))[..., None].float()
+        embedded_BLD = self.adapted.get_input_embeddings()(ids_BL.clamp(min=0)).float()
+        return (embedded_BLD * words_BL1).sum(1) / words_BL1.sum(1).clamp(min=1)
 
     # ---- answering ------------------------------------------------------------------------------------------------
 
