@@ -79,7 +79,7 @@ class MedCRP(IndependentLora):
         one_of(GROUPINGS, grouping=grouping)
         above(0, alpha=alpha)
         at_least(0, strength=strength)
-        self.grouping, self.strength = grouping, strength
+        self.grouping, self.alpha, self.strength, self.faithful = grouping, alpha, strength, faithful
         self.assignment = Assignment(alpha, faithful)
         self._groups: list[int] = []  # of every task, from the tasks alone
         self._tables: list[int] = []  # of every group of the process, the number it has here

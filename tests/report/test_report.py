@@ -22,6 +22,7 @@ from benchmark.compare import comparisons, leaderboard
 from benchmark.compare.rows import PairRow
 from benchmark.config import arguments
 from benchmark.errors import UserError
+from benchmark.record.partition import Partition
 from benchmark.record.schema import Configuration, Record, StreamEntry, TaskEntry
 from benchmark.record.stored import read_all, read_record
 from benchmark.record.summary import summarise
@@ -346,6 +347,23 @@ def test_answers_in_words_beside_guesses_without_the_image(tasks: dict[str, tupl
     without = [replace(record, blind=None) for record in records]
     assert breakdown.answers(views.stream_view(without))[0].names == given.names[1:]
     assert breakdown.answers(views.stream_view(many())) == []
+
+
+def test_groups_of_tasks_are_shown_with_their_agreement(tmp_path: Path) -> None:
+    modalities = ["lung", "retina", "skin"]
+    together = [made("medcrp", seed=seed, partition=Partition.of([0, 1, 0], modalities)) for seed in (0, 1)]
+    other = made("medcrp", order=1, partition=Partition.of([0, 1, 2], modalities[::-1]))
+    records = [*together, other, *(made("ewc", "02", seed) for seed in (0, 1))]
+    view = views.stream_view(records)
+    (mine,) = (method for method in view.methods if method.method == "medcrp")
+    assert [[task.name for task in group] for group in mine.groups] == [["lung_ct", "skin"], ["retina_oct"]]
+    assert mine.agreements == [0.0, 0.0, 1.0]
+    report.build(save(tmp_path, *records))
+    page = Page((tmp_path / "report" / "index.html").read_text(encoding="utf-8"))
+    assert page.text.count("Groups of tasks") == 1  # nothing is said of a method without groups
+    shown_as = " ".join(page.text.split())
+    assert "0.00; over 3 runs 0.00 to 1.00." in shown_as
+    assert "lung ct lung , skin skin retina oct retina" in shown_as
 
 
 def test_questions_and_answers_are_shown_whatever_they_say(tmp_path: Path) -> None:
