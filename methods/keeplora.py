@@ -23,7 +23,8 @@ at equal places, which tends to the mean token). ``faithful`` restores the last 
 square weights (q, k, v, out). The LLaVA side trains the projector too, and the CLIP side has a one-cycle schedule; here
 the projector is frozen and the schedule the budget's.
 
-The weights themselves stay as they are underneath: (A_t, B_t) are kept and folded in.
+The weights themselves stay as they are underneath: (A_t, B_t) are kept and folded in. On a vision-language model they
+are those of the decoder, and x the tokens of images, questions and answers alike.
 
     make bench METHOD=keeplora
 """

@@ -62,6 +62,15 @@ def learner(cls: type[Any], seed: int = 0, augment: str = "none", **arguments: A
     return method
 
 
+def with_defaults(cls: type[Any], kinds: tuple[str, ...], **arguments: Any) -> type[Any]:
+    """The method with other defaults, of some of the kinds that it learns: what ``check_method`` builds."""
+
+    def build(self: Any, **more: Any) -> None:
+        cls.__init__(self, **(arguments | more))
+
+    return type(cls.__name__, (cls,), {"__init__": build, "kinds": kinds})
+
+
 def learn(
     method: IncrementalMethod, task: Task, data: Batch | None = None, steps: int = 30, lr: float = 0.01
 ) -> list[float]:

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from benchmark.testing import check_method
 from methods.base import Batch
 from methods.keeplora import ANCHOR, KeepLora, grow, principal, residual_basis
 from methods.parts.kept_space import Averages, Covariances
 from tests import tiny
 from tests.golden_files import close, golden
-from tests.lessons import batch, copies, flat, learner, opposed, same
+from tests.lessons import batch, copies, flat, learner, opposed, same, with_defaults
 
 LLAVA = ["c/keeplora_llava_a", "c/keeplora_llava_ratio"]
 seeds = st.integers(0, 10**6)
@@ -376,3 +377,17 @@ def test_what_is_kept_is_not_forgotten() -> None:
 def test_wrong_arguments_are_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         KeepLora(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kinds, arguments",
+    [
+        (("classification", "generation"), {"after": "features", "start": "gradient", "portion": 0.3}),
+        (("classification",), {"after": "features", "faithful": True, "placement": "q,v"}),
+        (("retrieval",), {"start": "gradient", "dropout": 0.1}),
+    ],
+    ids=str,
+)
+def test_other_arguments_keep_the_contract(kinds: tuple[str, ...], arguments: dict[str, object]) -> None:
+    check_method(with_defaults(KeepLora, kinds, **arguments), raise_on_failure=True)

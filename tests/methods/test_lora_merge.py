@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from benchmark.testing import check_method
 from methods.lora_merge import SCALES, LoraMerge, elect, merge, opcm_step
 from methods.parts.merging import RULES, truncated, whole_norm
 from methods.sequential_lora import SequentialLora
 from tests import tiny
 from tests.golden_files import close, files, golden
-from tests.lessons import batch, copies, flat, learn, learner, same
+from tests.lessons import batch, copies, flat, learn, learner, same, with_defaults
 
 MERGED = files("c/lora_merge_*.npz")
 seeds = st.integers(0, 10**6)
@@ -370,3 +371,17 @@ def test_an_untrained_task_changes_nothing_of_a_sum() -> None:
 def test_wrong_arguments_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match=str(next(iter(wrong.values()))).replace("0", ".?")):
         LoraMerge(**wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"rule": "opcm"},
+        {"rule": "opcm", "train": "sequential", "merged_rank": 2},
+        {"rule": "dare_ties", "weights": "samples", "train": "sequential"},
+    ],
+    ids=str,
+)
+def test_other_arguments_keep_the_contract(arguments: dict[str, object]) -> None:
+    check_method(with_defaults(LoraMerge, ("classification",), **arguments), raise_on_failure=True)
