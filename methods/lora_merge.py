@@ -57,7 +57,7 @@ SCALES = {
     "task_arithmetic": 0.3, "magnitude_prune": 0.5, "ties": 0.5, "dare_linear": 0.3, "dare_ties": 0.5, "magmax": 0.5,
     "opcm": 1.0,
 }  # fmt: skip
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS = {
     "magmax": {"method": {"rule": "magmax", "scale": 0.5, "train": "sequential"}},
     "task_arithmetic": {"method": {"rule": "task_arithmetic", "scale": 0.3}},
     "opcm": {"method": {"rule": "opcm", "alpha": 0.5, "scale": 1.0}},
