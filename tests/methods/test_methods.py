@@ -26,17 +26,21 @@ SAMPLES = 8  # of each test set there: an accuracy moves in eighths
 
 
 SPEAKING = [name for name in registry.names() if "generation" in registry.card(name).kinds]
-TELLING = (
-    "mslora_cr",
-    "ewc",
-    "er",
-)  # experts and a router, a gradient a sample, a buffer
+TELLING = ("mslora_cr", "ewc", "er")  # experts and a router, a gradient a sample, a buffer
 WORDS = [pytest.param(name, marks=() if name in TELLING else pytest.mark.slow) for name in SPEAKING]
+PAIRING = [name for name in registry.names() if "retrieval" in registry.card(name).kinds]
+ALIKE = ("stacked_lora", "lora_merge", "keeplora", "medcrp")  # of two inputs they make what those they inherit from do
+PAIRS = [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in PAIRING]
 
 
 @pytest.mark.parametrize("name", registry.names())
 def test_contract(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    holds(name, ("classification", "fusion", "retrieval"), monkeypatch)
+    holds(name, ("classification",), monkeypatch)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_contract_of_two_inputs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    holds(name, ("fusion", "retrieval"), monkeypatch)
 
 
 @pytest.mark.parametrize("name", WORDS)
