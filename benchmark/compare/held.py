@@ -129,7 +129,7 @@ def _against(claim: Claim, above: list[Record], below: list[Record]) -> HeldClai
         low = high = p = math.nan
     spread = stats.paired(one, other, groups)
     alike = p == 1 and gap == 0 and spread.error == 0
-    notes = ("alike in every run",) if alike else ()
+    notes: tuple[str, ...] = ("alike in every run",) if alike else ()
     if claim.identity == "hidden" and above[0].stream.label_space != "shared":
         own = [runs[0].method for runs in sides if any(candidates(run) == "own" for run in runs)]
         notes += tuple(f"{name} learned over its own task's labels" for name in own)
