@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmark.compare.claims import EVERY, Claim, ClaimedSide, read
 from benchmark.compare.entries import counts
 from benchmark.compare.held import FAILS, HOLDS, UNTOLD, HeldClaim, held
+from benchmark.config import families
 from benchmark.data import yaml_files
 from benchmark.errors import UserError
 from benchmark.record.files import decimals, write_text
@@ -34,8 +35,8 @@ records were there.
 - **difference**: percentage points in favour of the claim. Of forgetting it is how much less the first forgets.
 - **95 % interval, p**: for other runs (other orders where there are several, else other seeds) and other test
   samples; those marked *runs alone* for other runs on the same samples, because forgetting has no score of a sample
-  or older runs kept none. A single run tells of one trained model and is not tested. *p, Holm*: after Holm's
-  correction over this page.
+  or older runs kept none. Of runs of one order they are about that order. A single run tells of one trained model and
+  is not tested. *p, Holm*: after Holm's correction over this page.
 - **verdict**: *holds* or *fails* where p after Holm is below .05, by the sign of the difference. *Cannot be told* is
   no third result: these runs neither support the claim nor speak against it, however large the difference looks.
 - **runs that would tell**: the fewest runs with which this test would tell, with probability .8 (normal
@@ -92,21 +93,13 @@ def said(claims: Sequence[Claim], found: Sequence[HeldClaim]) -> str:
 
 def cells(one: HeldClaim) -> tuple[str, ...]:
     """A line of the table, under ``HEADINGS``."""
-    every = one.claim.below.method == EVERY
+    notes = [f"against {one.rival}", *one.notes] if one.claim.below.method == EVERY else one.notes
+    stream = one.stream if one.backbone == families.USUAL else f"{one.stream}, {one.backbone}"
     return (
-        one.claim.name, one.stream, one.claim.identity, str(one.runs), _points(one.difference),
+        one.claim.name, stream, one.claim.identity, str(one.runs), _points(one.difference),
         "-" if math.isnan(one.low) else f"{_points(one.low)} to {_points(one.high)}", _p(one.p), _p(one.p_holm),
-        one.verdict, _needed(one), "; ".join(_notes(one, every)),
+        one.verdict, _needed(one), "; ".join(notes),
     )  # fmt: skip
-
-
-def _notes(one: HeldClaim, every: bool) -> list[str]:
-    notes = [f"against {one.rival}"] if every else []
-    if math.isnan(one.p):
-        notes.append("a single run" if one.runs == 1 else "not testable")
-    elif not one.sampled:
-        notes.append("runs alone")
-    return [*notes, *one.notes]
 
 
 def _needed(one: HeldClaim) -> str:

@@ -22,6 +22,7 @@ from benchmark.record.schema import Record
 
 FEWEST_RUNS = 2  # a single run tells of that model, not of the method
 MOST_UNITS = 10_000  # of orders or seeds; what these do not tell none will
+SAME = 1e-12
 LEVEL, POWER = 0.05, 0.8
 HOLDS, FAILS, UNTOLD = "holds", "fails", "cannot be told"
 
@@ -125,11 +126,18 @@ def _against(claim: Claim, above: list[Record], below: list[Record]) -> HeldClai
     )
     groups = samples.groups([*sides[0], *sides[1]]) if sampled else None
     gap, low, high, p = stats.difference(one, other, groups)
+    spread = stats.paired(one, other, groups)
+    notes: tuple[str, ...] = ()
     if len(shared) < FEWEST_RUNS:
         low = high = p = math.nan
-    spread = stats.paired(one, other, groups)
-    alike = p == 1 and gap == 0 and spread.error == 0
-    notes: tuple[str, ...] = ("alike in every run",) if alike else ()
+        notes = ("a single run",)
+    elif gap == 0 and spread.error == 0:
+        notes = ("alike in every run",)
+    elif not sampled and spread.error < SAME:  # of what no seed changes there is one run, whatever their number
+        low = high = p = math.nan
+        notes = ("the same in every run: a single run in effect",)
+    elif not sampled:
+        notes = ("runs alone",)
     if claim.identity == "hidden" and above[0].stream.label_space != "shared":
         own = [runs[0].method for runs in sides if any(candidates(run) == "own" for run in runs)]
         notes += tuple(f"{name} learned over its own task's labels" for name in own)

@@ -202,14 +202,26 @@ def test_replay_that_saw_its_own_labels_alone_is_told() -> None:
 
     hidden, rival = claim(identity="hidden"), runs("ewc", 0.6, 3)
     assert any("own task's labels" in note for note in only([hidden], [*replayed("own"), *rival]).notes)
-    assert only([hidden], [*replayed("seen"), *rival]).notes == ()
-    assert only([claim()], [*replayed("own"), *rival]).notes == ()
+    assert only([hidden], [*replayed("seen"), *rival]).notes == ("runs alone",)
+    assert only([claim()], [*replayed("own"), *rival]).notes == ("runs alone",)
 
 
 def test_two_that_answer_alike_are_told() -> None:
     same = [replace(run, method="er", key="0e") for run in runs("ewc", 0.6, 3)]
     one = only([claim()], [*runs("ewc", 0.6, 3), *same])
     assert one.verdict == UNTOLD and one.p == 1 and one.notes == ("alike in every run",) and one.needed is None
+
+
+def test_what_no_seed_changes_is_a_single_run() -> None:
+    one = only([claim()], [*flat("er", "0a", 0.7, 0.7, 0.7), *flat("ewc", "0b", 0.6, 0.6, 0.6)])
+    assert one.verdict == UNTOLD and math.isnan(one.p) and one.needed is None
+    assert claims_page.cells(one)[4:6] == ("+10.00", "-") and "a single run in effect" in claims_page.cells(one)[-1]
+
+
+def test_another_backbone_is_another_row_and_named() -> None:
+    pair = [*runs("er", 0.7, 3), *runs("ewc", 0.6, 3)]
+    both = held.held([claim()], [*pair, *(replace(run, backbone="ViT-B-16/openai", key="0c") for run in pair)])
+    assert [claims_page.cells(one)[1] for one in both] == ["three, ViT-B-16/openai", "three"]
 
 
 # The file
