@@ -23,7 +23,7 @@ OPTIONS = --results $(RESULTS) $(if $(BACKBONE),--backbone $(BACKBONE)) \
 CELL = $(if $(METHOD),--method $(METHOD)) --stream $(STREAM) --seed $(SEED) --order $(ORDER) $(OPTIONS)
 GRID = --methods "$(METHODS)" --streams "$(STREAMS)" --seeds $(SEEDS) --orders $(ORDERS) $(OPTIONS)
 
-.PHONY: help setup extras bench sweep plan check smoke methods streams leaderboard verify report merge predict export pretrain speed \
+.PHONY: help setup extras bench sweep plan check smoke methods streams leaderboard claims verify report merge predict export pretrain speed \
 	test test-all test-faults lint
 .DEFAULT_GOAL := help
 
@@ -31,7 +31,7 @@ help:
 	@echo "make bench METHOD=mslora_cr [STREAM= BACKBONE= SEED= ORDER= LIMIT= EPOCHS= DATA= RESULTS= PRESET= FORCE=1 ARGS=]"
 	@echo "make bench METHOD=mslora_cr STREAM=smoke_generation      a stream that is answered in words (make streams)"
 	@echo 'make sweep METHODS="mslora_cr stacked_lora" [STREAMS=phantom8 SEEDS=0,1,2 ORDERS=0,1 BACKEND=local|slurm|ray JOBS= REDO=stale ...]'
-	@echo "make plan METHOD=... or METHODS=... | check METHOD=... | smoke | methods | streams | leaderboard | report"
+	@echo "make plan METHOD=... or METHODS=... | check METHOD=... | smoke | methods | streams | leaderboard | claims | report"
 	@echo 'make verify [METHODS="ncm ranpac" STREAM= RUN=dir]      does this machine reproduce the table?'
 	@echo 'make speed [METHODS=all STREAMS=phantom20]           what a run takes, beside the least that it could'
 	@echo "make merge FROM=dir | predict RUN=dir IMAGES=dir | export RUN=dir TASK=name TO=dir | pretrain | test | test-all | test-faults | lint"
@@ -85,6 +85,8 @@ verify: extras
 		$(if $(DATA),--data $(DATA)) $(ARGS)
 leaderboard: setup
 	@$(PY) -m benchmark leaderboard --results $(RESULTS)
+claims: setup
+	@$(PY) -m benchmark claims --results $(RESULTS)
 report: setup
 	@$(PY) -m benchmark report --results $(RESULTS) $(ARGS)
 merge: setup

@@ -26,6 +26,7 @@ USAGE = """usage: python -m benchmark VERB [options]        (python -m benchmark
   speed --methods "A B"     samples a second, learned and answered, at the first and the last task
   verify [--methods "A B"]  run one cell of each row again: the same bytes, or what differs; --stream S, --run DIR
   leaderboard [--stream S]  rebuild the CSVs from the records and print them
+  claims                    claims.md: what papers claim of methods, held against the records
   report [--stream S ...]   one HTML file of all results, figures and LaTeX tables
   merge --from DIR          copy the records of another results folder that are missing here
   predict --run DIR --images DIR          task, class and probability of new images as a CSV; of a CLIP's run
@@ -327,6 +328,19 @@ def leaderboard_(argv: Sequence[str]) -> int:
     return 0
 
 
+def claims_(argv: Sequence[str]) -> int:
+    """What papers claim, held against the records."""
+    parser = _parser("claims")
+    parser.add_argument("--results", default="results", help="folder of runs/, beside which claims.md is written")
+    given = _parse(parser, argv)
+    from benchmark.compare import claims_page
+    from benchmark.data import places
+
+    places.results_folder(given.results)
+    _console().print(str(claims_page.write(Path(given.results))), highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
 def report_(argv: Sequence[str]) -> int:
     """One HTML page, figures and LaTeX tables from the records."""
     parser = _parser("report")
@@ -441,6 +455,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "speed": speed_,
     "verify": verify_,
     "leaderboard": leaderboard_,
+    "claims": claims_,
     "report": report_,
     "merge": merge_,
     "predict": predict_,

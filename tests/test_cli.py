@@ -118,6 +118,7 @@ QUICK = [
     ["plan", "--method", "ewc", "--stream", "smoke_mixed"],
     ["needs", "--streams", "phantom8 smoke_generation"],
     ["leaderboard"],
+    ["claims", "--help"],
     ["run", "--help"],
     ["run", "--method", "nope"],
 ]

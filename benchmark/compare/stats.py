@@ -96,11 +96,7 @@ def difference(
     Raises:
         ValueError: no tasks, or the two were not tested in the same runs on the same samples.
     """
-    mine, other = ([list(map(_floats, task)) for task in each] for each in (a, b))
-    if [[order.shape for order in task] for task in mine] != [[order.shape for order in task] for task in other]:
-        raise ValueError("the two were not tested in the same runs on the same samples")
-    gaps = [[one - two for one, two in zip(*tasks, strict=True)] for tasks in zip(mine, other, strict=True)]
-    found = _spread(gaps, groups)
+    found = paired(a, b, groups)
     mean, error = float(found.mean), float(found.error)
     if math.isnan(error):
         p = math.nan
@@ -109,6 +105,19 @@ def difference(
     else:
         p = found.p(abs(mean) / error)
     return mean, *_ends(found, level, lowest=-1.0), p
+
+
+def paired(a: Scores, b: Scores, groups: Groups | None = None) -> variance.Spread:
+    """What ``difference`` is made of: the mean of a - b, and how it varies by runs and by samples.
+
+    Raises:
+        ValueError: as there.
+    """
+    mine, other = ([list(map(_floats, task)) for task in each] for each in (a, b))
+    if [[order.shape for order in task] for task in mine] != [[order.shape for order in task] for task in other]:
+        raise ValueError("the two were not tested in the same runs on the same samples")
+    gaps = [[one - two for one, two in zip(*tasks, strict=True)] for tasks in zip(mine, other, strict=True)]
+    return _spread(gaps, groups)
 
 
 def _floats(values: ArrayLike) -> NDArray[np.float64]:

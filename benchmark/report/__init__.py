@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from benchmark.compare.claims_page import HEADINGS
 from benchmark.compare.entries import counts
 from benchmark.disk import write_bytes
 from benchmark.errors import UserError, unknown
@@ -47,8 +48,9 @@ def build(results: Path, streams: Sequence[str] = (), to: Path | None = None, ma
     views = [section.view for section in sections]
     overall = overall_section([record for records in by_stream for record in records], views, results_at, papers)
     page = environment().get_template("index.html.j2").render(
-        streams=sections, overall=overall, columns=COLUMNS, rates=MISSING_RATES, results_at=results_at,
-        newest=max(view.newest for view in views), style=_text("style.css"), script=_text("script.js"),
+        streams=sections, overall=overall, columns=COLUMNS, claims_headings=HEADINGS, rates=MISSING_RATES,
+        results_at=results_at, newest=max(view.newest for view in views), style=_text("style.css"),
+        script=_text("script.js"),
     )  # fmt: skip
     for name, (vector, pixels) in papers.images.items():
         write_text(to / "figures" / f"{name}.svg", vector)

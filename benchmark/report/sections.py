@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from benchmark.compare import comparisons
+from benchmark.compare import claims, claims_page, comparisons, held
 from benchmark.compare.rows import LeaderboardRow, OverallRow
 from benchmark.compare.tables import percent
 from benchmark.kinds.retrieval import RECALLS, RECIPROCAL
@@ -81,7 +81,7 @@ class StreamSection:
 
 @dataclass(frozen=True)
 class OverallSection:
-    """What is shown once, over all chosen streams."""
+    """What is shown once, over all chosen streams; ``claims``: lines of the table under ``claims_page.HEADINGS``."""
 
     methods: int
     runs: int
@@ -94,6 +94,8 @@ class OverallSection:
     diagrams_said: str
     tables: list[str]
     links: Links
+    claims_said: str
+    claims: list[tuple[str, ...]]
 
 
 def stream_section(records: Sequence[Record], results_at: str, matrices: bool, papers: Papers) -> StreamSection:
@@ -190,6 +192,8 @@ def overall_section(
     if ranks:
         papers.tables["overall.tex"] = latex.ranks(ranks)
     names = [view.name for view in views]
+    relations = claims.read()
+    found = held.held(relations, records)
     for protocol in PROTOCOLS:
         name = f"streams-{protocol}"
         papers.tables[f"{name}.tex"] = latex.matrix(name, protocol, names, table[protocol])
@@ -206,4 +210,6 @@ def overall_section(
         diagrams_said=said,
         tables=sorted(papers.tables),
         links=[(name, f"{results_at}/leaderboards/{name}") for name in ("overall.csv", "overall.pairs.csv") if ranks],
+        claims_said=claims_page.said(relations, found),
+        claims=[claims_page.cells(one) for one in found],
     )

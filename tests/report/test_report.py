@@ -118,6 +118,16 @@ def test_numbers_are_the_leaderboards(built: Path, page: Page) -> None:
     assert {cells["rank"][1].strip() for cells in shown_rows if cells["method"][0] == "zero_shot"} == {"n=1"}
 
 
+def test_claims_are_held_against_the_records_that_are_shown(tmp_path: Path, page: Page) -> None:
+    """Without runs of both sides of one there is no such table."""
+    assert "What papers claim" not in page.text
+    names = ("er", "01", 0.7), ("sequential_lora", "02", 0.6)
+    records = [made(name, key, seed, given=np.full((4, 3), score)) for name, key, score in names for seed in (0, 1)]
+    report.build(save(tmp_path, *records))
+    text = Page((tmp_path / "report" / "index.html").read_text(encoding="utf-8")).text
+    assert "What papers claim" in text and "replay over sequential LoRA three given 2 +10.00" in text
+
+
 def test_matrix_is_the_mean_over_seeds(built: Path, page: Page) -> None:
     seeds = [r for r in read_all(built) if r.key == "02"]
     mean = np.mean([r.matrix("given") for r in seeds], axis=0)

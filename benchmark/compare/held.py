@@ -1,0 +1,198 @@
+"""Claims held against the records: of each and every stream the paired difference in its favour, and whether it holds.
+
+Two sides are compared in the runs that both have: of the same stream, order and seed. Of last accuracies the scores of
+every test sample are compared where all these runs kept them, as in ``comparisons``; else, and of forgetting, a number
+a run, and then the statement is about other runs on the same samples.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+
+from benchmark.compare import samples, stats, variance
+from benchmark.compare.claims import EVERY, Claim, ClaimedSide
+from benchmark.compare.comparisons import Sitting
+from benchmark.compare.entries import age, by_key, candidates, counts
+from benchmark.config import families
+from benchmark.record.schema import Record
+
+FEWEST_RUNS = 2  # a single run tells of that model, not of the method
+MOST_UNITS = 10_000  # of orders or seeds; what these do not tell none will
+SAME = 1e-12
+LEVEL, POWER = 0.05, 0.8
+HOLDS, FAILS, UNTOLD = "holds", "fails", "cannot be told"
+
+
+@dataclass(frozen=True)
+class HeldClaim:
+    """A claim on one stream and backbone.
+
+    Attributes:
+        rival: the method that it was held against; where it is about every other, the one that decides.
+        runs: that both have.
+        difference: in favour of the claim, a fraction; low, high: its 95 % interval; p: of no difference. All three
+            are NaN where they are undefined, and of a single run.
+        p_holm: after Holm over all claims that were tested.
+        sampled: whether interval and p are about other test samples too.
+        spread: how the difference varies by runs and by samples.
+        needed: how many runs would tell a difference of the published size, or else of the observed one; None where no
+            number would, or none can be said.
+        notes: what else a reader has to know.
+    """
+
+    claim: Claim
+    stream: str
+    backbone: str
+    rival: str
+    runs: int
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    sampled: bool
+    spread: variance.Spread
+    needed: int | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """What can be said of the claim here."""
+        if not self.p_holm < LEVEL:
+            return UNTOLD
+        return HOLDS if self.difference > 0 else FAILS
+
+
+def held(claims: Sequence[Claim], records: Iterable[Record]) -> list[HeldClaim]:
+    """Every claim on every stream and backbone of the records that can tell of it, in the order of the claims.
+
+    Backbones without trained weights tell of no method and are left out.
+    """
+    streams: dict[tuple[str, str], list[Record]] = {}
+    for record in filter(counts, records):
+        if not families.note(record.backbone):
+            streams.setdefault((record.stream.folder, record.backbone), []).append(record)
+    rows = {place: by_key(streams[place]) for place in sorted(streams)}
+    found = [one for claim in claims for place in rows for one in _on_stream(claim, rows[place])]
+    corrected = stats.holm([one.p for one in found])
+    tested = sum(not math.isnan(one.p) for one in found)
+    return [
+        replace(one, p_holm=p, needed=_needed(one, LEVEL / max(1, tested)))
+        for one, p in zip(found, corrected, strict=True)
+    ]
+
+
+def _on_stream(claim: Claim, rows: list[list[Record]]) -> Iterator[HeldClaim]:
+    if not {kind.name for kind in rows[0][0].stream.kinds} <= claim.kinds:
+        return
+    above = _row(rows, claim.above)
+    others = {runs[0].method for runs in rows} - {claim.above.method}
+    sides = [ClaimedSide(name) for name in sorted(others)] if claim.below.method == EVERY else [claim.below]
+    pairs = [_against(claim, above, below) for side in sides if above and (below := _row(rows, side))]
+    known = [pair for pair in pairs if pair is not None]
+    if claim.below.method == EVERY and known:
+        yield _over_all(known)
+    else:
+        yield from known
+
+
+def _row(rows: list[list[Record]], side: ClaimedSide) -> list[Record]:
+    """The runs of a side; of several keys with equal settings those with the most runs, of equals the newest."""
+    fit = [runs for runs in rows if (runs[0].method, runs[0].settings) == (side.method, side.settings)]
+    return max(fit, key=lambda runs: (len(runs), max(map(age, runs))), default=[])
+
+
+def _against(claim: Claim, above: list[Record], below: list[Record]) -> HeldClaim | None:
+    """Both sides in the runs that they share; None without one."""
+    mine, its = (
+        {_sitting(run): run for run in runs if run.number(claim.identity, claim.number) is not None}
+        for runs in (above, below)
+    )
+    shared = sorted(mine.keys() & its.keys())
+    if not shared:
+        return None
+    sides = [[side[cell] for cell in shared] for side in (mine, its)]
+    kept = [[samples.kept(run, claim.identity) for run in runs] for runs in sides] if claim.number == "last_acc" else []
+    sizes = {tuple(map(len, scores)) if scores else () for side in kept for scores in side}
+    sampled = len(sizes) == 1 and () not in sizes
+    scores = kept if sampled else [[_number(run, claim) for run in runs] for runs in sides]
+    one, other = (
+        samples.nested({(c.order, c.seed): score for c, score in zip(shared, side, strict=True) if score is not None})
+        for side in scores
+    )
+    groups = samples.groups([*sides[0], *sides[1]]) if sampled else None
+    gap, low, high, p = stats.difference(one, other, groups)
+    spread = stats.paired(one, other, groups)
+    notes: tuple[str, ...] = ()
+    if len(shared) < FEWEST_RUNS:
+        low = high = p = math.nan
+        notes = ("a single run",)
+    elif gap == 0 and spread.error == 0:
+        notes = ("alike in every run",)
+    elif not sampled and spread.error < SAME:  # of what no seed changes there is one run, whatever their number
+        low = high = p = math.nan
+        notes = ("the same in every run: a single run in effect",)
+    elif not sampled:
+        notes = ("runs alone",)
+    if claim.identity == "hidden" and above[0].stream.label_space != "shared":
+        own = [runs[0].method for runs in sides if any(candidates(run) == "own" for run in runs)]
+        notes += tuple(f"{name} learned over its own task's labels" for name in own)
+    return HeldClaim(
+        claim, above[0].stream.folder, above[0].backbone, below[0].method, len(shared), gap, low, high, p, p, sampled,
+        spread, notes=notes,
+    )  # fmt: skip
+
+
+def _sitting(run: Record) -> Sitting:
+    return Sitting(run.order, run.seed, run.stream.hash, tuple(run.permutation), ())
+
+
+def _number(run: Record, claim: Claim) -> samples.Scores:
+    """A run's number as the score of the one task with the one sample; the larger the better."""
+    import numpy as np
+
+    value = run.number(claim.identity, claim.number)
+    return [np.array([-value if claim.number == "forgetting" and value is not None else value], dtype=np.float64)]
+
+
+def _over_all(pairs: list[HeldClaim]) -> HeldClaim:
+    """Of one method against every other the one that decides.
+
+    Where it is above all, that with the largest p, for all of them have to be below; where it is not, that of those
+    above it with the least p, which is multiplied by how many methods there are.
+    """
+    tested = [pair for pair in pairs if not math.isnan(pair.p)]
+    if not tested:
+        return min(pairs, key=lambda pair: pair.difference)
+    ahead = [pair for pair in tested if pair.difference <= 0]
+    if ahead:
+        first = min(ahead, key=lambda pair: pair.p)
+        p = min(1.0, len(tested) * first.p)
+    else:
+        first = max(tested, key=lambda pair: pair.p)
+        p = first.p
+    return replace(first, p=p, p_holm=p, notes=(*first.notes, f"decides among {len(tested)} methods"))
+
+
+def _needed(one: HeldClaim, level: float) -> int | None:
+    """The fewest runs whose test tells a difference of the size in question at this level with a probability of .8.
+
+    More runs, with as many seeds of an order where there are several orders, make the runs' part of the variance less
+    and its degrees of freedom more; the test samples stay those that there are. That the difference which is found
+    varies normally about the true one is an approximation.
+    """
+    size = abs(one.difference) if one.claim.published is None else one.claim.published
+    if math.isnan(one.p) or size == 0 or one.spread.error == 0:
+        return None
+    units = one.spread.freedom_of_runs + 1
+
+    def tells(many: int) -> bool:
+        then = replace(one.spread, runs=one.spread.runs * units / many, freedom_of_runs=many - 1)
+        return bool((then.critical(level) + NormalDist().inv_cdf(POWER)) * then.error <= size)
+
+    enough = FEWEST_RUNS + bisect_left(range(FEWEST_RUNS, MOST_UNITS + 1), True, key=tells)
+    return None if enough > MOST_UNITS else math.ceil(enough * one.runs / units)
