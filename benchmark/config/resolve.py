@@ -134,6 +134,8 @@ def checked(config: RunConfig, card: MethodCard) -> Recipe:
         raise UserError(f"method {card.name!r} learns {', '.join(card.kinds)}, not {stream}{where}; "
                         f"these do: {others or 'none'}")  # fmt: skip
     families.check(backbone, config.pretrained, kind, stream)
+    if config.over != "samples" and not families.speaks(backbone):
+        raise UserError(f"--over {config.over}: only of answers in words tokens are learned, not of {stream}")
     if config.inputs != "both" and not kind.withheld:
         raise UserError(f"--inputs {config.inputs}: only fusion can do without an input, not {stream}")
     if config.gallery != "seen" and kind.labelled:

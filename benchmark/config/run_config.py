@@ -24,6 +24,7 @@ CHOICES = {
     "split": ("test", "val"),
     "inputs": ("both", "image", "text"),
     "gallery": ("seen", "task", "all"),
+    "over": ("samples", "tokens"),
     "precision": ("auto", "32-true", "bf16-mixed", "16-mixed"),
     "device": ("auto", "cpu", "cuda"),
     "strategy": ("auto", "ddp", "ddp_find_unused_parameters_true"),
@@ -71,6 +72,7 @@ class RunConfig(Budget):
         sampling: of joint training: proportional or balanced.
         inputs: of fusion: both, or image or text alone in training and test (a unimodal baseline).
         gallery: of retrieval with the identity hidden: test items of the tasks seen, of the task alone, or of all.
+        over: of answers in words: samples, each the mean of its tokens, or, as released, all tokens of a batch alike.
         precision: auto is bf16-mixed on CUDA and 32-true on a CPU; 16-mixed needs CUDA.
         data: folder in which relative paths of cards are looked up.
         results: folder of runs/ and leaderboards/.
@@ -96,6 +98,7 @@ class RunConfig(Budget):
     sampling: str = "proportional"
     inputs: str = "both"
     gallery: str = "seen"
+    over: str = "samples"
     precision: str = "auto"
     data: str = "data"
     results: str = "results"

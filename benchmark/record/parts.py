@@ -55,7 +55,7 @@ ZonedTime = Annotated[str, Meta(pattern=rf"{_DAY_AND_TIME}{_ZONE}\Z")]
 class Configuration:
     """All that can change a result but the seed and the order, as ``config.key.configuration`` gives it.
 
-    ``inputs``, ``gallery``, ``weights`` and ``versions`` are later than the first records, which do not have them.
+    ``inputs``, ``gallery``, ``over``, ``weights`` and ``versions`` are later than the first records, which lack them.
     ``weights`` are what tells the backbone's from others; ``versions`` of the method, the budget and the method's
     parts, those above 1.
     """
@@ -77,6 +77,7 @@ class Configuration:
     sampling: Text = ""
     inputs: Text = "both"
     gallery: Text = "seen"
+    over: Text = "samples"
     precision: Text = ""
     weights: Text = ""
     versions: dict[str, Count] = field(default_factory=dict)

@@ -268,7 +268,7 @@ ORDER = (
 )  # fmt: skip
 
 LATER: dict[str, dict[str, Any]] = {  # than the first records: left out where they say nothing
-    "config": {"inputs": "both", "gallery": "seen", "weights": "", "versions": {}},
+    "config": {"inputs": "both", "gallery": "seen", "over": "samples", "weights": "", "versions": {}},
     "provenance": {"processor": None, "bleu": None, "verified": None},
 }
 

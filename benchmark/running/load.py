@@ -62,6 +62,7 @@ def attached(cls: Any, config: RunConfig | Configuration, kind: Kind, budget: Bu
     if speaks(config.backbone):
         with seeded(seed, "backbone"):
             language: Any = language_models.load(config.backbone)
+        language.over = config.over
         method.attach(language, budget)
     else:
         frozen = backbones.load(config.backbone, config.pretrained)

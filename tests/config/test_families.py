@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmark import kinds
-from benchmark.config import families
+from benchmark.config import arguments, families
+from benchmark.config.resolve import Plan, resolve
 from benchmark.errors import UserError
 
 CLASSES, WORDS = ("classification",), ("generation",)
@@ -100,3 +101,14 @@ def test_without_its_packages(missing: tuple[str, ...], monkeypatch: pytest.Monk
     line = refusal("tiny-llava", WORDS)
     assert f"needs {' and '.join(missing)}: pip install 'mbil-bench[generation]'" in line
     families.check("phantom-clip", None, kinds.joined(CLASSES), "s")  # which needs neither
+
+
+def test_the_loss_may_be_over_tokens_where_there_are_some() -> None:
+    def planned(*more: str) -> Plan:
+        config, card, _ = arguments.parse("run", ["--method", "ewc", *more], with_class=False)
+        return resolve(config, card, cuda=False)
+
+    usual, released = (planned("--stream", "smoke_generation", *more) for more in ((), ("--over", "tokens")))
+    assert usual.key != released.key and released.made_with.over == "tokens" and usual.made_with.over == "samples"
+    with pytest.raises(UserError, match="--over tokens: only of answers in words"):
+        planned("--stream", "smoke", "--over", "tokens")
