@@ -159,6 +159,7 @@ def serve(main: Callable[[Sequence[str]], int]) -> int:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             for number in (1, 2):
                 os.dup2(output.fileno(), number)
+            sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what is said first is not read last
             return main(["run", *order["argv"]])
         _say(answers, {"cell": cell})
         code = _attended(cell, orders)
