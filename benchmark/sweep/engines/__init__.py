@@ -50,10 +50,9 @@ def run_cell(
     Returns:
         The exit code and the last line of output, of errors too; for a process killed by a signal which one.
     """
-    environment = {**os.environ, **env, PARENT: str(os.getpid())}
     options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     # a session of its own: Ctrl-C reaches the sweep alone, which then ends its cells
-    process = subprocess.Popen([*COMMAND, *argv], cwd=cwd, env=environment, start_new_session=True, **options)
+    process = subprocess.Popen([*COMMAND, *argv], cwd=cwd, env=environment(env), start_new_session=True, **options)
     asked: float | None = None  # when it was asked to end
     try:
         while True:
@@ -71,6 +70,11 @@ def run_cell(
             process.kill()
             process.wait()
     return process.returncode, last_word(process.returncode, output)
+
+
+def environment(env: Mapping[str, str]) -> dict[str, str]:
+    """This process's, and what a cell's adds: nothing that it prints is kept back, and so read after its last word."""
+    return {**os.environ, **env, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
 
 
 def last_word(code: int, output: str) -> str:

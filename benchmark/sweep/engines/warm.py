@@ -89,10 +89,9 @@ class Worker:
 
     def _tell(self, what: Mapping[str, Any]) -> None:
         if self.process is None:
-            environment = {**os.environ, **self.env, PARENT: str(os.getpid())}
             self.process = subprocess.Popen(
-                WORKER, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                start_new_session=True, bufsize=0,
+                WORKER, env=engines.environment(self.env), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL, start_new_session=True, bufsize=0,
             )  # fmt: skip
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(what).encode() + b"\n")
@@ -159,7 +158,6 @@ def serve(main: Callable[[Sequence[str]], int]) -> int:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             for number in (1, 2):
                 os.dup2(output.fileno(), number)
-            sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what is said first is not read last
             return main(["run", *order["argv"]])
         _say(answers, {"cell": cell})
         code = _attended(cell, orders)
