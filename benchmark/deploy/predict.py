@@ -75,7 +75,7 @@ def _images(folder: Path) -> list[Path]:
 
 def _answers(trained: Trained, folder: Path, paths: Sequence[Path], task: Task | None, top: int) -> Iterator[list[str]]:
     method, stream = trained.method, trained.stream
-    pixels = resized(Images(paths), method.backbone.image_size)
+    pixels = resized(Images(paths), method.backbone.image_size, method.backbone.framing)
     batch = {"image": torch.from_numpy(pixels)}
     labels = stream.labels() if task is None else task.labels
     probability_BC = method.scores(batch, labels, task).float().softmax(dim=1)
