@@ -36,6 +36,21 @@ help:
 	@echo 'make speed [METHODS=all STREAMS=phantom20]           what a run takes, beside the least that it could'
 	@echo "make merge FROM=dir | predict RUN=dir IMAGES=dir | export RUN=dir TASK=name TO=dir | pretrain | test | test-all | test-faults | lint"
 
+# A variable that is typed and that nothing here reads would be passed over in silence; those of other programs are
+# handed on to them.
+TYPED := $(strip $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name))))
+ifneq ($(TYPED),)
+READ := $(sort $(shell grep -oE '[$$].[A-Z]+' $(firstword $(MAKEFILE_LIST)) | cut -c3-))
+OTHERS := OMP_% MKL_% OPENBLAS_% CUDA_% NCCL_% TORCH% MBIL_% HF_% TRANSFORMERS_% PIP_% UV_% PYTEST_% PYTHON% SLURM_% \
+	RAY_% WANDB_% MLFLOW_% XDG_% TMPDIR COLUMNS %_proxy %_PROXY MAKE% .%
+UNREAD := $(filter-out $(READ) $(OTHERS),$(TYPED))
+NEAREST = import difflib, sys; name, *known = sys.argv[1:]; near = difflib.get_close_matches(name.upper(), known, 1, 0.5); \
+	print(f"did you mean {near[0]}?" if near else "other options of a run go into ARGS=\"--name value\"")
+ifneq ($(UNREAD),)
+$(error unknown variable $(firstword $(UNREAD)): $(shell $(PYTHON) -c '$(NEAREST)' $(firstword $(UNREAD)) $(READ)))
+endif
+endif
+
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt
 # uv does not read pip's configuration: an index that was set there is handed to it.
 define install

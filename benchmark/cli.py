@@ -206,24 +206,30 @@ def check(argv: Sequence[str]) -> int:
 
     parser = _parser("check")
     parser.add_argument(
-        "--method", required=True, help="a file of methods/ or package.module:Class; 'all' for every file"
+        "--method", required=True, help="a file of methods/, package.module:Class or path/to/file.py; 'all' of methods/"
     )
     given = _parse(parser, argv)
     cards = {name: registry.card(name) for name in (registry.names() if given.method == "all" else [given.method])}
+    unread = registry.drafts() if given.method == "all" else {}
     lacking = families.missing(families.SPEAKING)
     if lacking and any("generation" in card.kinds for card in cards.values()):
         raise UserError(f"check: questions are answered with {' and '.join(lacking)}: "
                         f"pip install 'mbil-bench[{families.EXTRA}]'")  # fmt: skip
     from benchmark import testing
 
-    console, failed = _console(), 0
+    console, failed = _console(), len(unread)
+    for name, why in unread.items():
+        console.print(f"[red]FAIL[/] {name}: it can be read", highlight=False)
+        console.print(f"     {why}", markup=False, highlight=False, soft_wrap=True)
     for name in cards:
-        for result in testing.check_method(registry.load(name)):
+        for result in testing.check_method(registry.load(name), first=True):
             failed += not result.passed
             mark = "[green]ok[/]  " if result.passed else "[red]FAIL[/]"
             console.print(f"{mark} {name}: {result.name}", highlight=False)
             if not result.passed:
-                console.print(f"     {result.reason}", markup=False, highlight=False)
+                console.print(f"     {result.reason}", markup=False, highlight=False, soft_wrap=True)
+            if result.ends:
+                console.print("     the other checks are made when this one passes", highlight=False)
     return 1 if failed else 0
 
 

@@ -1,7 +1,8 @@
 """How a command ends: one line on standard error and an exit code, whatever it raises and whichever signal stops it.
 
 0 done, 1 a check or a run that failed, 2 bad input or a machine that cannot (a full disk, no memory left), 128 + n a
-signal. An error that is none of these keeps its traceback: it is a mistake in this suite or in a method.
+signal. An error that is none of these keeps its traceback: it is a mistake in this suite. One in a method is told with
+the line of its file; with ``MBIL_TRACEBACK=1`` in the environment all lines that led there stand above.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -60,6 +62,8 @@ def ended(act: Callable[[], int], patience: float | None = PATIENCE, silent: boo
             time.sleep(ORPHANED if silent else 0)
             raise
         line, code = told
+        if os.environ.get("MBIL_TRACEBACK") and error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
     if not silent or code == 2:
         _say(line)
     return code

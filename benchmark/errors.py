@@ -3,7 +3,10 @@ left out or made again by one that goes on, in a line each."""
 
 from __future__ import annotations
 
+import linecache
+import os
 import sys
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 from reprlib import Repr
@@ -70,6 +73,31 @@ class Interrupted(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+
+
+def spot(file: str | os.PathLike[str], number: int) -> str:
+    """A line of a file as a message shows it: ``methods/mine.py:12: self.head(x)``, as seen from the working folder."""
+    path = os.path.relpath(file)
+    path = os.fspath(file) if path.startswith(os.pardir) else path
+    return f"{path}:{number}: {linecache.getline(os.fspath(file), number).strip()[:200]}"
+
+
+def through(error: BaseException, files: Iterable[str | os.PathLike[str]]) -> str | None:
+    """An error in one line, with the innermost line of these files that it came through; None if it came through none.
+
+    ``AttributeError: 'Mine' object has no attribute 'head' (methods/mine.py:12: self.head(x))``.
+    """
+    own = {os.path.realpath(file) for file in files}
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if os.path.realpath(each.filename) in own]
+    if not frames or frames[-1].lineno is None:
+        return None
+    return f"{in_short(error)} ({spot(frames[-1].filename, frames[-1].lineno)})"
+
+
+def in_short(error: BaseException) -> str:
+    """The type of an error and what it says, in one line."""
+    text = " ".join(str(error).split())
+    return type(error).__name__ + (f": {text[:300]}" if text else "")
 
 
 def warn(line: str) -> None:

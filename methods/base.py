@@ -57,6 +57,10 @@ def _may_leave_out_route(answer: Callable[..., Tensor]) -> Callable[..., Tensor]
     return answer
 
 
+class WrongLoss(TypeError):
+    """A loss is no scalar that can be trained on."""
+
+
 class IncrementalMethod(L.LightningModule):
     """A learner of one (modality, task) after another on a frozen CLIP or vision-language model.
 
@@ -321,7 +325,14 @@ class IncrementalMethod(L.LightningModule):
     # ---- Lightning ------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self.loss(batch) if self.share is None else self.share.weight * self.loss(batch)
+        loss = self.loss(batch)
+        if not isinstance(loss, Tensor):
+            what = "None" if loss is None else f"a {type(loss).__name__}"
+            raise WrongLoss(f"gives {what}, expected one floating-point number, a scalar tensor")
+        if loss.ndim or not loss.is_floating_point():
+            what = f"{loss.dtype} of shape {tuple(loss.shape)}".removeprefix("torch.")
+            raise WrongLoss(f"gives {what}, expected one floating-point number, a scalar tensor")
+        return loss if self.share is None else self.share.weight * loss
 
     def new_optimizer(self) -> torch.optim.Optimizer:
         """The budget's optimiser on the parameters of the current task."""

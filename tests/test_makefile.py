@@ -80,3 +80,25 @@ def test_the_checks_of_a_method_ask_for_what_their_questions_need(tree: Path) ->
 def test_nothing_is_asked_or_installed_for_what_needs_no_extra(tree: Path) -> None:
     for target in ("smoke", "methods", "streams", "leaderboard", "report", "pretrain"):
         assert not [line for line in calls(tree, target, lacking="generation") if "needs" in line or "pip" in line]
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("EPOCH=1", "unknown variable EPOCH: did you mean EPOCHS?"),
+        ("method=ewc", "unknown variable method: did you mean METHOD?"),
+        ("BACKBON=x", "unknown variable BACKBON: did you mean BACKBONE?"),
+        ("BATCH_SIZE=8", 'unknown variable BATCH_SIZE: other options of a run go into ARGS="--name value"'),
+    ],
+)
+def test_a_misspelt_variable_is_refused_with_the_nearest(typed: str, told: str, tree: Path) -> None:
+    (tree / "calls").write_text("")
+    env = {"PATH": os.environ["PATH"], "CALLS": str(tree / "calls"), "LACKING": "", "INSTALLS": "0"}
+    done = subprocess.run(["make", "bench", "METHOD=ewc", typed], cwd=tree, env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1
+    assert (tree / "calls").read_text() == ""
+
+
+def test_variables_of_other_programs_are_handed_on(tree: Path) -> None:
+    *_, run = calls(tree, "bench", "METHOD=ewc", "OMP_NUM_THREADS=1", "MBIL_CACHE=x", "EPOCHS=1", "-j2")
+    assert run.endswith("--epochs 1")

@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from benchmark.config.registry import MethodCard, card, load
+from benchmark.config.registry import MethodCard, card, load, named
 from benchmark.config.run_config import WHOLE, RunConfig
 from benchmark.data.yaml_files import check_keys, read
 from benchmark.errors import UserError, shown, unknown
@@ -38,9 +38,10 @@ def parse(verb: str, argv: Sequence[str], with_class: bool) -> tuple[RunConfig, 
         if not {"-h", "--help"} & set(argv):
             raise UserError(f"--method is missing, for example: python -m benchmark {verb} --method mslora_cr")
         _parser(verb, None, None).parse_args(["--help"])
-    described = card(str(method))
+    method = named(str(method))
+    described = card(method)
     argv = _with_numbers(argv, described)
-    cls = load(str(method)) if with_class else None
+    cls = load(method) if with_class else None
     parser = _parser(verb, described, cls)
     given = parsed(parser, _with_preset(argv, described))
     values = given.as_dict() if hasattr(given, "as_dict") else vars(given)
@@ -51,7 +52,7 @@ def parse(verb: str, argv: Sequence[str], with_class: bool) -> tuple[RunConfig, 
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"--method.{name}: expected a number, got {value}")
     values = {name: value for name, value in values.items() if name not in ("config", "preset", "print_config")}
-    return RunConfig(**values, method=str(method), method_args=method_args), described, cls
+    return RunConfig(**values, method=method, method_args=method_args), described, cls
 
 
 def _parser(verb: str, described: MethodCard | None, cls: type[Any] | None) -> Any:

@@ -105,6 +105,8 @@ def _check_clip(backbone: str, pretrained: str | None, where: str) -> None:
         if not re.fullmatch("hf-hub:" + OWNER, backbone, re.ASCII):
             raise UserError(f"{where}: expected hf-hub:OWNER/NAME, local-dir:FOLDER or an architecture")
         return
+    if isfile(Path(backbone) / "open_clip_config.json"):
+        raise UserError(f"{where}: a folder is given as {LOCAL}{backbone}")
     spec = find_spec("open_clip")
     tops = (spec and spec.submodule_search_locations) or ()
     architectures = {file.stem for top in tops for file in Path(top).glob("model_configs/*.json")}

@@ -39,7 +39,8 @@ def rows(what: str) -> list[tuple[str, str]]:
     """(name, one line) of everything of one sort."""
     if what == "methods":
         cards = [registry.card(name) for name in registry.names()]
-        return [(c.name, c.summary + ("" if c.group == "plain" else f" [{c.group}]")) for c in cards]
+        found = {c.name: c.summary + ("" if c.group == "plain" else f" [{c.group}]") for c in cards}
+        return sorted((found | {name: f"cannot be read: {why}" for name, why in registry.drafts().items()}).items())
     if what == "streams":
         return [(name, str(_yaml("streams", name).get("description", ""))) for name in catalog.names("streams")]
     if what == "cards":
@@ -58,7 +59,8 @@ def show_list(what: str, names_only: bool, console: Console) -> None:
         raise unknown("list", what, lists)
     for one in lists if what == "all" else (what,):
         if names_only:
-            print("\n".join(name for name, _ in rows(one)))
+            unread = registry.drafts() if one == "methods" else {}
+            print("\n".join(name for name, _ in rows(one) if name not in unread))
             continue
         table = Table(title=one, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
         for name, text in rows(one):
@@ -72,7 +74,7 @@ def show_one(name: str, data: Path, console: Console) -> None:
     Raises:
         UserError: nothing has this name.
     """
-    if name in registry.names() or ":" in name:
+    if name in (*registry.names(), *registry.drafts()) or ":" in name or name.endswith(".py"):
         card = registry.card(name)
         console.print(f"[bold]{name}[/]  {card.file}\n", highlight=False, soft_wrap=True)
         console.print(card.doc, markup=False, highlight=False)

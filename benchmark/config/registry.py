@@ -1,6 +1,7 @@
 """Methods by name: the file name is the registry. Read with ``ast``, so that nobody waits for torch to see a list.
 
-A method is ``methods/<name>.py`` with one public subclass of IncrementalMethod, or ``package.module:Class`` elsewhere.
+A method is ``methods/<name>.py`` with one public subclass of IncrementalMethod. Elsewhere: ``package.module:Class``,
+or ``path/to/file.py``, which is short for ``file:Class`` with the file's folder on Python's path.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ from functools import lru_cache
 from importlib import import_module
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
+from keyword import iskeyword
 from os.path import isfile
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import UserError, unknown
+from benchmark import kinds
+from benchmark.errors import UserError, in_short, shown, spot, through, unknown
 from benchmark.record import provenance
 
 FLAGS = {"requires_task_id": False, "keeps_images": False, "needs_length": False, "joint": False, "ddp": True}
-KINDS = ("classification",)  # of tasks that a method learns, unless it names others
+LEARNS = ("classification",)  # the kinds of task that a method learns, unless it names others
 ROOT = "IncrementalMethod"
 RECORDED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:]{0,199}")
 
@@ -71,8 +74,11 @@ def methods_folder() -> Path:
 def _parse(file: Path) -> ast.Module:
     try:
         return ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: brackets without end
-        raise UserError(f"{file}: no valid Python: {error}") from None
+    except SyntaxError as error:
+        line = f"{file}:{error.lineno}: {(error.text or '').strip()[:200]}"
+        raise UserError(f"{file}: no valid Python: {error.msg} ({line})") from None
+    except (OSError, ValueError, RecursionError, MemoryError) as error:  # the last two: brackets without end
+        raise UserError(f"{file}: no valid Python: {in_short(error)}") from None
 
 
 def _literal(value: ast.expr, what: str) -> Any:
@@ -132,6 +138,9 @@ def _defaults(lineage: list[tuple[ast.Module, ast.ClassDef]]) -> dict[str, Any]:
                 args = [*item.args.posonlyargs, *item.args.args][1:]
                 pairs = list(zip(args[len(args) - len(item.args.defaults) :], item.args.defaults, strict=True))
                 pairs += [(a, d) for a, d in zip(item.args.kwonlyargs, item.args.kw_defaults, strict=True) if d]
+                bare = {a.arg for a in (*args, *item.args.kwonlyargs)} - {a.arg for a, _ in pairs}
+                if bare:
+                    raise UserError(f"{node.name}.__init__ (line {item.lineno}): {min(bare)!r} has no default value")
                 own = {a.arg: _literal(d, f"{node.name}.__init__: default of {a.arg}") for a, d in pairs}
                 return (_defaults(lineage[place + 1 :]) | own) if item.args.kwarg else own
     return {}
@@ -139,48 +148,127 @@ def _defaults(lineage: list[tuple[ast.Module, ast.ClassDef]]) -> dict[str, Any]:
 
 def _card(name: str, module: str, file: Path, cls: str, lineage: list[tuple[ast.Module, ast.ClassDef]]) -> MethodCard:
     tree = lineage[0][0]
-    flags, kinds, version = dict(FLAGS), KINDS, 1
+    told: dict[str, Any] = FLAGS | {"kinds": LEARNS, "version": 1}
     for _, node in reversed(lineage):
         for item in node.body:
             if not isinstance(item, (ast.Assign, ast.AnnAssign)) or item.value is None:
                 continue
             target = item.targets[0] if isinstance(item, ast.Assign) else item.target
-            if isinstance(target, ast.Name) and target.id in flags:
-                flags[target.id] = bool(_literal(item.value, f"{node.name}.{target.id}"))
-            elif isinstance(target, ast.Name) and target.id == "kinds":
-                kinds = tuple(_literal(item.value, f"{node.name}.kinds"))
-            elif isinstance(target, ast.Name) and target.id == "version":
-                version = int(_literal(item.value, f"{node.name}.version"))
+            if isinstance(target, ast.Name) and target.id in told:
+                value = _literal(item.value, f"{node.name}.{target.id}")
+                told[target.id] = _checked(target.id, value, f"{node.name} ({spot(file, item.lineno)})")
     presets: dict[str, dict[str, Any]] = {}
     for item in tree.body:
         if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name) and item.targets[0].id == "PRESETS":
             presets = _literal(item.value, f"{file}: PRESETS")
-    doc = ast.get_docstring(tree) or ""
-    return MethodCard(name, module, cls, file, doc, _defaults(lineage), flags, kinds, version, presets)
+            if not isinstance(presets, dict) or not all(isinstance(values, dict) for values in presets.values()):
+                raise UserError(f"{file}: PRESETS: expected name -> values, got {shown(presets)}")
+    doc, flags = ast.get_docstring(tree) or "", {flag: bool(told[flag]) for flag in FLAGS}
+    return MethodCard(
+        name, module, cls, file, doc, _defaults(lineage), flags, told["kinds"], int(told["version"]), presets
+    )
+
+
+def _checked(what: str, value: Any, where: str) -> Any:
+    """What a class declares of itself, if it can be that."""
+    if what == "kinds":
+        if not isinstance(value, (tuple, list)) or not value:
+            raise UserError(f'{where}: kinds: expected a tuple such as ("classification",), got {shown(value)}')
+        for name in value:
+            if name not in kinds.KINDS:
+                raise unknown("kind of task", name, kinds.KINDS, where)
+        return tuple(value)
+    if what == "version" and (type(value) is not int or value < 1):
+        raise UserError(f"{where}: version: expected a whole number of at least 1, got {shown(value)}")
+    return value
 
 
 def _method_in(file: Path) -> tuple[str, list[tuple[ast.Module, ast.ClassDef]]] | None:
     tree = _parse(file)
     found = []
     for node in tree.body:
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and (lineage := _lineage(tree, node.name)):
+        try:
+            lineage = [] if not isinstance(node, ast.ClassDef) else _lineage(tree, node.name)
+        except RecursionError:
+            raise UserError(f"{file}: its classes descend from each other in a circle") from None
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and lineage:
             found.append((node.name, lineage))
     if len(found) > 1:
         raise UserError(f"{file}: a method file has one public {ROOT} subclass, found {', '.join(n for n, _ in found)}")
     return found[0] if found else None
 
 
+@lru_cache(maxsize=256)
+def _card_of(file: Path) -> MethodCard | None:
+    """The method in a file of the ``methods`` folder; None where it has none."""
+    found = _method_in(file)
+    return _card(file.stem, f"methods.{file.stem}", file, *found) if found else None
+
+
+def _folder() -> dict[str, MethodCard | UserError]:
+    """What the files of the ``methods`` folder hold, or why that cannot be read."""
+    found: dict[str, MethodCard | UserError] = {}
+    for file in sorted(methods_folder().glob("*.py")):
+        try:
+            described = _card_of(file)
+        except UserError as error:
+            found[file.stem] = error
+        else:
+            found |= {file.stem: described} if described else {}
+    return found
+
+
 def names() -> list[str]:
-    """Every method of the ``methods`` folder, by name."""
-    return [file.stem for file in sorted(methods_folder().glob("*.py")) if _method_in(file)]
+    """Every method of the ``methods`` folder that can be read, by name."""
+    return [name for name, found in _folder().items() if isinstance(found, MethodCard)]
+
+
+def drafts() -> dict[str, str]:
+    """Files of the ``methods`` folder that cannot be read, by name, and why."""
+    return {name: str(found) for name, found in _folder().items() if isinstance(found, UserError)}
+
+
+def named(name: str) -> str:
+    """The name by which records know a method.
+
+    It is the typed one, but for a file: ``path/to/file.py`` is ``file:Class``, and its folder is put at the end of
+    Python's path; a file of the ``methods`` folder is what it is called there.
+
+    Raises:
+        UserError: there is no such file, or none that can be imported under its name.
+    """
+    path, _, cls = name.partition(":")
+    if not path.endswith(".py"):
+        return name
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"--method {name}: no such file")
+    folder, stem = file.resolve().parent, file.stem
+    if folder == methods_folder().resolve():
+        return stem
+    if not stem.isidentifier() or iskeyword(stem) or not RECORDED.fullmatch(stem):
+        raise UserError(f"--method {name}: what is imported is named by letters, digits and '_', such as mine.py")
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    known = _file(stem)
+    if known is None or known.resolve() != file.resolve():
+        other = f" ({known})" if known else ""
+        raise UserError(f"--method {name}: Python has another module {stem!r} already{other}: rename the file")
+    if not cls:
+        found = _method_in(file)
+        if found is None:
+            raise UserError(f"--method {name}: no public class in it descends from {ROOT}")
+        cls = found[0]
+    return f"{stem}:{cls}"
 
 
 def card(name: str) -> MethodCard:
-    """A method by file name or as ``package.module:Class``.
+    """A method by file name, as ``package.module:Class`` or by the path of its file.
 
     Raises:
         UserError: no such method (with the nearest name), module, or class.
     """
+    name = named(name)
     if ":" in name:
         module, cls = name.split(":", 1)
         if os.getcwd() not in sys.path:
@@ -195,9 +283,14 @@ def card(name: str) -> MethodCard:
             raise UserError(f"method {name!r}: a record's place cannot have this name: letters, digits, '_' and '.'")
         return _card(name.replace(":", "."), module, file, cls, lineage)
     file = methods_folder() / f"{name}.py"
-    if not name.isidentifier() or not isfile(file) or not (found := _method_in(file)):
+    if not name.isidentifier() or not isfile(file):
         raise unknown("method", name, names())
-    return _card(name, f"methods.{name}", file, found[0], found[1])
+    found = _card_of(file)
+    if found is None and (name == "base" or name.startswith("_")):
+        raise unknown("method", name, names())
+    if found is None:
+        raise UserError(f"{file}: no public class in it descends from {ROOT}")
+    return found
 
 
 def part_versions(card: MethodCard) -> dict[str, int]:
@@ -217,6 +310,14 @@ def ours_or_typed(name: str, typed: Iterable[str]) -> None:
 
 
 def load(name: str) -> type[Any]:
-    """The method's class, imported."""
+    """The method's class, imported.
+
+    Raises:
+        UserError: as :func:`card`, or its file cannot be imported, with the line at which it stops.
+    """
     described = card(name)
-    return getattr(import_module(described.module), described.cls)
+    try:
+        return getattr(import_module(described.module), described.cls)
+    except Exception as error:  # a file may raise anything
+        told = through(error, [described.file]) or in_short(error)
+        raise UserError(f"method {described.name}: cannot be imported: {told}") from error

@@ -62,6 +62,7 @@ def load(folder: Path, typed: str | None = None) -> Trained:
     if not state.is_file():
         raise UserError(f"{state}: not there (it stays on the machine that made the run): run it again with --force")
     name = config.method or record.method
+    typed = None if typed is None else registry.named(typed)
     if typed not in (None, name):
         raise UserError(f"--method {typed}: the method of {folder} is {name}")
     registry.ours_or_typed(name, [] if typed is None else [typed])

@@ -53,7 +53,8 @@ def fingerprint(root: Path, method_file: Path, sources: Iterable[str]) -> str:
 
 
 def imported(root: Path, file: Path) -> dict[Path, Code]:
-    """A method's file and the files below ``root/methods`` that it imports, with the packages around them.
+    """A method's file and the files below ``root/methods`` that it imports, with the packages around them; of a file
+    elsewhere also those beside it.
 
     Raises:
         UserError: a file is missing or no Python.
@@ -63,6 +64,8 @@ def imported(root: Path, file: Path) -> dict[Path, Code]:
         if name[:1] == ("methods",):
             yield root.joinpath(*name).with_suffix(".py")
             yield from (root.joinpath(*name[:end], "__init__.py") for end in range(1, len(name) + 1))
+        elif name and not file.is_relative_to(root):
+            yield file.parent.joinpath(name[0]).with_suffix(".py")
 
     return _closure(root, [file], found)
 

@@ -20,11 +20,12 @@ import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.data.batches import TaskData, training_batches
 from benchmark.errors import RunFailed
 from benchmark.record.parts import Divergence
+from benchmark.running import mistakes
 from benchmark.running.divergence import Diverged, first_not_finite, not_finite
 from benchmark.running.hardware import Hardware, full_precision
 from benchmark.running.memory_limit import told_when_full
@@ -71,10 +72,11 @@ def fit(
 
     Raises:
         Diverged: a loss or a trained parameter is not finite; the last state on disk is from before.
-        RunFailed: the method's loss is no scalar that can be trained on.
+        RunFailed: the method breaks its contract, or raises an error in its own file.
         UserError: there is no memory left for a batch.
     """
-    if not method.trainable_parameters():
+    trained = mistakes.check_trainable(method)
+    if not trained:
         return 0.0, 0
     budget, device = method.budget, hardware.device
     trainer: L.Trainer
@@ -84,7 +86,7 @@ def fit(
 
     part = hardware.rank, hardware.devices
     loader = training_batches(lesson.data, budget.batch_size, device, epoch_seed, lesson.balanced, part)
-    watch = EpochEnd(lesson, display, logger)
+    watch = EpochEnd(lesson, display, logger, trained)
     trainer = L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=hardware.devices,
@@ -103,7 +105,8 @@ def fit(
     # Lightning's handler makes of SIGTERM an exit with status 0
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     full = told_when_full(f"{lesson.where}, training", budget.batch_size)
-    with torch.random.fork_rng(), _interruptible(), full:
+    known = mistakes.told(method, f"{lesson.where}, training")
+    with torch.random.fork_rng(), _interruptible(), full, known:
         try:
             trainer.fit(method, loader, ckpt_path=lesson.checkpoints.last, weights_only=True)
         except MisconfigurationException as error:
@@ -147,8 +150,11 @@ class EpochEnd(L.Callback):
     ``seconds``: of all finished epochs, those of earlier processes included.
     """
 
-    def __init__(self, lesson: Lesson, display: Display, logger: Logger | None) -> None:
+    def __init__(
+        self, lesson: Lesson, display: Display, logger: Logger | None, trained: Sequence[nn.Parameter]
+    ) -> None:
         self.lesson, self.display, self.logger, self.seconds = lesson, display, logger, 0.0
+        self.trained = trained  # what the optimiser has
         self.unread: list[tuple[int, float, Tensor]] = []  # step of the task, learning rate, loss on its device
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -183,17 +189,13 @@ class EpochEnd(L.Callback):
         self.lr = float(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        if loss.numel() != 1 or not loss.is_floating_point():
-            told = f"{loss.dtype} of shape {tuple(loss.shape)}".removeprefix("torch.")
-            raise RunFailed(f"{type(pl_module).__name__}: its loss is {told}, expected one floating-point number")
         if not loss.requires_grad:
-            raise RunFailed(f"{type(pl_module).__name__}: its loss depends on no parameter that is trained")
+            method: Any = pl_module
+            raise mistakes.broken(type(method), "loss", "depends on no parameter that is trained")
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not outputs:
-            raise RunFailed(f"{type(pl_module).__name__}: its loss is None, expected one floating-point number")
         share: Share | None = pl_module.share  # type: ignore[assignment]
         self.unread.append((trainer.global_step, self.lr, outputs["loss"]))
         self.seen += len(batch["label"]) if share is None else share.size
@@ -201,6 +203,8 @@ class EpochEnd(L.Callback):
         where = f"{self.lesson.where}  epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         loss = None  # reading it waits for the device
         rate = self.seen / max(time.perf_counter() - self.started, 1e-9)
+        if batch_idx == 0:
+            mistakes.check_grown(pl_module, self.trained)  # type: ignore[arg-type]
         if batch_idx % 10 == 0 or trainer.is_last_batch:
             loss = self.loss = self._read(trainer)
             if self.logger is not None:

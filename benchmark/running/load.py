@@ -14,9 +14,10 @@ from benchmark.config.resolve import Plan
 from benchmark.config.run_config import RunConfig
 from benchmark.data.asked import seen
 from benchmark.data.batches import TaskData, placed, task_data
-from benchmark.errors import UserError
+from benchmark.errors import RunFailed, UserError
 from benchmark.kinds import Kind
 from benchmark.record.parts import Configuration
+from benchmark.running import mistakes
 from benchmark.running.seeds import seeded
 from benchmark.stream import Budget
 from methods.base import IncrementalMethod
@@ -59,7 +60,7 @@ def attached(cls: Any, config: RunConfig | Configuration, kind: Kind, budget: Bu
     Raises:
         ValueError: the method or the backbone refuses its arguments.
     """
-    method: IncrementalMethod = cls(**config.method_args)
+    method = built(cls, **config.method_args)
     if speaks(config.backbone):
         with seeded(seed, "backbone"):
             language: Any = language_models.load(config.backbone)
@@ -68,6 +69,24 @@ def attached(cls: Any, config: RunConfig | Configuration, kind: Kind, budget: Bu
     else:
         frozen = backbones.load(config.backbone, config.pretrained)
         method.attach(frozen.with_text() if kind.reads_text else frozen, budget)
+    return method
+
+
+def built(cls: Any, **arguments: Any) -> IncrementalMethod:
+    """A method of a class, not attached to any backbone yet.
+
+    Raises:
+        ValueError: it refuses its arguments. RunFailed: it breaks the contract.
+    """
+    mistakes.check_class(cls)
+    try:
+        with mistakes.told(cls, f"{cls.__name__}.__init__"):
+            method: IncrementalMethod = cls(**arguments)
+    except RunFailed as failed:
+        if isinstance(failed.__cause__, ValueError):
+            raise failed.__cause__ from None
+        raise
+    mistakes.check_built(method)
     return method
 
 

@@ -26,7 +26,7 @@ from benchmark.record.partition import Partition
 from benchmark.record.parts import Divergence, SampleGroups, SampleScores
 from benchmark.record.schema import PROTOCOLS, Costs, Record
 from benchmark.record.summary import summarise
-from benchmark.running import state
+from benchmark.running import mistakes, state
 from benchmark.running.answers import apart, guessed, judged
 from benchmark.running.answers.question import Cell
 from benchmark.running.divergence import Diverged, not_finite
@@ -106,8 +106,9 @@ class Loop:
     def _learn_and_evaluate(self, tasks: list[Task], saved: Phase | None) -> None:
         last = tasks[-1].index
         for task in tasks:
-            with seeded(*self.purpose, task.index, "begin"):
+            with seeded(*self.purpose, task.index, "begin"), mistakes.told(self.method, f"begin_task of {task.name}"):
                 self.method.begin_task(task)
+            mistakes.check_begun(self.method, task)
             self.method.to(self.hardware.device)
         here = saved if saved is not None and saved.task == last else None
         if here is not None:
@@ -145,7 +146,8 @@ class Loop:
         self.display.phase(f"{where}  {purpose}")
         visit = self.method.prepare_task if purpose == "prepare" else self.method.end_task
         full = told_when_full(f"{where}, {purpose}_task", None, PASS_BATCH)
-        with seeded(*self.purpose, data.task.index, purpose), full:
+        known = mistakes.told(self.method, f"{where}, {purpose}_task")
+        with seeded(*self.purpose, data.task.index, purpose), full, known:
             look(self.method, visit, data, self.hardware.device)
         name = not_finite(self.method.state_dict(), infinite=True)
         if name is not None:
@@ -162,7 +164,8 @@ class Loop:
         self.display.phase(f"evaluating after {stage} of {len(self.stream)} tasks")
         started = time.perf_counter()
         full = told_when_full(f"evaluating after {stage} of {len(self.stream)} tasks", None, PASS_BATCH)
-        with seeded(*self.purpose, stage, "evaluate"), full:
+        known = mistakes.told(self.method, f"evaluating after {stage} of {len(self.stream)} tasks")
+        with seeded(*self.purpose, stage, "evaluate"), full, known:
             cells = self.evaluator.row(stage)
         rows = {
             metric: {protocol: _scores(cells[protocol], self._measures(metric)) for protocol in PROTOCOLS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -139,7 +140,7 @@ def runs(grid: Grid, cuda: Callable[[RunConfig], bool]) -> tuple[list[GridRun], 
     kinds: dict[tuple[str, str], tuple[str, ...]] = {}
     for method in dict.fromkeys([*named, *every]):
         for stream in grid.streams:
-            argv = (*grid.options, "--method", method, "--stream", stream)
+            argv = (*grid.options, "--method", _anywhere(method), "--stream", stream)
             config, card, _ = arguments.parse("run", argv, with_class=False)
             if method not in named:
                 where = stream, config.data
@@ -153,6 +154,11 @@ def runs(grid: Grid, cuda: Callable[[RunConfig], bool]) -> tuple[list[GridRun], 
                 found.setdefault(run.plan.path, run)
     lines = [f"{stream}: left out, they do not learn its kind: {', '.join(out)}" for stream, out in skipped.items()]
     return list(found.values()), lines
+
+
+def _anywhere(method: str) -> str:
+    """A method as a process in another folder finds it."""
+    return os.path.abspath(method) if method.partition(":")[0].endswith(".py") else method
 
 
 def _replicates(grid: Grid, plan: Plan, argv: tuple[str, ...]) -> Iterator[GridRun]:

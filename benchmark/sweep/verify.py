@@ -104,7 +104,7 @@ class Verification:
 
     def _only_typed(self, record: Record) -> None:
         """Raise UserError where a run would import what its record names and the user has not typed."""
-        registry.ours_or_typed(record.config.method or record.method, self.typed)
+        registry.ours_or_typed(record.config.method or record.method, [*map(registry.named, self.typed)])
         for source in catalog.load(record.config.stream or record.stream.name, None).sources:
             if source.kind == "function" and source.options["function"] not in self.typed:
                 raise UserError(f"{source.where}: source {source.options['function']} is imported only if you type "

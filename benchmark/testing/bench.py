@@ -27,6 +27,7 @@ from benchmark.record.schema import SCHEMA, Provenance, Record, StreamEntry, Tas
 from benchmark.running.answers.question import unlabelled
 from benchmark.running.evaluate import Cells, Evaluator
 from benchmark.running.hardware import Hardware
+from benchmark.running.load import built
 from benchmark.running.loop import Loop
 from benchmark.running.operators import Operators
 from benchmark.running.progress import Display
@@ -44,8 +45,8 @@ WORDS = replace(CONFIG, lr=1e-2)  # at which what is written changes with every 
 WRITTEN = 12  # tokens of an answer, each of which takes a pass of the decoder: more show nothing else
 
 
-class Stopped(Exception):
-    """Raised in the middle of a run to stop it."""
+class Stopped(BaseException):
+    """Raised in the middle of a run to stop it; no mistake of the method's."""
 
 
 @lru_cache
@@ -93,7 +94,7 @@ class Bench:
         if self.kind.reads_text:
             backbone.with_text()
         with seeded(0, "method"):
-            method = self.cls()
+            method = built(self.cls)
             method.attach(backbone, self.config.budget)
         return method
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +16,12 @@ import torch
 import torch.nn.functional as F
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
+from safetensors import safe_open
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 
 from benchmark.stream import Framing, Label
+from methods.parts.hub import absent, within_reach
 from methods.parts.towers import (
     PLACES,
     BesideMLP,
@@ -33,6 +36,7 @@ from methods.parts.towers import (
 __all__ = ["PLACES", "WEIGHTS", "Backbone", "BesideMLP", "Block", "EditTokens", "TextTower", "Tower", "load", "opened"]
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+HUB, FOLDER = "hf-hub:", "local-dir:"
 AT_ONCE = 256  # texts that are read together
 SHIPPED = {  # sha256 of the files of phantom-clip
     "open_clip_config.json": "fb65d6e409115adc68b132ae28120e5ec8784af46a0b2379ff405ad53533cf62",
@@ -72,8 +76,10 @@ class Backbone(nn.Module):
         self.frozen_text = self.text
         self.logit_scale: nn.Parameter = model.logit_scale
         self.tokenizer, self.name = tokenizer, name
-        size = visual.image_size
-        self.image_size: int = size[0] if isinstance(size, (tuple, list)) else size
+        sides = {*size} if isinstance(size := visual.image_size, (tuple, list)) else {size}
+        if len(sides) > 1:
+            raise ValueError(f"backbone {name!r}: takes images of {' x '.join(map(str, size))} pixels, and no squares")
+        self.image_size: int = sides.pop()
         preprocess = open_clip.get_model_preprocess_cfg(model)
         told = {"mode": "resize_mode", "interpolation": "interpolation", "fill": "fill_color"}
         self.framing = Framing(**{ours: preprocess[name] for ours, name in told.items() if name in preprocess})
@@ -178,9 +184,12 @@ def opened(name: str, pretrained: str | None = None) -> tuple[str, Any, Callable
         known = name
     previous = logging.root.manager.disable
     logging.disable(logging.ERROR)
+    hub, there = known.startswith(HUB) or bool(pretrained and not Path(pretrained).is_file()), True
     try:
-        text = (open_clip.get_model_config(known) or {}).get("text_cfg", {})
-        with _no_code_of_hubs(bool(text.get("hf_model_name") or text.get("hf_tokenizer_name"))):
+        with within_reach(hub) as there:
+            text = (open_clip.get_model_config(known) or {}).get("text_cfg", {})
+        own = bool(text.get("hf_model_name") or text.get("hf_tokenizer_name"))
+        with within_reach(hub or own) as there, _no_code_of_hubs(own):
             model: Any = open_clip.create_model(
                 known, pretrained=pretrained, pretrained_text=False, require_pretrained=True, weights_only=True
             )
@@ -189,10 +198,39 @@ def opened(name: str, pretrained: str | None = None) -> tuple[str, Any, Callable
     except Exception as error:  # open_clip raises many kinds: unknown names, missing files, no network
         told = " ".join(str(error).split())[:300]
         told = "comes with Python of its own, which is not run" if "trust_remote_code" in told else told
+        told = told if there else _elsewhere(known, pretrained, told)
+        told = _of_another_size(known) or told
         raise ValueError(f"backbone {name!r}: {told}") from error
     finally:
         logging.disable(previous)
     return known, model, tokenizer
+
+
+def _elsewhere(known: str, pretrained: str | None, told: str) -> str:
+    """What to do where the hub is not reached; an architecture that open_clip does not know is that, wherever."""
+    if known.startswith(HUB):
+        return absent(known.removeprefix(HUB), "local-dir:FOLDER")
+    if known.startswith(FOLDER):
+        return f"its text encoder or tokenizer is {absent('OWNER/NAME', 'the same again')} ({told})"
+    if pretrained is None or (known, pretrained) not in open_clip.list_pretrained():
+        return told
+    source = open_clip.get_pretrained_cfg(known, pretrained).get("hf_hub", "").partition("/open_clip")[0].rstrip("/")
+    return absent(source or f"{known}/{pretrained}", f"--backbone {known} --pretrained FOLDER/FILE")
+
+
+def _of_another_size(known: str) -> str | None:
+    """Where a folder's weights are of another image size than its configuration says: that."""
+    folder = Path(known.removeprefix(FOLDER))
+    try:
+        config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]["vision_cfg"]
+        with safe_open(folder / "open_clip_model.safetensors", framework="pt") as file:
+            places = file.get_slice("visual.positional_embedding").get_shape()[0] - 1
+        side, told = round(places**0.5) * config["patch_size"], config["image_size"]
+    except Exception:  # whatever else is wrong with it has been told
+        return None
+    if not known.startswith(FOLDER) or side == told:
+        return None
+    return f"its weights are of images of {side} pixels a side, its open_clip_config.json says {told!r}"
 
 
 def _check_shipped(folder: Path) -> None:

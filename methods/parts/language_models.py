@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from methods.parts.chat import PROBE
+from methods.parts.hub import absent, within_reach
 from methods.parts.language import LanguageBackbone
 
 FOLDER = Path(__file__).resolve().parents[1] / "weights"
@@ -33,8 +34,9 @@ def load(name: str) -> LanguageBackbone:
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as MODELS
 
     where = str(FOLDER / DRAWN) if name == DRAWN else name.removeprefix(LOCAL).removeprefix(HUB)
+    there = True
     try:
-        with _quiet():
+        with within_reach(name.startswith(HUB)) as there, _quiet():
             config: Any = AutoConfig.from_pretrained(where, trust_remote_code=False)
             if config.model_type not in MODELS:
                 raise ValueError(f"a {config.model_type!r} is no image-text-to-text model of transformers")
@@ -55,6 +57,7 @@ def load(name: str) -> LanguageBackbone:
     except Exception as error:  # transformers raises many kinds: unknown names, missing files, no network
         told = " ".join(str(error).split())
         told = "it comes with Python of its own, which is not run" if "trust_remote_code" in told else told[:300]
+        told = told if there else absent(where, "local-dir:FOLDER")
         raise ValueError(f"backbone {name!r}: {told}") from error
 
 

@@ -112,3 +112,8 @@ def test_the_loss_may_be_over_tokens_where_there_are_some() -> None:
     assert usual.key != released.key and released.made_with.over == "tokens" and usual.made_with.over == "samples"
     with pytest.raises(UserError, match="--over tokens: only of answers in words"):
         planned("--stream", "smoke", "--over", "tokens")
+
+
+def test_a_folder_without_its_prefix_is_told_how_it_is_given(tmp_path: Path) -> None:
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    assert refusal(str(tmp_path), CLASSES) == f"--backbone {tmp_path}: a folder is given as local-dir:{tmp_path}"

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark.config import registry
+from benchmark import cli
+from benchmark.config import arguments, registry
 from benchmark.errors import UserError
+from benchmark.record import provenance
 from methods.base import IncrementalMethod
 
 SHIPPED = ("independent_lora", "joint_lora", "mslora_cr", "ncm", "sequential_lora", "stacked_lora", "zero_shot")
@@ -277,9 +279,8 @@ METHOD = "from methods.base import IncrementalMethod\nfrom methods.ncm import NC
 
 def test_two_public_methods_in_a_file_are_refused(folder: Path) -> None:
     (folder / "two.py").write_text(METHOD + "class One(IncrementalMethod):\n    pass\nclass Two(NCM):\n    pass\n")
-    for read in (registry.names, lambda: registry.card("two")):
-        with pytest.raises(UserError, match=r"two\.py: a method file has one public .* found One, Two"):
-            read()
+    with pytest.raises(UserError, match=r"two\.py: a method file has one public .* found One, Two"):
+        registry.card("two")
 
 
 def test_helpers_beside_a_method_are_allowed(folder: Path) -> None:
@@ -298,3 +299,95 @@ def test_a_new_file_is_a_method_at_once(folder: Path) -> None:
     assert registry.names() == ["ewc"]
     with pytest.raises(UserError, match="did you mean 'ewc'"):
         registry.card("ew")
+
+
+# ---- drafts -------------------------------------------------------------------------------------------------------
+
+DRAFTS = {
+    "brackets": ("class Broken(:\n", r"no valid Python: .*brackets\.py:1: class Broken"),
+    "circle": ("class A(B):\n    pass\nclass B(A):\n    pass\n", "descend from each other in a circle"),
+    "kinds": (
+        METHOD + "class K(NCM):\n    kinds = ('clasification',)\n",
+        r"kinds\.py:4: .*did you mean 'classification'",
+    ),
+    "letters": (METHOD + "class K(NCM):\n    kinds = 'fusion'\n", "kinds: expected a tuple"),
+    "bare": (
+        METHOD + "class K(NCM):\n    def __init__(self, size):\n        pass\n",
+        r"K.__init__ \(line 4\): 'size' has no",
+    ),
+    "presets": (METHOD + "PRESETS = ['official']\nclass K(NCM):\n    pass\n", "PRESETS: expected name -> values"),
+    "numbered": (METHOD + "class K(NCM):\n    version = 'two'\n", "version: expected a whole number"),
+}
+
+
+def test_a_draft_that_cannot_be_read_is_a_row_and_ends_no_other_command(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, (text, _) in DRAFTS.items():
+        (folder / f"{name}.py").write_text(text)
+    (folder / "gone.py").symlink_to(folder / "nowhere.py")
+    (folder / "mine.py").write_text(METHOD + "class Mine(NCM):\n    pass\n")
+    assert registry.names() == ["mine"] and registry.card("mine").cls == "Mine"
+    assert sorted(registry.drafts()) == sorted([*DRAFTS, "gone"])
+    for name, (_, message) in DRAFTS.items():
+        with pytest.raises(UserError, match=message):
+            registry.card(name)
+    monkeypatch.setenv("COLUMNS", "300")
+    assert cli.main(["list", "methods"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"{name} " in listed for name in [*DRAFTS, "gone", "mine"]) and listed.count("cannot be read: ") == 8
+    assert cli.main(["list", "methods", "--names"]) == 0
+    assert capsys.readouterr().out.split() == ["mine"]
+    (folder / "other.py").write_text("class Other:\n    pass\n")
+    with pytest.raises(UserError, match=r"other\.py: no public class in it descends from IncrementalMethod"):
+        registry.card("other")
+
+
+# ---- files elsewhere ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a method that imports the file beside it."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("ours", "beside_ours"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    (tmp_path / "beside_ours.py").write_text("SCALE = 2.0\n")
+    (tmp_path / "ours.py").write_text(METHOD + "from beside_ours import SCALE\nclass Ours(NCM):\n    scale = SCALE\n")
+    return tmp_path
+
+
+def test_a_file_anywhere_is_a_method(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(elsewhere)
+    for typed in ("ours.py", str(elsewhere / "ours.py"), "./ours.py", "ours.py:Ours"):
+        assert registry.named(typed) == "ours:Ours" and registry.card(typed).name == "ours.Ours"
+    assert registry.load("ours.py").scale == 2.0
+    config, card, _ = arguments.parse("run", ["--method", "ours.py"], with_class=False)
+    assert (config.method, card.name) == ("ours:Ours", "ours.Ours")
+    code = provenance.fingerprint(ROOT, card.file, ["phantom"])
+    (elsewhere / "beside_ours.py").write_text("SCALE = 3.0\n")
+    assert provenance.fingerprint(ROOT, card.file, ["phantom"]) != code
+    assert registry.named(str(ROOT / "methods" / "ewc.py")) == "ewc"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("nowhere.py", None, "no such file"),
+        ("my-method.py", METHOD, "named by letters, digits and '_'"),
+        ("json.py", METHOD, "Python has another module 'json' already"),
+        ("plain_text.py", "SIZE = 3\n", "no public class in it descends from IncrementalMethod"),
+    ],
+)
+def test_a_file_that_is_no_method_is_one_line(elsewhere: Path, name: str, text: str | None, message: str) -> None:
+    if text is not None:
+        (elsewhere / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        registry.card(str(elsewhere / name))
+
+
+def test_what_cannot_be_imported_names_its_line(elsewhere: Path) -> None:
+    (elsewhere / "lacking.py").write_text(METHOD + "import nowhere_to_be_found\nclass Lacking(NCM):\n    pass\n")
+    told = r"ModuleNotFoundError: No module named 'nowhere_to_be_found' \(.*lacking\.py:3: import nowhere_to_be_found\)"
+    with pytest.raises(UserError, match=told):
+        registry.load(str(elsewhere / "lacking.py"))

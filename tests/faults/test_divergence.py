@@ -227,16 +227,21 @@ def test_features_that_are_none_are_a_sentence(
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda method, loss: torch.stack([loss, loss]), "its loss is float32 of shape (2,), expected one floating-"),
+        (
+            lambda method, loss: torch.stack([loss, loss]),
+            "loss gives float32 of shape (2,), expected one",
+        ),
         pytest.param(
             lambda method, loss: loss.detach(),
-            "its loss depends on no parameter that is trained",
+            "SequentialLora.loss depends on no parameter that is trained",
             marks=pytest.mark.slow,
         ),
         pytest.param(
-            lambda method, loss: None, "its loss is None, expected one floating-point number", marks=pytest.mark.slow
+            lambda method, loss: None,
+            "SequentialLora.loss gives None, expected one",
+            marks=pytest.mark.slow,
         ),
-        pytest.param(lambda method, loss: 0.5, "SequentialLora: ", marks=pytest.mark.slow),
+        pytest.param(lambda method, loss: 0.5, "loss gives a float, expected one", marks=pytest.mark.slow),
     ],
 )
 def test_a_loss_that_is_none_is_a_sentence(

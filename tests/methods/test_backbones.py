@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ import tiny
 import torch
 import torch.nn.functional as F
 import transformers
+from huggingface_hub import constants
 from open_clip.hf_model import HFTextEncoder
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from methods.parts import backbones
+from methods.parts import backbones, hub
 from methods.parts.backbones import PLACES, Backbone, TextTower, Tower
 
 
@@ -413,3 +416,41 @@ def test_loading_leaves_logging_as_it_was() -> None:
     with pytest.raises(ValueError, match="phantom-klip"):
         backbones.load("phantom-klip")
     assert logging.root.manager.disable == before
+
+
+HUBS = {
+    "hf-hub:owner/name": "hf download owner/name --local-dir FOLDER; bring the folder here and say local-dir:FOLDER",
+    "ViT-B-16/openai": "--backbone ViT-B-16 --pretrained FOLDER/FILE",
+}
+
+
+@pytest.mark.parametrize("name", HUBS)
+def test_where_no_hub_is_reached_it_is_said_at_once_and_what_to_do(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "getproxies", dict)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    with pytest.raises(ValueError, match=HUBS[name]) as refused:
+        backbones.load(name)
+    assert "127.0.0.1 cannot be reached" in str(refused.value) and not constants.HF_HUB_OFFLINE
+
+
+def test_the_hub_is_looked_for_where_its_proxy_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        for proxy in (f"http://127.0.0.1:{listening.getsockname()[1]}", f"127.0.0.1:{listening.getsockname()[1]}"):
+            monkeypatch.setattr(hub, "getproxies", lambda proxy=proxy: {"https": proxy})
+            assert hub.reachable()
+    monkeypatch.setattr(hub, "getproxies", lambda: {"https": "http://127.0.0.1:9"})
+    assert not hub.reachable()
+
+
+@pytest.mark.parametrize("size", [96, [64, 96]])
+def test_weights_of_another_image_size_are_one_sentence(size: object, tmp_path: Path) -> None:
+    for file in (backbones.WEIGHTS / "phantom-clip").iterdir():
+        shutil.copy(file, tmp_path)
+    config = json.loads((tmp_path / "open_clip_config.json").read_text())
+    config["model_cfg"]["vision_cfg"]["image_size"] = size
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"its weights are of images of 64 pixels a side, its open_clip"):
+        backbones.load(f"local-dir:{tmp_path}")

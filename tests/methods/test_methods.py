@@ -193,7 +193,7 @@ class Averaging(ZeroShot):
 
 
 def test_an_answer_from_other_than_the_sample_is_refused() -> None:
-    assert {"runs a stream", "answers are right"} <= failures(Cheating)  # there is no index to answer from
+    assert failures(Cheating) == {"runs a stream"}  # there is no index to answer from
     assert failures(Averaging) == {"an answer depends on its sample alone"}
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmark.data.batches import Samples, Subgrouping, TaskData
 from benchmark.errors import RunFailed
 from benchmark.record.parts import Divergence
+from benchmark.running import mistakes
 from benchmark.running.divergence import Diverged
 from benchmark.stream import Label, Stream, Task
 from methods.base import Batch, IncrementalMethod, takes_route
@@ -106,7 +107,8 @@ class Question:
             return self._ask("scores", batch, (self.candidates,), len(self.candidates))
         place = self.task.index, self.inputs, number
         if place not in self.known:
-            self.known[place] = self.method.represent(unlabelled(batch, hidden=True), None)
+            features = self.method.represent(unlabelled(batch, hidden=True), None)
+            self.known[place] = mistakes.check_features(self.method, features, len(batch["label"]))
         logits_BC = self.method.backbone.logits(self.known[place], self.method.backbone.class_features(self.candidates))
         return self._checked("scores", logits_BC, len(batch["label"]), len(self.candidates)), None
 
@@ -190,7 +192,8 @@ class Question:
             raise self._broken("route", f"{tuple(route_B.shape)} of {dtype}", expected)
 
     def _broken(self, name: str, told: str, expected: str) -> RunFailed:
-        return RunFailed(f"task {self.task.name}: {self._spoken(name)} is {told}, expected {expected}")
+        line = mistakes.place(type(self.method), name)
+        return RunFailed(f"task {self.task.name}: {self._spoken(name)} is {told}, expected {expected}{line}")
 
     def _spoken(self, name: str) -> str:
         """``MyMethod: scores, identity given, after 2 of 8 tasks``."""
