@@ -23,7 +23,7 @@ OPTIONS = --results $(RESULTS) $(if $(BACKBONE),--backbone $(BACKBONE)) \
 CELL = $(if $(METHOD),--method $(METHOD)) --stream $(STREAM) --seed $(SEED) --order $(ORDER) $(OPTIONS)
 GRID = --methods "$(METHODS)" --streams "$(STREAMS)" --seeds $(SEEDS) --orders $(ORDERS) $(OPTIONS)
 
-.PHONY: help setup extras bench sweep plan check smoke methods streams leaderboard claims verify report merge predict export pretrain speed \
+.PHONY: help setup extras bench sweep plan check smoke methods data streams leaderboard claims verify report merge predict export pretrain speed \
 	test test-all test-faults lint
 .DEFAULT_GOAL := help
 
@@ -32,6 +32,7 @@ help:
 	@echo "make bench METHOD=mslora_cr STREAM=smoke_generation      a stream that is answered in words (make streams)"
 	@echo 'make sweep METHODS="mslora_cr stacked_lora" [STREAMS=phantom8 SEEDS=0,1,2 ORDERS=0,1 BACKEND=local|slurm|ray JOBS= REDO=stale ...]'
 	@echo "make plan METHOD=... or METHODS=... | check METHOD=... | smoke | methods | streams | leaderboard | claims | report"
+	@echo "make data [STREAM=... DATA=dir]                         what data are here; of a stream what is in it, and a page of it"
 	@echo 'make verify [METHODS="ncm ranpac" STREAM= RUN=dir]      does this machine reproduce the table?'
 	@echo 'make speed [METHODS=all STREAMS=phantom20]           what a run takes, beside the least that it could'
 	@echo "make merge FROM=dir | predict RUN=dir IMAGES=dir | export RUN=dir TASK=name TO=dir | pretrain | test | test-all | test-faults | lint"
@@ -92,6 +93,9 @@ speed: extras
 	@$(PY) -m benchmark speed $(GRID)
 methods: setup
 	@$(PY) -m benchmark list methods
+data: setup
+	@$(PY) -m benchmark data $(if $(filter command line environment,$(origin STREAM)),--stream $(STREAM)) \
+		$(if $(DATA),--data $(DATA)) $(if $(BACKBONE),--backbone $(BACKBONE)) $(ARGS)
 streams: setup
 	@$(PY) -m benchmark list streams
 verify: extras

@@ -22,6 +22,7 @@ USAGE = """usage: python -m benchmark VERB [options]        (python -m benchmark
   sweep --methods "A B"     run what is missing of methods x streams x seeds x orders: here, on Slurm, on Ray
   list [methods|streams|cards|backbones]
   show NAME                 a method, a stream or a card in full
+  data [--stream S]         what data are here, and where the rest is had; of a stream what is in it, and a page of it
   check --method M          does a method keep the contract?
   speed --methods "A B"     samples a second, learned and answered, at the first and the last task
   verify [--methods "A B"]  run one cell of each row again: the same bytes, or what differs; --stream S, --run DIR
@@ -179,6 +180,54 @@ def show(argv: Sequence[str]) -> int:
     parser.add_argument("--data", default="data", help="folder in which relative paths of cards are looked up")
     given = _parse(parser, argv)
     listing.show_one(given.name, Path(given.data), _console())
+    return 0
+
+
+def data_(argv: Sequence[str]) -> int:
+    """What data are on this machine; of one stream what is in them, counted, and a page that shows them."""
+    from benchmark.config import families, space
+    from benchmark.data import catalog, doubles, places, sources, survey
+
+    parser = _parser("data")
+    parser.add_argument("--stream", default=None, help="count and show the data of this stream; default: what is here")
+    parser.add_argument(
+        "--data", default=places.USUAL_DATA, help="folder in which relative paths of cards are looked up"
+    )
+    parser.add_argument("--backbone", default=families.USUAL, help="whose image size the page shows")
+    parser.add_argument("--to", default="build/data", help="folder that the page is written to")
+    parser.add_argument("--download", action="store_true", help="download what the stream's sources download themselves")
+    given, console = _parse(parser, argv), _console()
+    places.data_folder(given.data)
+    data, to = Path(given.data), Path(given.to)
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    for name in [given.stream] if given.stream else catalog.names("streams"):
+        lacking = [task for task in survey.readiness(name, data) if task.lacking]
+        say(f"{name}: {f'{len(lacking)} tasks are not ready' if lacking else 'ready'}")
+        if given.stream is None or not given.download:
+            for task in lacking:
+                say(f"  {task.task}: {task.lacking}" + (f"\n    {task.obtain}" if task.obtain else ""))
+    if given.stream is None:
+        return 0
+    if lacking and not given.download:
+        raise UserError(f"{given.stream}: {len(lacking)} tasks are not ready; --data DIR is where their files are, "
+                        "--download gets what needs no hand")  # fmt: skip
+    places.writable(to, f"--to {to}", folder=True)
+    recipe = catalog.load(given.stream, data)
+    found = [survey.surveyed(task, source) for task, source in zip(recipe.stream, recipe.sources, strict=True)]
+    for line in survey.lines(found):
+        say(line)
+    twice = doubles.told(doubles.of_stream(recipe, [sources.identity(source) for source in recipe.sources]))
+    say(f"stands twice: {twice}" if twice else "no image stands in two splits, or under two labels")
+    from benchmark.record.files import write_text
+    from benchmark.report.data_page import page
+
+    size = space.image_size(given.backbone, None) or 224
+    shown = page(recipe, found, twice, given.backbone, size, space.framing(given.backbone))
+    write_text(to / f"{recipe.stream.name}.html", shown)
+    say(str(to / f"{recipe.stream.name}.html"))
     return 0
 
 
@@ -456,6 +505,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "worker": worker_,
     "list": list_,
     "show": show,
+    "data": data_,
     "needs": needs,
     "check": check,
     "speed": speed_,

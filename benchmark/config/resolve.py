@@ -11,11 +11,11 @@ from benchmark.config import families, registry
 from benchmark.config.key import configuration, kept_key
 from benchmark.config.registry import MethodCard
 from benchmark.config.run_config import AUTO, RunConfig
-from benchmark.data import catalog, identity
+from benchmark.data import catalog, identity, sources
 from benchmark.data.catalog import Recipe, Source
 from benchmark.data.places import data_folder, results_folder
 from benchmark.data.settle import settled
-from benchmark.errors import UserError
+from benchmark.errors import UserError, notice
 from benchmark.kinds import Kind
 from benchmark.record import provenance
 from benchmark.record.schema import Configuration
@@ -103,6 +103,9 @@ def resolve(config: RunConfig, card: MethodCard, cuda: bool) -> Plan:
         raise UserError("--precision 16-mixed: needs a CUDA device; a CPU has 32-true and bf16-mixed")
     recipe = checked(config, card)
     config = replace(config, backbone=families.by_default(config.backbone, kinds.joined(recipe.stream.kinds)))
+    for source in recipe.sources:
+        if left := sources.passed_over(source):
+            notice(f"passed over, for it is no class or split that is listed: {left}")
     identities = identity.identities(recipe)
     hashed = identity.stream_hash(recipe.stream, identities)
     precision = AUTO[cuda] if config.precision == "auto" else config.precision

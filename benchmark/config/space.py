@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from benchmark import kinds
 from benchmark.config.families import LOCAL
@@ -77,6 +78,26 @@ def rooms(plan: Plan, size: int | None, framing: Framing = SHORTEST) -> list[Roo
 
 def image_size(backbone: str, pretrained: str | None) -> int | None:
     """Pixels of a side that a backbone takes, as far as a file of this machine tells."""
+    try:
+        config = described(backbone)
+        size = config.get("model_cfg", config)["vision_cfg"].get("image_size", 224)
+        return int(size[0] if isinstance(size, list) else size)
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return None  # the backbone itself says what is wrong with it
+
+
+def framing(backbone: str) -> Framing:
+    """How a backbone has images fitted to that size, as far as a file of this machine tells; else open_clip's usual."""
+    told = described(backbone).get("preprocess_cfg")
+    keys = {"mode": "resize_mode", "interpolation": "interpolation", "fill": "fill_color"}
+    try:
+        return Framing(**{ours: told[name] for ours, name in keys.items() if name in told})
+    except (ValueError, TypeError):
+        return SHORTEST
+
+
+def described(backbone: str) -> dict[str, Any]:
+    """A backbone's open_clip configuration; empty where no file of this machine has it."""
     spec = find_spec("open_clip")
     places = list(spec.submodule_search_locations or ()) if spec is not None else []
     if backbone == "phantom-clip":
@@ -86,13 +107,12 @@ def image_size(backbone: str, pretrained: str | None) -> int | None:
     elif ":" not in backbone and places:
         file = Path(places[0]) / "model_configs" / f"{backbone.split('/')[0]}.json"
     else:
-        return None
+        return {}
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-        size = config.get("model_cfg", config)["vision_cfg"].get("image_size", 224)
-        return int(size[0] if isinstance(size, list) else size)
-    except (OSError, ValueError, TypeError, LookupError, AttributeError):
-        return None  # the backbone itself says what is wrong with it
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def spoken(size: float) -> str:

@@ -130,6 +130,11 @@ def load(name: str, data: Path | None) -> Recipe:
     return Recipe(path, description, stream, sources, _orders(content.get("orders"), len(entries), path))
 
 
+def source_of(item: Any, where: str, data: Path, folder: Path) -> Source:
+    """Where the samples of one task of a stream's file come from; raises as :func:`load`."""
+    return _task(item, where, data, folder).source
+
+
 def _tasks(entries: Sequence[_Entry], space: str, path: Path) -> tuple[Task, ...]:
     """The tasks in their places; label ids count over those that have labels."""
     task_names = [entry.task.name for entry in entries]

@@ -47,6 +47,7 @@ class SourceKeys:
 SOURCES = {
     "npz": SourceKeys(("path",), paths={"path": "file"}),
     "medmnist": SourceKeys(("flag", "size", "multi_label"), places=True),
+    "cifar100": SourceKeys((), places=True),
     "folder": SourceKeys(("path", "folders", *DRAWN), paths={"path": "folder"}),
     "table": SourceKeys(
         ("path", "images", "suffix", "columns", "values", "rows", "subgroups", "allow_leak", *DRAWN),

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.data.catalog import Source
-from benchmark.data.sources import class_folders, function, llava, medmnist, npz, phantoms, table
+from benchmark.data.sources import cifar, class_folders, function, llava, medmnist, npz, phantoms, table
 from benchmark.data.sources.split import SPLITS, Split, check_labels
 
 __all__ = [
-    "LISTING", "READERS", "SPLITS", "Reader", "Split", "check_labels", "counts", "dialogue", "facts", "groups",
-    "identity", "load", "subgroups",
+    "LISTING", "READERS", "SPLITS", "Reader", "Split", "check_labels", "counts", "dialogue", "downloads", "facts",
+    "groups", "identity", "load", "passed_over", "subgroups",
 ]  # fmt: skip
 
 
@@ -30,7 +30,7 @@ class Reader(Protocol):
 
 READERS: dict[str, Reader] = {
     "npz": npz, "medmnist": medmnist, "folder": class_folders, "table": table, "phantom": phantoms,
-    "llava": llava, "function": function,
+    "llava": llava, "function": function, "cifar100": cifar,
 }  # fmt: skip
 LISTING: dict[str, Any] = {"folder": class_folders, "table": table, "llava": llava}  # those whose images lie in files
 
@@ -85,6 +85,19 @@ def _spoken(loaded: Split) -> list[tuple[str, str, bool]]:
     assert loaded.pairs is not None and loaded.closed is not None, "samples of a generation task"
     rows = zip(loaded.pairs.tolist(), loaded.closed.tolist(), strict=True)
     return [(loaded.texts[asked], loaded.texts[told], closed) for (_, asked, told), closed in rows]
+
+
+def passed_over(source: Source) -> str:
+    """In words what lies beside a task's samples and is none of them, such as the folder of a class that is not listed;
+    empty where nothing does, or nothing is known of it.
+    """
+    return class_folders.passed_over(source) if source.kind == "folder" else ""
+
+
+def downloads(source: Source) -> str:
+    """The file of a task that a run would download; empty where all that it reads is there."""
+    own = getattr(READERS[source.kind], "missing", None)
+    return "" if own is None else own(source)
 
 
 def facts(source: Source) -> Callable[[str], dict[str, str]] | None:

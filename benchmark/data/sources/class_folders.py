@@ -47,23 +47,33 @@ def listed(source: Source) -> dict[str, list[Sample]]:
     return none_empty(source, splits | drawn(source, splits["train"], missing))
 
 
+def passed_over(source: Source) -> str:
+    """Folders with images that belong to no class that is listed, or to no split, with how many there are in each."""
+    root, folders = Path(source.options["path"]), {str(name).split("/")[0] for name in source.options["folders"]}
+    given = source.options.get("splits") or {}
+    tops = [root / str(given.get(split, split)) for split in SPLITS]
+    there = [top for top in tops if isdir(top)] if given or isdir(tops[0]) else []
+    kept = {top.relative_to(root).parts[0] for top in there}
+    found = [(folder, kept or folders) for folder in _folders(root)]
+    found += [(folder, folders) for top in there for folder in _folders(top)]
+    left = {folder: len(_images(folder)) for folder, listed in found if folder.name not in listed}
+    told = [f"{folder.relative_to(root).as_posix()} ({count:,} images)" for folder, count in left.items() if count]
+    return f"{source.where}: {', '.join(told)} in {root}" if told else ""
+
+
+def _folders(top: Path) -> list[Path]:
+    return sorted(path for path in top.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
 def _below(source: Source, top: Path, root: Path, names: list[str], every: bool = True) -> list[Sample]:
     """Class by class the images below the class's folder, by name; hidden files and other files are passed over."""
-    from PIL import Image
-
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     samples = []
     for label, name in enumerate(names):
         folder = top / name
         if not isdir(folder) and every:
             there = [path.name for path in top.iterdir() if path.is_dir() and not path.name.startswith(".")]
             raise unknown("class folder", name, there, f"{source.where}: {top}")
-        found: list[str] = []
-        for below, folders, files in os.walk(folder):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            relative = Path(below).relative_to(root).as_posix()
-            images = [file for file in files if os.path.splitext(file)[1].lower() in suffixes]
-            found += [f"{relative}/{file}" for file in images if not file.startswith(".")]
+        found = [path.relative_to(root).as_posix() for path in _images(folder)]
         if not found and every:
             raise UserError(f"{folder}: no images")
         for relative in sorted(found):
@@ -71,3 +81,16 @@ def _below(source: Source, top: Path, root: Path, names: list[str], every: bool 
             regular(path, str(path))
             samples.append(Sample(path, label, relative))
     return samples
+
+
+def _images(folder: Path) -> list[Path]:
+    """Every image below a folder, but for hidden files and folders."""
+    from PIL import Image
+
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    found: list[Path] = []
+    for below, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        images = [file for file in files if os.path.splitext(file)[1].lower() in suffixes]
+        found += [Path(below) / file for file in images if not file.startswith(".")]
+    return found

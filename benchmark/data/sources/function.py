@@ -1,5 +1,6 @@
 """``source: package.module:function``: samples that a function of the user's own returns for a split.
 
+For classification that may be a data set of (image, label), such as torch's and torchvision's (:mod:`items`). Else
 ``function(split, **arguments)`` returns a mapping with ``images`` uint8 (N, H, W) or (N, H, W, 3), ``labels`` (P,)
 integers (not for retrieval), and for fusion and retrieval ``texts`` (M) and, where sample i is not image i and text i,
 ``pairs`` (P, 2) integers: image row and text row of every sample. For generation ``texts`` are the instructions and the
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from benchmark import kinds
 from benchmark.data.catalog import Source
+from benchmark.data.sources import items
 from benchmark.data.sources.dialogues import answer, check_legal, question
 from benchmark.data.sources.pairs import components, numbered
 from benchmark.data.sources.split import SPLITS, Split
@@ -41,6 +43,10 @@ def load(source: Source, split: str) -> Split:
     """
     returned, where = _called(source, split), f"{source.where}: {source.options['function']}({split!r})"
     kind = kinds.of(source.task_kind)
+    if isinstance(returned["images"], list) and kind.labelled and not (kind.reads_text or kind.speaks):
+        varied = all(isinstance(image, np.ndarray) and image.ndim in (2, 3) for image in returned["images"])
+        if varied and len({image.shape for image in returned["images"]}) > 1:
+            return Split(returned["images"], _labels(source, returned, len(returned["images"]), where))
     images = _array(returned, "images", where, np.uint8)
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3) or 0 in images.shape:
         raise UserError(f"{where}: images: expected (N, H, W) or (N, H, W, 3), none empty, got {images.shape}")
@@ -57,13 +63,18 @@ def load(source: Source, split: str) -> Split:
     if not kind.labelled:
         assert pairs is not None, "without labels it is texts that belong to images"
         return Split(images, components(pairs[:, 0], pairs[:, 1]), texts, pairs)
-    labels, count = _array(returned, "labels", where, np.integer), len(images) if pairs is None else len(pairs)
+    return Split(images, _labels(source, returned, len(images) if pairs is None else len(pairs), where), texts, pairs)
+
+
+def _labels(source: Source, returned: Mapping[str, Any], count: int, where: str) -> NDArray[np.int64]:
+    """(P,) the class of every sample."""
+    labels = _array(returned, "labels", where, np.integer)
     if labels.shape != (count,):
         raise UserError(f"{where}: labels: {labels.shape} does not fit {count} samples, one label each")
     if labels.min() < 0 or labels.max() >= len(source.classes):
         span, classes = f"{labels.min()}..{labels.max()}", len(source.classes)
         raise UserError(f"{where}: labels: {span}, but {source.where}.classes lists {classes} classes")
-    return Split(images, labels.astype(np.int64), texts, pairs)
+    return labels.astype(np.int64)
 
 
 def identity(source: Source) -> str:
@@ -71,7 +82,8 @@ def identity(source: Source) -> str:
     digest = hashlib.sha256(source.task_kind.encode())
     for split in SPLITS:
         found = load(source, split)
-        for array in (found.images, found.labels, found.pairs, found.closed):
+        images = found.images if isinstance(found.images, list) else [found.images]
+        for array in (*images, found.labels, found.pairs, found.closed):
             if isinstance(array, np.ndarray):
                 digest.update(f"{split}{array.dtype}{array.shape}".encode())
                 digest.update(np.ascontiguousarray(array).data)
@@ -98,11 +110,16 @@ def _called(source: Source, split: str) -> Mapping[str, Any]:
     try:
         returned = function(split, **arguments)
         returned = dict(returned) if isinstance(returned, Mapping) else returned
+        if items.is_dataset(returned) and source.task_kind == "classification":
+            returned = items.arrays(returned, f"{where}: {name}({split!r})")
+    except UserError:
+        raise
     except (Exception, SystemExit, GeneratorExit) as error:  # the user's own code
         raise UserError(f"{where}: {name}({split!r}) failed: {_line(error)}") from None
     if not isinstance(returned, Mapping):
         raise UserError(
-            f"{where}: {name}({split!r}): expected a mapping with images and labels, got {type(returned).__name__}"
+            f"{where}: {name}({split!r}): expected a mapping with images and labels, or a data set of them, got "
+            f"{type(returned).__name__}"
         )
     for key in returned:
         if key not in KEYS:

@@ -76,6 +76,11 @@ def found(source: Source) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
+def missing(source: Source) -> str:
+    """The set's file, if it is not on this machine."""
+    return "" if found(source) else file_name(source)
+
+
 def obtained(source: Source) -> Path:
     """The set's file, downloaded by the package (which compares its md5) if it is not there.
 

@@ -21,7 +21,7 @@ class Split:
     """The samples of one split.
 
     Args:
-        images: uint8 (N, H, W) grey or (N, H, W, 3), or N in files.
+        images: uint8 (N, H, W) grey or (N, H, W, 3), or N of several sizes, in files or in a list.
         labels: int64 (P,) in 0..classes-1; of retrieval the number of what belongs together; of generation that of the
             answer, counted in order of first appearance.
         texts: M different texts, none where the kind reads none; of generation the instructions and the answers.
@@ -30,7 +30,7 @@ class Split:
         closed: of generation bool (P,), whether the question of each sample is a closed one.
     """
 
-    images: NDArray[np.uint8] | Images
+    images: NDArray[np.uint8] | Images | list[NDArray[np.uint8]]
     labels: NDArray[np.int64]
     texts: tuple[str, ...] = ()
     pairs: NDArray[np.int64] | None = None
