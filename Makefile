@@ -16,8 +16,9 @@ SEEDS ?= $(SEED)
 ORDER ?= 0
 ORDERS ?= $(ORDER)
 BACKEND ?= local
-RESULTS ?= results
-OPTIONS = --results $(RESULTS) $(if $(BACKBONE),--backbone $(BACKBONE)) \
+RESULTS ?=
+AT = $(if $(RESULTS),--results $(RESULTS))
+OPTIONS = $(AT) $(if $(BACKBONE),--backbone $(BACKBONE)) \
 	$(if $(LIMIT),--limit $(LIMIT)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DATA),--data $(DATA)) \
 	$(if $(PRESET),--preset $(PRESET)) $(if $(filter 1,$(FORCE)),--force) $(ARGS)
 CELL = $(if $(METHOD),--method $(METHOD)) --stream $(STREAM) --seed $(SEED) --order $(ORDER) $(OPTIONS)
@@ -80,17 +81,17 @@ methods: setup
 streams: setup
 	@$(PY) -m benchmark list streams
 verify: extras
-	@$(PY) -m benchmark verify --results $(RESULTS) $(if $(METHODS),--methods "$(METHODS)") \
+	@$(PY) -m benchmark verify $(AT) $(if $(METHODS),--methods "$(METHODS)") \
 		$(if $(filter-out file,$(origin STREAM)),--stream $(STREAM)) $(if $(RUN),--run $(RUN)) \
 		$(if $(DATA),--data $(DATA)) $(ARGS)
 leaderboard: setup
-	@$(PY) -m benchmark leaderboard --results $(RESULTS)
+	@$(PY) -m benchmark leaderboard $(AT) $(ARGS)
 claims: setup
-	@$(PY) -m benchmark claims --results $(RESULTS)
+	@$(PY) -m benchmark claims $(AT)
 report: setup
-	@$(PY) -m benchmark report --results $(RESULTS) $(ARGS)
+	@$(PY) -m benchmark report $(AT) $(ARGS)
 merge: setup
-	@$(PY) -m benchmark merge --from $(FROM) --results $(RESULTS) $(ARGS)
+	@$(PY) -m benchmark merge --from $(FROM) $(AT) $(ARGS)
 predict: setup
 	@$(PY) -m benchmark predict --run $(RUN) --images $(IMAGES) $(if $(TASK),--task $(TASK)) $(ARGS)
 export: setup

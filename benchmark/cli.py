@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from benchmark import endings
 from benchmark.errors import UserError, forget_notices, unknown
+from benchmark.record import shelves
 from benchmark.running import processes
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ USAGE = """usage: python -m benchmark VERB [options]        (python -m benchmark
   leaderboard [--stream S]  rebuild the CSVs from the records and print them
   claims                    claims.md: what papers claim of methods, held against the records
   report [--stream S ...]   one HTML file of all results, figures and LaTeX tables
-  merge --from DIR          copy the records of another results folder that are missing here
+  merge --from DIR          copy the records of another results folder, its local/ too, that are missing here
   predict --run DIR --images DIR          task, class and probability of new images as a CSV; of a CLIP's run
   export --run DIR --task T --to DIR      a task's LoRA for PEFT, or folded into open_clip weights; of a CLIP's run
   needs [--streams "A B"]   the extras of this package that a run needs and that are not installed: make installs them
@@ -36,6 +37,7 @@ USAGE = """usage: python -m benchmark VERB [options]        (python -m benchmark
   pretrain [--to DIR]       train phantom-clip, the default backbone of images and notes, anew
 """
 
+RESULTS = "folder of runs/ and leaderboards/; default: results/local, with the stored ones of results/ beside"
 PATIENCE = {"sweep": 60.0, "worker": None}  # seconds: cells are ended first; of what copies itself no thread may watch
 
 
@@ -266,7 +268,7 @@ def verify_(argv: Sequence[str]) -> int:
     parser.add_argument("--methods", default="", help="of these methods, with blanks between; default: of all")
     parser.add_argument("--stream", default=None, help="of one stream; default: of all that have records")
     parser.add_argument("--run", default=None, help="this run's folder, instead of one run of each row")
-    parser.add_argument("--results", default="results", help="folder of runs/ and leaderboards/")
+    parser.add_argument("--results", default=shelves.OWN, help=RESULTS)
     parser.add_argument("--data", default="data", help="folder in which relative paths of cards are looked up")
     parser.add_argument("--no_beside", action="store_true", help="where bytes differ, do not run the record's commit")
     parser.add_argument("--method", nargs="+", default=[], help="plug-ins that are imported if a record names them: "
@@ -285,7 +287,8 @@ def verify_(argv: Sequence[str]) -> int:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     data = str(Path(given.data).absolute()) if Path(given.data).is_dir() else given.data  # a commit runs elsewhere
-    code = verify.Verification(data, not given.no_beside, say, tuple(given.method)).of(folders)
+    stored = shelves.stored_beside(results)
+    code = verify.Verification(data, not given.no_beside, say, tuple(given.method), stored).of(folders)
     if run is None:
         leaderboard.build(results, given.stream)
     return code
@@ -299,14 +302,14 @@ def leaderboard_(argv: Sequence[str]) -> int:
 
     parser = _parser("leaderboard")
     parser.add_argument("--stream", default=None, help="of one stream; default: all that have records")
-    parser.add_argument("--results", default="results", help="folder of runs/ and leaderboards/")
+    parser.add_argument("--results", default=shelves.OWN, help=RESULTS)
     parser.add_argument("--readme", default=None, help="a Markdown file whose marked tables are written anew")
     given = _parse(parser, argv)
     places.results_folder(given.results)
     results, console = Path(given.results), _console()
     streams = sorted({record.stream.folder for record in read_all(results)})
     if given.readme is not None:
-        markdown.rewrite(Path(given.readme), results)
+        markdown.rewrite(Path(given.readme), shelves.read_from(results)[0])  # never of a user's own runs
     if given.stream is not None and given.stream not in streams:
         raise unknown("stream with records", given.stream, streams)
     if not streams:
@@ -331,7 +334,7 @@ def leaderboard_(argv: Sequence[str]) -> int:
 def claims_(argv: Sequence[str]) -> int:
     """What papers claim, held against the records."""
     parser = _parser("claims")
-    parser.add_argument("--results", default="results", help="folder of runs/, beside which claims.md is written")
+    parser.add_argument("--results", default=shelves.OWN, help=RESULTS)
     given = _parse(parser, argv)
     from benchmark.compare import claims_page
     from benchmark.data import places
@@ -345,7 +348,7 @@ def report_(argv: Sequence[str]) -> int:
     """One HTML page, figures and LaTeX tables from the records."""
     parser = _parser("report")
     parser.add_argument("--stream", nargs="+", default=[], help="of these streams; default: all that have records")
-    parser.add_argument("--results", default="results", help="folder of runs/ and leaderboards/")
+    parser.add_argument("--results", default=shelves.OWN, help=RESULTS)
     parser.add_argument("--to", default=None, help="folder that is written; default: report/ in the results")
     parser.add_argument("--matrices", action="store_true", help="every method's score matrix as a figure as well")
     given = _parse(parser, argv)
@@ -368,7 +371,7 @@ def merge_(argv: Sequence[str]) -> int:
 
     parser = _parser("merge")
     parser.add_argument("--from", required=True, help="another results folder, or its runs/")
-    parser.add_argument("--results", default="results", help="folder of runs/ and leaderboards/")
+    parser.add_argument("--results", default=shelves.OWN, help=RESULTS)
     parser.add_argument("--prefer", default=None, help="of two records in conflict keep the newest, or theirs")
     given = _parse(parser, argv)
     if given.prefer is not None and given.prefer not in merge.PREFER:

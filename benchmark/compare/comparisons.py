@@ -59,7 +59,7 @@ def _pairs_of(defaults: list[list[Record]], protocol: str) -> list[PairRow]:
         gap, low, high, p = stats.difference(mine, its, samples.groups([*defaults[a], *defaults[b]]))
         rows.append(
             PairRow(
-                protocol, one.backbone, one.method, other.method, len(shared), sum(shared[0].sizes), gap, low, high,
+                protocol, one.backbone, one.named, other.named, len(shared), sum(shared[0].sizes), gap, low, high,
                 p, p_holm=p, key_a=one.key, key_b=other.key,
             )
         )  # fmt: skip
@@ -104,7 +104,7 @@ def across(records: Iterable[Record]) -> list[Across]:
             if value:
                 place = (PROTOCOLS.index(protocol), *group_place(head.group), head.backbone)
                 methods = found.setdefault(place, {})
-                methods.setdefault(head.method, {})[head.stream.folder] = float(value)
+                methods.setdefault(head.named, {})[head.stream.folder] = float(value)
     result = []
     for protocol_place, _, group, backbone in sorted(found):
         methods = found[protocol_place, *group_place(group), backbone]

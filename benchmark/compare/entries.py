@@ -32,7 +32,8 @@ def age(record: Record) -> tuple[datetime, str, int, int]:
 
 
 def by_key(records: Iterable[Record]) -> list[list[Record]]:
-    """The runs of each (method, key) of one stream, both sorted; runs by order, then seed.
+    """The runs of each (method, key) of one stream, both sorted; runs by order, then seed. The user's own stand apart
+    from stored ones (:attr:`Record.named`).
 
     A method has one default row: of several keys without settings (a CPU's precision and a GPU's, earlier versions of
     the method) one of today's versions if there is one, of these the one with the most runs, of equals the newest. The
@@ -40,11 +41,11 @@ def by_key(records: Iterable[Record]) -> list[list[Record]]:
     """
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in sorted(records, key=lambda record: (record.order, record.seed)):
-        groups.setdefault((record.method, record.key), []).append(record)
+        groups.setdefault((record.named, record.key), []).append(record)
     defaults: dict[tuple[str, str], list[list[Record]]] = {}
     for runs in groups.values():
         if runs[0].settings == "":
-            defaults.setdefault((runs[0].method, runs[0].backbone), []).append(runs)
+            defaults.setdefault((runs[0].named, runs[0].backbone), []).append(runs)
     first = {place: _first(rivals) for place, rivals in defaults.items()}
     return [_named(groups[name], first) for name in sorted(groups)]
 
@@ -59,7 +60,7 @@ def _first(rivals: list[list[Record]]) -> list[Record]:
 
 
 def _named(runs: list[Record], first: dict[tuple[str, str], list[Record]]) -> list[Record]:
-    chosen = first.get((runs[0].method, runs[0].backbone), runs)
+    chosen = first.get((runs[0].named, runs[0].backbone), runs)
     if runs[0].settings != "" or chosen is runs:
         return runs
     made, theirs = runs[0].config, chosen[0].config.versions
@@ -152,4 +153,4 @@ def stale(runs: Sequence[Record], code: str | None) -> list[Record]:
 def made_by_other_code(records: Iterable[Record]) -> list[str]:
     """The methods of one stream with a row that is stale."""
     rows = by_key(filter(counts, records))
-    return sorted({runs[0].method for runs in rows if stale(runs, code_of(runs[0]))})
+    return sorted({runs[0].named for runs in rows if stale(runs, code_of(runs[0]))})

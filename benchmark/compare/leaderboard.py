@@ -19,6 +19,7 @@ from benchmark.compare.stats import average_ranks
 from benchmark.errors import UserError, unknown
 from benchmark.record.files import csv_text, decimals, write_text
 from benchmark.record.schema import PROTOCOLS, Record
+from benchmark.record.shelves import read_from
 from benchmark.record.soundness import ACROSS
 from benchmark.record.stored import read_all
 
@@ -32,11 +33,13 @@ def rows(records: Iterable[Record]) -> list[LeaderboardRow]:
     """The leaderboard of one stream, a row per (method, key, protocol), in the order of the file.
 
     ``rank`` is given only to defaults (``settings`` empty) and counts among the same group, protocol and backbone:
-    ``cell_ranks`` of the last accuracies as printed. ``stale`` compares with the code of the working tree.
+    ``cell_ranks`` of the last accuracies as printed. ``stale`` compares with the code of the working tree. Own rows
+    beside stored ones are ranked among them and change no stored rank.
     """
     entering = [record for record in records if counts(record)]
     found: list[LeaderboardRow] = []
     rivals: dict[tuple[str, str, str], dict[int, dict[tuple[int, int], float]]] = {}
+    methods: dict[int, str] = {}  # without the mark of own ones
     for runs in by_key(entering):
         code = code_of(runs[0])
         for protocol in PROTOCOLS:
@@ -45,10 +48,15 @@ def rows(records: Iterable[Record]) -> list[LeaderboardRow]:
                 scores = {(run.order, run.seed): decimals(run.number(protocol, "last_acc")) for run in runs}
                 cells = {cell: float(score) for cell, score in scores.items()}
                 rivals.setdefault(row.rank_class, {})[len(found)] = cells
+                methods[len(found)] = runs[0].method
             found.append(row)
     for places in rivals.values():
-        for place, rank in zip(places, cell_ranks(list(places.values())), strict=True):
-            found[place] = replace(found[place], rank=rank)
+        stored = {methods[place]: place for place in places if not found[place].own}
+        for place in places:
+            new = {methods[other]: other for other in places if found[other].own and methods[other] not in stored}
+            others = {**stored, **new} if found[place].own else stored
+            beside = [places[other] for method, other in others.items() if method != methods[place]]
+            found[place] = replace(found[place], rank=cell_ranks([places[place], *beside])[0])
     return sorted(found, key=_place)
 
 
@@ -85,6 +93,8 @@ def build(results: Path, stream: str | None = None) -> list[Path]:
     Where runs kept them there are ``.recall.csv``, the recall of every class, and ``.subgroups.csv``. A fusion stream
     has ``.missing.csv`` as well: accuracy where a part of the samples lacks the image or the text; a stream whose runs
     kept their hits ``.pairs.csv``. ``overall.csv`` and ``overall.pairs.csv`` are over all streams, whichever was named.
+    For a user's own results these are of the streams that have own runs, with the stored rows beside; stored files stay
+    as they are.
 
     ``matrix.csv`` is the mean matrix of the primary metric over the runs of each key's lowest order only: stages of
     different orders have learned different tasks. The other two are per task name over all runs in which the task was
@@ -113,7 +123,7 @@ def build(results: Path, stream: str | None = None) -> list[Path]:
 
 def known_stream(results: Path, stream: str | None) -> None:
     """Raise UserError where there are no runs of that stream."""
-    names = _streams(results)
+    names = sorted({name for place in read_from(results) for name in _streams(place)})
     if stream is not None and stream not in names:
         raise unknown("stream", stream, names, f"{results / 'runs'}") if names else UserError(f"no runs in {results}")
 
@@ -127,8 +137,11 @@ def _streams(results: Path) -> list[str]:
 def _write(results: Path, entering: list[Record], stream: str | None) -> list[Path]:
     """The files of one stream or of all, then those over all streams; all texts are made before a file is written."""
     streams: dict[str, list[Record]] = {name: [] for name in _streams(results)}
+    mine = {record.stream.folder for record in entering if record.own or len(read_from(results)) == 1}
     for record in entering:
-        streams.setdefault(record.stream.folder, []).append(record)
+        if record.stream.folder in mine:
+            streams.setdefault(record.stream.folder, []).append(record)
+    entering = entering if mine else []
     texts: dict[str, str] = {}
     for folder in sorted(streams):
         if stream in (None, folder):

@@ -18,10 +18,11 @@ from benchmark.disk import write_bytes
 from benchmark.errors import UserError, unknown
 from benchmark.record.files import write_text
 from benchmark.record.schema import Record
+from benchmark.record.shelves import read_from
 from benchmark.record.stored import read_all
 from benchmark.record.summary import MISSING_RATES
 from benchmark.report.board import COLUMNS
-from benchmark.report.sections import Papers, overall_section, stream_section
+from benchmark.report.sections import Addresses, Papers, overall_section, stream_section
 from benchmark.report.wording import PAGE, environment
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def build(results: Path, streams: Sequence[str] = (), to: Path | None = None, matrices: bool = False) -> list[Path]:
-    """Write ``index.html``, ``figures/*.png|svg`` and ``tables/*.tex`` into ``to``, by default ``results/report``.
+    """Write ``index.html``, ``figures/*.png|svg`` and ``tables/*.tex`` into ``to``, else ``report`` in the results.
 
     ``matrices`` draws the score matrix of every method for papers as well; the page has them as tables.
 
@@ -42,7 +43,8 @@ def build(results: Path, streams: Sequence[str] = (), to: Path | None = None, ma
     results = Path(results)
     to = Path(to) if to is not None else results / "report"
     by_stream = _chosen(results, streams)
-    results_at = quote(Path(os.path.relpath(results, to)).as_posix())
+    places = (quote(Path(os.path.relpath(place, to)).as_posix()) for place in (read_from(results)[0], results))
+    results_at = Addresses(*places)
     papers = Papers()
     sections = [stream_section(records, results_at, matrices, papers) for records in by_stream]
     views = [section.view for section in sections]

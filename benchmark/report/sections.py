@@ -33,6 +33,17 @@ class Papers:
 
 
 @dataclass(frozen=True)
+class Addresses:
+    """Of the folders of results, from the page: the stored ones and the user's own; the same where there is one."""
+
+    stored: str
+    own: str
+
+    def of(self, own: bool) -> str:
+        return self.own if own else self.stored
+
+
+@dataclass(frozen=True)
 class MethodSection:
     """A method of a stream, with a sentence on its matrices and one on its code."""
 
@@ -98,12 +109,14 @@ class OverallSection:
     claims: list[tuple[str, ...]]
 
 
-def stream_section(records: Sequence[Record], results_at: str, matrices: bool, papers: Papers) -> StreamSection:
+def stream_section(
+    records: Sequence[Record], results_at: Addresses, matrices: bool, papers: Papers
+) -> StreamSection:  # fmt: skip
     """The section of one stream; its figures and its table go into ``papers``.
 
     Args:
         records: of one stream, at least one of which enters the leaderboard.
-        results_at: the address of the folder of all results, from the page.
+        results_at: the addresses of the folders of results.
         matrices: whether the score matrix of every method is drawn for papers.
     """
     view = stream_view(records)
@@ -165,13 +178,13 @@ def _bold(rows: Sequence[LeaderboardRow], best: Best) -> set[tuple[str, str, str
     }
 
 
-def _links(view: StreamView, paired: bool, results_at: str) -> Links:
+def _links(view: StreamView, paired: bool, results_at: Addresses) -> Links:
     suffixes = ["", ".matrix", ".forgetting", ".bwt"]
     suffixes += [".recall"] if any(run.class_recall for run in view.runs) else []
     suffixes += [".subgroups"] if any(run.subgroups for run in view.runs) else []
     suffixes += [".missing"] if any(method.missing for method in view.methods) else []
     suffixes += [".pairs"] if paired else []
-    folder = f"{results_at}/leaderboards/{quote(view.name)}"
+    folder = f"{results_at.of(any(run.own for run in view.runs))}/leaderboards/{quote(view.name)}"
     return [(f"{view.name}{suffix}.csv", f"{folder}{suffix}.csv") for suffix in suffixes]
 
 
@@ -183,7 +196,7 @@ def _matrix_said(method: MethodView) -> str:
 
 
 def overall_section(
-    records: Sequence[Record], views: Sequence[StreamView], results_at: str, papers: Papers
+    records: Sequence[Record], views: Sequence[StreamView], results_at: Addresses, papers: Papers
 ) -> OverallSection:  # fmt: skip
     """The section over all chosen streams; ``papers`` has the tables and figures of the streams already."""
     ranks = comparisons.overall(records)
@@ -197,6 +210,7 @@ def overall_section(
     for protocol in PROTOCOLS:
         name = f"streams-{protocol}"
         papers.tables[f"{name}.tex"] = latex.matrix(name, protocol, names, table[protocol])
+    at = results_at.of(any(record.own for record in records))
     several = f"{comparisons.FEWEST_STREAMS} streams that two methods of a group have both run"
     return OverallSection(
         methods=len({row.method for view in views for row in view.rows}),
@@ -209,7 +223,7 @@ def overall_section(
         diagrams=diagrams,
         diagrams_said=said,
         tables=sorted(papers.tables),
-        links=[(name, f"{results_at}/leaderboards/{name}") for name in ("overall.csv", "overall.pairs.csv") if ranks],
+        links=[(name, f"{at}/leaderboards/{name}") for name in ("overall.csv", "overall.pairs.csv") if ranks],
         claims_said=claims_page.said(relations, found),
         claims=[claims_page.cells(one) for one in found],
     )

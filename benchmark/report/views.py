@@ -87,7 +87,7 @@ def _in_order(
     entering: Iterable[Record], rows: Iterable[LeaderboardRow]
 ) -> list[tuple[tuple[str, str], list[Record]]]:  # fmt: skip
     """The runs of each (method, key) in the order of the leaderboard, identity given."""
-    found = {(runs[0].method, runs[0].key): runs for runs in by_key(entering)}
+    found = {(runs[0].named, runs[0].key): runs for runs in by_key(entering)}
     places = [(row.method, row.key) for row in rows if row.protocol == PROTOCOLS[0]]
     return [(place, found[place]) for place in places]
 
