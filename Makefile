@@ -24,7 +24,7 @@ OPTIONS = $(AT) $(if $(BACKBONE),--backbone $(BACKBONE)) \
 CELL = $(if $(METHOD),--method $(METHOD)) --stream $(STREAM) --seed $(SEED) --order $(ORDER) $(OPTIONS)
 GRID = --methods "$(METHODS)" --streams "$(STREAMS)" --seeds $(SEEDS) --orders $(ORDERS) $(OPTIONS)
 
-.PHONY: help setup extras bench sweep plan check smoke methods streams leaderboard claims verify report merge predict export pretrain speed \
+.PHONY: help setup extras bench sweep plan check smoke methods streams compare leaderboard claims verify report merge predict export pretrain speed \
 	test test-all test-faults lint
 .DEFAULT_GOAL := help
 
@@ -33,6 +33,7 @@ help:
 	@echo "make bench METHOD=mslora_cr STREAM=smoke_generation      a stream that is answered in words (make streams)"
 	@echo 'make sweep METHODS="mslora_cr stacked_lora" [STREAMS=phantom8 SEEDS=0,1,2 ORDERS=0,1 BACKEND=local|slurm|ray JOBS= REDO=stale ...]'
 	@echo "make plan METHOD=... or METHODS=... | check METHOD=... | smoke | methods | streams | leaderboard | claims | report"
+	@echo 'make compare METHOD=mine [WITH="ncm ranpac" STREAM=]      runs it where the table has runs; its row among them'
 	@echo 'make verify [METHODS="ncm ranpac" STREAM= RUN=dir]      does this machine reproduce the table?'
 	@echo 'make speed [METHODS=all STREAMS=phantom20]           what a run takes, beside the least that it could'
 	@echo "make merge FROM=dir | predict RUN=dir IMAGES=dir | export RUN=dir TASK=name TO=dir | pretrain | test | test-all | test-faults | lint"
@@ -84,6 +85,8 @@ verify: extras
 	@$(PY) -m benchmark verify $(AT) $(if $(METHODS),--methods "$(METHODS)") \
 		$(if $(filter-out file,$(origin STREAM)),--stream $(STREAM)) $(if $(RUN),--run $(RUN)) \
 		$(if $(DATA),--data $(DATA)) $(ARGS)
+compare: extras
+	@$(PY) -m benchmark compare $(if $(METHOD),--method $(METHOD)) --stream $(STREAM) $(if $(WITH),--with $(WITH)) $(OPTIONS)
 leaderboard: setup
 	@$(PY) -m benchmark leaderboard $(AT) $(ARGS)
 claims: setup

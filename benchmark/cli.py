@@ -27,6 +27,7 @@ USAGE = """usage: python -m benchmark VERB [options]        (python -m benchmark
   speed --methods "A B"     samples a second, learned and answered, at the first and the last task
   verify [--methods "A B"]  run one cell of each row again: the same bytes, or what differs; --stream S, --run DIR
   leaderboard [--stream S]  rebuild the CSVs from the records and print them
+  compare --method M        run M where a stream's table has runs, and its row among them; --with "A B", --stream S
   claims                    claims.md: what papers claim of methods, held against the records
   report [--stream S ...]   one HTML file of all results, figures and LaTeX tables
   merge --from DIR          copy the records of another results folder, its local/ too, that are missing here
@@ -61,7 +62,7 @@ def _console() -> Any:
     from rich.console import Console
 
     console = Console()
-    return console if console.is_terminal else Console(width=110)
+    return console if console.is_terminal or os.environ.get("COLUMNS", "").isdigit() else Console(width=110)
 
 
 def _parser(verb: str) -> Any:
@@ -92,7 +93,7 @@ def _say_of_backbones(console: Any, records: Iterable[Record]) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Run (or continue) one method on one stream."""
-    from benchmark.compare import leaderboard, tables
+    from benchmark.compare import leaderboard, standings, tables
     from benchmark.config import arguments
     from benchmark.config.resolve import checked
     from benchmark.record.stored import read_record
@@ -120,7 +121,7 @@ def run(argv: Sequence[str]) -> int:
     console.print(tables.summary_line(record), highlight=False)
     _say_of_backbones(console, [record])
     if record.ranked:
-        console.print(tables.table(Path(config.results), record.stream.folder))
+        console.print(standings.table(Path(config.results), record.stream.folder))
     else:
         console.print("a run with --limit or --split val is marked and enters no leaderboard")
     console.print(f"record {folder}/run.json, matrices {folder}/*.csv", highlight=False, soft_wrap=True)
@@ -295,17 +296,21 @@ def verify_(argv: Sequence[str]) -> int:
 
 
 def leaderboard_(argv: Sequence[str]) -> int:
-    from benchmark.compare import leaderboard, markdown, tables
-    from benchmark.compare.entries import alike, made_by_other_code
+    from benchmark.compare import leaderboard, markdown, standings
+    from benchmark.compare.entries import METRICS, alike, made_by_other_code
     from benchmark.data import places
     from benchmark.record.stored import read_all
 
     parser = _parser("leaderboard")
     parser.add_argument("--stream", default=None, help="of one stream; default: all that have records")
     parser.add_argument("--results", default=shelves.OWN, help=RESULTS)
+    parser.add_argument("--metric", default=None, help="by this one instead of each task's own, in a file beside: "
+                        "balanced_accuracy or macro_auroc")  # fmt: skip
     parser.add_argument("--readme", default=None, help="a Markdown file whose marked tables are written anew")
     given = _parse(parser, argv)
     places.results_folder(given.results)
+    if given.metric is not None and given.metric not in METRICS:
+        raise unknown("--metric", given.metric, METRICS)
     results, console = Path(given.results), _console()
     streams = sorted({record.stream.folder for record in read_all(results)})
     if given.readme is not None:
@@ -315,10 +320,14 @@ def leaderboard_(argv: Sequence[str]) -> int:
     if not streams:
         line = f"no records below {results / 'runs'} yet: make bench METHOD=mslora_cr"
         console.print(line, highlight=False, markup=False)
-    for path in leaderboard.build(results, given.stream):
+    built = leaderboard.build(results, given.stream)
+    if given.metric is not None and streams:
+        built = leaderboard.build_by(results, given.metric, given.stream)
+        streams = [path.name.removesuffix(f".{given.metric}.csv") for path in built]
+    for path in built:
         console.print(str(path), highlight=False, markup=False, soft_wrap=True)
     for stream in [given.stream] if given.stream else streams:
-        console.print(tables.table(results, stream))
+        console.print(standings.table(results, stream, given.metric))
         records = read_all(results, stream)
         _say_of_backbones(console, records)
         for a, b in alike(records):
@@ -329,6 +338,48 @@ def leaderboard_(argv: Sequence[str]) -> int:
             names = ", ".join(changed)
             console.print(f"neither made nor verified by this tree's code (make verify): {names}", highlight=False)
     return 0
+
+
+def compare_(argv: Sequence[str]) -> int:
+    """Run a method in the cells of a stream's table; its row among the others, the differences from each, a figure."""
+    import argparse
+
+    from benchmark.compare import leaderboard, standings, tables
+    from benchmark.record.stored import read_all
+    from benchmark.sweep import among
+
+    parser = argparse.ArgumentParser(prog="python -m benchmark compare", allow_abbrev=False, exit_on_error=False,
+                                     description="All other options are those of run: --method.rank, --data ...")  # fmt: skip
+    parser.add_argument("--method", help="a file of methods/ or package.module:Class")
+    parser.add_argument("--stream", default="phantom8", help="of whose table")
+    parser.add_argument("--with", nargs="+", default=[], help="methods to compare with; default: all with runs there")
+    try:
+        given, options = parser.parse_known_args(list(argv))
+    except argparse.ArgumentError as error:
+        raise UserError(" ".join(str(error).split())) from None
+    if not given.method:
+        raise UserError("--method is missing, for example: python -m benchmark compare --method mslora_cr")
+    rivals = " ".join(vars(given)["with"]).replace(",", " ").split()
+    asked = among.asked(given.method, given.stream, rivals, options)
+    console, stream, results = _console(), asked.plan.stream_folder, Path(asked.plan.config.results)
+    code = among.run(asked, options, console)
+    mine, others = asked.sides()
+    if not mine:
+        return code
+    names = {(runs[0].named, runs[0].key) for runs in (mine, *others)}
+    every = leaderboard.rows(read_all(results, stream))
+    console.print(standings.board([row for row in every if (row.method, row.key) in names], stream))
+    found, measure = among.differences(mine, others), tables.spoken(mine[0].primary)
+    for protocol in sorted({row.protocol for row in found}):
+        console.print(standings.pairs_table([row for row in found if row.protocol == protocol], stream, measure))
+    if any(not row.n_samples for row in found):
+        console.print("* the score of each sample was not kept: by last scores, about other runs on the same samples")
+    if found:
+        from benchmark.report import forest
+
+        for path in forest.write(found, results / "compare", stream, measure):
+            console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+    return code
 
 
 def claims_(argv: Sequence[str]) -> int:
@@ -458,6 +509,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "speed": speed_,
     "verify": verify_,
     "leaderboard": leaderboard_,
+    "compare": compare_,
     "claims": claims_,
     "report": report_,
     "merge": merge_,

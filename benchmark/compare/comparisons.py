@@ -5,7 +5,8 @@ Only rows with default settings are compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
@@ -45,6 +46,44 @@ def pairs(records: Iterable[Record]) -> list[PairRow]:
     """
     defaults = [runs for runs in by_key(filter(counts, records)) if runs[0].settings == ""]
     return [row for protocol in PROTOCOLS for row in _pairs_of(defaults, protocol)]
+
+
+def against(mine: Sequence[Record], others: Sequence[Sequence[Record]], protocol: str) -> list[PairRow]:
+    """One row's runs against those of others in the cells that both have; ``p_holm`` is over these.
+
+    Of runs that did not keep the score of each sample the last scores are compared, ``n_samples`` is 0, and interval
+    and p are about other runs on the same samples; NaN where there is one, or no seed changes anything.
+    """
+    rows = [row for runs in others if (row := _against(mine, runs, protocol)) is not None]
+    corrected = stats.holm([row.p for row in rows])
+    return [replace(row, p_holm=p) for row, p in zip(rows, corrected, strict=True)]
+
+
+def _against(mine: Sequence[Record], its: Sequence[Record], protocol: str) -> PairRow | None:
+    sides = [dict(filter(None, (_kept(run, protocol) for run in runs))) for runs in (mine, its)]
+    sampled = bool(sides[0].keys() & sides[1].keys())
+    if not sampled:
+        sides = [dict(filter(None, (_last(run, protocol) for run in runs))) for runs in (mine, its)]
+    shared = sorted(sides[0].keys() & sides[1].keys())
+    if not shared:
+        return None
+    one, other = (samples.nested({(c.order, c.seed): side[c] for c in shared}) for side in sides)
+    gap, low, high, p = stats.difference(one, other, samples.groups([*mine, *its]) if sampled else None)
+    if not sampled and gap and low == high:  # what no seed changes is one run, whatever their number
+        low = high = p = math.nan
+    n_samples = sum(shared[0].sizes)
+    return PairRow(protocol, mine[0].backbone, mine[0].named, its[0].named, len(shared), n_samples, gap, low, high, p,
+                   p_holm=p, key_a=mine[0].key, key_b=its[0].key)  # fmt: skip
+
+
+def _last(run: Record, protocol: str) -> tuple[Sitting, list[NDArray[np.float64]]] | None:
+    """A run's last score as that of the one sample of the one task."""
+    import numpy as np
+
+    score = run.number(protocol, "last_acc")
+    if score is None:
+        return None
+    return Sitting(run.order, run.seed, run.stream.hash, tuple(run.permutation), ()), [np.array([score])]
 
 
 def _pairs_of(defaults: list[list[Record]], protocol: str) -> list[PairRow]:

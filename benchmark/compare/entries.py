@@ -15,15 +15,38 @@ from benchmark.config.key import versions
 from benchmark.config.registry import MethodCard
 from benchmark.data import catalog
 from benchmark.errors import UserError
+from benchmark.kinds import OWN
 from benchmark.record import provenance
 from benchmark.record.schema import Record
+from benchmark.record.summary import summarise
 
+METRICS = ("balanced_accuracy", "macro_auroc")  # by which runs can be looked at beside each task's own metric
 GROUPS = ("plain", "needs identity", "keeps images", "needs length", "joint")
 
 
 def counts(record: Record) -> bool:
     """Whether a record may enter a leaderboard."""
     return record.ranked
+
+
+def seen_by(metric: str, records: Iterable[Record]) -> list[Record]:
+    """The complete runs as if this metric were that of every task: matrices, numbers and ranks are of it.
+
+    Scores of single samples are of the tasks' own metric and are left out, with what is made from them.
+
+    Raises:
+        UserError: none of them was measured by it.
+    """
+    found = []
+    for run in filter(counts, records):
+        known = run.scores.get(metric, {})
+        if any(cell is not None for matrix in known.values() for row in matrix for cell in row):
+            scores = {**run.scores, OWN: known}
+            summary = summarise(run.kind, scores)
+            found.append(replace(run, primary=metric, scores=scores, summary=summary, hits=None, missing=None))
+    if not found:
+        raise UserError(f"--metric {metric}: no whole run here was measured by it: it is of classes")
+    return found
 
 
 def age(record: Record) -> tuple[datetime, str, int, int]:

@@ -7,13 +7,14 @@ tree's code has to do with it is whether a row is ``stale``.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmark.compare import comparisons, per_task
 from benchmark.compare.aggregate import aggregated
-from benchmark.compare.entries import by_key, code_of, counts, group_place
+from benchmark.compare.entries import by_key, code_of, counts, group_place, seen_by
 from benchmark.compare.rows import LEADERBOARD, OVERALL, OVERALL_PAIRS, PAIRS, LeaderboardRow
 from benchmark.compare.stats import average_ranks
 from benchmark.errors import UserError, unknown
@@ -67,8 +68,7 @@ def cell_ranks(rivals: Sequence[Mapping[tuple[int, int], float]]) -> list[float 
     Reference cells are those that more than half of the rivals have; who lacks one of them has no rank. With fewer
     than two reference cells, or fewer than two rivals that have them all, nobody has.
     """
-    known = set().union(*rivals)
-    reference = sorted(cell for cell in known if 2 * sum(cell in each for each in rivals) > len(rivals))
+    reference = reference_cells(rivals)
     placed = [place for place, each in enumerate(rivals) if all(cell in each for cell in reference)]
     ranks: list[float | None] = [None] * len(rivals)
     if len(reference) > 1 and len(placed) > 1:
@@ -76,6 +76,12 @@ def cell_ranks(rivals: Sequence[Mapping[tuple[int, int], float]]) -> list[float 
         for place, rank in zip(placed, average_ranks(table_BM), strict=True):
             ranks[place] = rank
     return ranks
+
+
+def reference_cells(rivals: Sequence[Iterable[tuple[int, int]]]) -> list[tuple[int, int]]:
+    """The cells (order, seed) that more than half of the rivals have, sorted."""
+    had = Counter(cell for each in rivals for cell in set(each))
+    return sorted(cell for cell, number in had.items() if 2 * number > len(rivals))
 
 
 def _place(row: LeaderboardRow) -> tuple[int, int, str, float, float, str, str]:
@@ -119,6 +125,26 @@ def build(results: Path, stream: str | None = None) -> list[Path]:
         if entering == before:
             break
     return written
+
+
+def build_by(results: Path, metric: str, stream: str | None = None) -> list[Path]:
+    """Write ``results/leaderboards/<stream>.<metric>.csv``, the leaderboard by another metric, beside the one by each
+    task's own; of the streams that were measured by it.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: no runs of that stream, or none that was measured by it.
+    """
+    known_stream(results, stream)
+    seen: dict[str, list[Record]] = {}
+    for record in seen_by(metric, read_all(results, stream)):
+        seen.setdefault(record.stream.folder, []).append(record)
+    texts = {results / "leaderboards" / f"{name}.{metric}.csv": _board(rows(seen[name])) for name in sorted(seen)}
+    for path, text in texts.items():
+        write_text(path, text)
+    return list(texts)
 
 
 def known_stream(results: Path, stream: str | None) -> None:
@@ -168,13 +194,16 @@ def _headers(folder: Path, stream: str) -> dict[str, str]:
 
 def _texts(entering: list[Record]) -> dict[str, str]:
     """The content of a stream's files by suffix."""
-    every = rows(entering)
-    columns = (*LEADERBOARD, *dict.fromkeys(name for row in every for name in row.more))
     return {
-        ".csv": _table_text(columns, (row.cells for row in every)),
+        ".csv": _board(rows(entering)),
         **per_task.texts(by_key(entering)),
         ".pairs.csv": _table_text(PAIRS, map(asdict, comparisons.pairs(entering))),
     }
+
+
+def _board(every: Sequence[LeaderboardRow]) -> str:
+    columns = (*LEADERBOARD, *dict.fromkeys(name for row in every for name in row.more))
+    return _table_text(columns, (row.cells for row in every))
 
 
 def _table_text(columns: Sequence[str], found: Iterable[Mapping[str, object]]) -> str:

@@ -132,7 +132,8 @@ def described(plan: Plan) -> Iterator[str]:
     config, card, stream = plan.config, plan.card, plan.stream
     size = f"{len(stream)} tasks" + (f", {len(stream.labels())} classes" if stream.labels() else "")
     yield f"{card.name} on {plan.stream_folder}: {size}, order {list(plan.permutation)}"
-    yield f"settings: {config.settings(card) or 'the defaults'}; group: {card.group}; precision {plan.precision}"
+    yield f"settings: {config.settings(card) or 'the defaults'}"
+    yield f"group: {card.group}; precision {plan.precision}"
     yield f"backbone: {families.note(config.backbone) or config.backbone}"
     yield f"record: {plan.path}"
     yield f"state: {_state(RunFolder(plan.path, plan.key).found(), plan)}"
