@@ -349,7 +349,7 @@ def compare_(argv: Sequence[str]) -> int:
     from benchmark.sweep import among
 
     parser = argparse.ArgumentParser(prog="python -m benchmark compare", allow_abbrev=False, exit_on_error=False,
-                                     description="All other options are those of run: --method.rank, --data ...")  # fmt: skip
+                                     description="All other options are those of run.")  # fmt: skip
     parser.add_argument("--method", help="a file of methods/ or package.module:Class")
     parser.add_argument("--stream", default="phantom8", help="of whose table")
     parser.add_argument("--with", nargs="+", default=[], help="methods to compare with; default: all with runs there")
@@ -401,6 +401,8 @@ def report_(argv: Sequence[str]) -> int:
     parser.add_argument("--stream", nargs="+", default=[], help="of these streams; default: all that have records")
     parser.add_argument("--results", default=shelves.OWN, help=RESULTS)
     parser.add_argument("--to", default=None, help="folder that is written; default: report/ in the results")
+    parser.add_argument("--metric", default=None, help="by this one instead of each task's own: balanced_accuracy or "
+                        "macro_auroc; default folder: report-METRIC/")  # fmt: skip
     parser.add_argument("--matrices", action="store_true", help="every method's score matrix as a figure as well")
     given = _parse(parser, argv)
     from benchmark.data import places
@@ -408,10 +410,13 @@ def report_(argv: Sequence[str]) -> int:
     places.results_folder(given.results)
     if given.to is not None:
         places.writable(Path(given.to), f"--to {given.to}", folder=True)
+    from benchmark.compare.entries import METRICS
     from benchmark.report import build
 
+    if given.metric is not None and given.metric not in METRICS:
+        raise unknown("--metric", given.metric, METRICS)
     to = Path(given.to) if given.to else None
-    for path in build(Path(given.results), given.stream, to, given.matrices):
+    for path in build(Path(given.results), given.stream, to, given.matrices, given.metric):
         _console().print(str(path), highlight=False, markup=False, soft_wrap=True)
     return 0
 

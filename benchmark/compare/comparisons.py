@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmark.compare import samples, stats
-from benchmark.compare.entries import by_key, counts, group_place
+from benchmark.compare.entries import by_key, counts, group_place, trial_stream
 from benchmark.compare.rows import OverallPairRow, OverallRow, PairRow
 from benchmark.record.files import decimals
 from benchmark.record.schema import PROTOCOLS, Record
@@ -38,13 +38,13 @@ class Sitting(NamedTuple):
     sizes: tuple[int, ...]
 
 
-def pairs(records: Iterable[Record]) -> list[PairRow]:
-    """Every two methods of one stream and backbone with default settings and cells in common.
+def pairs(records: Iterable[Record], settings: str = "") -> list[PairRow]:
+    """Every two methods of one stream and backbone with these settings, the defaults, and cells in common.
 
     ``difference`` is the mean of a - b over shared cells, tasks and samples, in the primary metric. ``p_holm`` is ``p``
     after Holm over all pairs of the protocol. Interval and p are NaN where they are undefined.
     """
-    defaults = [runs for runs in by_key(filter(counts, records)) if runs[0].settings == ""]
+    defaults = [runs for runs in by_key(filter(counts, records)) if runs[0].settings == settings]
     return [row for protocol in PROTOCOLS for row in _pairs_of(defaults, protocol)]
 
 
@@ -157,10 +157,11 @@ def across(records: Iterable[Record]) -> list[Across]:
 
 
 def _defaults(records: Iterable[Record]) -> list[list[Record]]:
-    """The runs of the default row of each (stream, method, backbone)."""
+    """The runs of the default row of each (stream, method, backbone); streams for trials are left out."""
     streams: dict[str, list[Record]] = {}
     for record in filter(counts, records):
-        streams.setdefault(record.stream.folder, []).append(record)
+        if not trial_stream(record.stream.name):
+            streams.setdefault(record.stream.folder, []).append(record)
     return [runs for name in sorted(streams) for runs in by_key(streams[name]) if runs[0].settings == ""]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -19,6 +20,7 @@ from benchmark.kinds import OWN
 from benchmark.record import provenance
 from benchmark.record.schema import Record
 from benchmark.record.summary import summarise
+from benchmark.stream import Budget
 
 METRICS = ("balanced_accuracy", "macro_auroc")  # by which runs can be looked at beside each task's own metric
 GROUPS = ("plain", "needs identity", "keeps images", "needs length", "joint")
@@ -27,6 +29,17 @@ GROUPS = ("plain", "needs identity", "keeps images", "needs length", "joint")
 def counts(record: Record) -> bool:
     """Whether a record may enter a leaderboard."""
     return record.ranked
+
+
+def trial_stream(name: str) -> bool:
+    """Whether a stream is there to see that things run, and nothing is said or ranked of it."""
+    return name.partition("@")[0].partition("_")[0] == "smoke"
+
+
+def trial(settings: str) -> bool:
+    """Whether a row learned for fewer epochs than the common budget has, of which nothing is said or counted."""
+    epochs = re.search(r"(?:^| )epochs=(\d+)(?: |$)", settings)
+    return epochs is not None and int(epochs[1]) < Budget().epochs
 
 
 def seen_by(metric: str, records: Iterable[Record]) -> list[Record]:

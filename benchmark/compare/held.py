@@ -16,7 +16,7 @@ from statistics import NormalDist
 from benchmark.compare import samples, stats, variance
 from benchmark.compare.claims import EVERY, Claim, ClaimedSide
 from benchmark.compare.comparisons import Sitting
-from benchmark.compare.entries import age, by_key, candidates, counts
+from benchmark.compare.entries import age, by_key, candidates, counts, trial_stream
 from benchmark.config import families
 from benchmark.record.schema import Record
 
@@ -74,7 +74,7 @@ def held(claims: Sequence[Claim], records: Iterable[Record]) -> list[HeldClaim]:
     """
     streams: dict[tuple[str, str], list[Record]] = {}
     for record in filter(counts, records):
-        if not families.note(record.backbone):
+        if not families.note(record.backbone) and not trial_stream(record.stream.name):
             streams.setdefault((record.stream.folder, record.backbone), []).append(record)
     rows = {place: by_key(streams[place]) for place in sorted(streams)}
     found = [one for claim in claims for place in rows for one in _on_stream(claim, rows[place])]

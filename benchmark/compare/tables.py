@@ -78,7 +78,7 @@ def after_run(record: Record) -> Iterator[Table]:
 
 
 def matrix_tables(record: Record, protocol: str) -> Iterator[Table]:
-    """The (T+1) x T matrix of one record in per cent, as many tasks beside each other as fit, one table below the other.
+    """The (T+1) x T matrix of one record in per cent, as many tasks beside each other as fit, table below table.
 
     A column is a task by its number, which stands before its name where it was learned; the diagonal is bold, tasks not
     learned yet are dim. Where a router chose the task, the share of samples that it sent to the right one stands below
@@ -157,7 +157,7 @@ def answers_table(record: Record) -> Table:
         result.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
     stream = record.stream
     for protocol in PROTOCOLS:
-        result.add_row(_styled(f"identity {protocol}", "dim"))
+        result.add_row(_styled(protocol, "dim"))
         for place in (place for place, kind in enumerate(stream.kinds) if kind.speaks):
             task, metric = stream.task_names[place], stream.measures[place]
             score, *more = (percent(last[name][protocol][place]) for name in (metric, *known))

@@ -26,7 +26,10 @@ def write(rows: Sequence[PairRow], folder: Path, stream: str, measure: str) -> l
     Args:
         rows: ``a`` is the method in all of them.
     """
-    method, name = rows[0].method_a, slug(f"{stream}-{rows[0].method_a}-{rows[0].key_a}").strip("-")
+    method, name = (
+        rows[0].method_a,
+        "-".join(slug(part).strip("-") for part in (stream, rows[0].method_a, rows[0].key_a)),
+    )
     of: dict[str, dict[str, PairRow]] = {}
     for row in rows:
         of.setdefault(row.method_b, {})[row.protocol] = row

@@ -123,7 +123,7 @@ def test_answers_in_words_have_a_table_of_their_own() -> None:
     assert lines[0][1:5] == ["exact", "match", tables.percent(record.scores["exact"]["given"][-1][2]), "25.0"]
     assert lines[0][5] == "-"  # facts are told by reports
     silent = replace(unanswered(record), blind=None)
-    hidden = printed(list(tables.after_run(silent))[-1]).partition("identity hidden")[2].splitlines()
+    hidden = printed(list(tables.after_run(silent))[-1]).partition("hidden")[2].splitlines()
     assert [line.split()[-6:] for line in hidden if "vqa" in line or "reports" in line] == [["-"] * 6] * 3
 
 
