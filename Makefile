@@ -16,14 +16,16 @@ SEEDS ?= $(SEED)
 ORDER ?= 0
 ORDERS ?= $(ORDER)
 BACKEND ?= local
-RESULTS ?= results
-OPTIONS = --results $(RESULTS) $(if $(BACKBONE),--backbone $(BACKBONE)) \
+RESULTS ?=
+AT = $(if $(RESULTS),--results $(RESULTS))
+OPTIONS = $(AT) $(if $(BACKBONE),--backbone $(BACKBONE)) \
 	$(if $(LIMIT),--limit $(LIMIT)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(DATA),--data $(DATA)) \
 	$(if $(PRESET),--preset $(PRESET)) $(if $(filter 1,$(FORCE)),--force) $(ARGS)
 CELL = $(if $(METHOD),--method $(METHOD)) --stream $(STREAM) --seed $(SEED) --order $(ORDER) $(OPTIONS)
 GRID = --methods "$(METHODS)" --streams "$(STREAMS)" --seeds $(SEEDS) --orders $(ORDERS) $(OPTIONS)
 
-.PHONY: help setup extras bench sweep plan check smoke methods data streams leaderboard claims verify report merge predict export pretrain speed \
+.PHONY: help setup extras bench sweep plan check smoke methods data streams compare leaderboard claims verify report merge predict \
+	export pretrain speed \
 	test test-all test-faults lint
 .DEFAULT_GOAL := help
 
@@ -33,6 +35,7 @@ help:
 	@echo 'make sweep METHODS="mslora_cr stacked_lora" [STREAMS=phantom8 SEEDS=0,1,2 ORDERS=0,1 BACKEND=local|slurm|ray JOBS= REDO=stale ...]'
 	@echo "make plan METHOD=... or METHODS=... | check METHOD=... | smoke | methods | streams | leaderboard | claims | report"
 	@echo "make data [STREAM=... DATA=dir]                         what data are here; of a stream what is in it, and a page of it"
+	@echo 'make compare METHOD=mine [WITH="ncm ranpac" STREAM=]      runs it where the table has runs; its row among them'
 	@echo 'make verify [METHODS="ncm ranpac" STREAM= RUN=dir]      does this machine reproduce the table?'
 	@echo 'make speed [METHODS=all STREAMS=phantom20]           what a run takes, beside the least that it could'
 	@echo "make merge FROM=dir | predict RUN=dir IMAGES=dir | export RUN=dir TASK=name TO=dir | pretrain | test | test-all | test-faults | lint"
@@ -99,17 +102,19 @@ data: setup
 streams: setup
 	@$(PY) -m benchmark list streams
 verify: extras
-	@$(PY) -m benchmark verify --results $(RESULTS) $(if $(METHODS),--methods "$(METHODS)") \
+	@$(PY) -m benchmark verify $(AT) $(if $(METHODS),--methods "$(METHODS)") \
 		$(if $(filter-out file,$(origin STREAM)),--stream $(STREAM)) $(if $(RUN),--run $(RUN)) \
 		$(if $(DATA),--data $(DATA)) $(ARGS)
+compare: extras
+	@$(PY) -m benchmark compare $(if $(METHOD),--method $(METHOD)) --stream $(STREAM) $(if $(WITH),--with $(WITH)) $(OPTIONS)
 leaderboard: setup
-	@$(PY) -m benchmark leaderboard --results $(RESULTS)
+	@$(PY) -m benchmark leaderboard $(AT) $(ARGS)
 claims: setup
-	@$(PY) -m benchmark claims --results $(RESULTS)
+	@$(PY) -m benchmark claims $(AT)
 report: setup
-	@$(PY) -m benchmark report --results $(RESULTS) $(ARGS)
+	@$(PY) -m benchmark report $(AT) $(ARGS)
 merge: setup
-	@$(PY) -m benchmark merge --from $(FROM) --results $(RESULTS) $(ARGS)
+	@$(PY) -m benchmark merge --from $(FROM) $(AT) $(ARGS)
 predict: setup
 	@$(PY) -m benchmark predict --run $(RUN) --images $(IMAGES) $(if $(TASK),--task $(TASK)) $(ARGS)
 export: setup

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from benchmark import endings
 from benchmark.errors import UserError, forget_notices, unknown
+from benchmark.record import shelves
 from benchmark.running import processes
 
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ USAGE = """usage: python -m benchmark VERB [options]        (python -m benchmark
   speed --methods "A B"     samples a second, learned and answered, at the first and the last task
   verify [--methods "A B"]  run one cell of each row again: the same bytes, or what differs; --stream S, --run DIR
   leaderboard [--stream S]  rebuild the CSVs from the records and print them
+  compare --method M        run M where a stream's table has runs, and its row among them; --with "A B", --stream S
   claims                    claims.md: what papers claim of methods, held against the records
   report [--stream S ...]   one HTML file of all results, figures and LaTeX tables
-  merge --from DIR          copy the records of another results folder that are missing here
+  merge --from DIR          copy the records of another results folder, its local/ too, that are missing here
   predict --run DIR --images DIR          task, class and probability of new images as a CSV; of a CLIP's run
   export --run DIR --task T --to DIR      a task's LoRA for PEFT, or folded into open_clip weights; of a CLIP's run
   needs [--streams "A B"]   the extras of this package that a run needs and that are not installed: make installs them
@@ -37,6 +39,7 @@ USAGE = """usage: python -m benchmark VERB [options]        (python -m benchmark
   pretrain [--to DIR]       train phantom-clip, the default backbone of images and notes, anew
 """
 
+RESULTS = "folder of runs/ and leaderboards/; default: results/local, with the stored ones of results/ beside"
 PATIENCE = {"sweep": 60.0, "worker": None}  # seconds: cells are ended first; of what copies itself no thread may watch
 
 
@@ -60,7 +63,7 @@ def _console() -> Any:
     from rich.console import Console
 
     console = Console()
-    return console if console.is_terminal else Console(width=110)
+    return console if console.is_terminal or os.environ.get("COLUMNS", "").isdigit() else Console(width=110)
 
 
 def _parser(verb: str) -> Any:
@@ -91,7 +94,7 @@ def _say_of_backbones(console: Any, records: Iterable[Record]) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Run (or continue) one method on one stream."""
-    from benchmark.compare import leaderboard, tables
+    from benchmark.compare import leaderboard, standings, tables
     from benchmark.config import arguments
     from benchmark.config.resolve import checked
     from benchmark.record.stored import read_record
@@ -119,7 +122,7 @@ def run(argv: Sequence[str]) -> int:
     console.print(tables.summary_line(record), highlight=False)
     _say_of_backbones(console, [record])
     if record.ranked:
-        console.print(tables.table(Path(config.results), record.stream.folder))
+        console.print(standings.table(Path(config.results), record.stream.folder))
     else:
         console.print("a run with --limit or --split val is marked and enters no leaderboard")
     console.print(f"record {folder}/run.json, matrices {folder}/*.csv", highlight=False, soft_wrap=True)
@@ -321,7 +324,7 @@ def verify_(argv: Sequence[str]) -> int:
     parser.add_argument("--methods", default="", help="of these methods, with blanks between; default: of all")
     parser.add_argument("--stream", default=None, help="of one stream; default: of all that have records")
     parser.add_argument("--run", default=None, help="this run's folder, instead of one run of each row")
-    parser.add_argument("--results", default="results", help="folder of runs/ and leaderboards/")
+    parser.add_argument("--results", default=shelves.OWN, help=RESULTS)
     parser.add_argument("--data", default="data", help="folder in which relative paths of cards are looked up")
     parser.add_argument("--no_beside", action="store_true", help="where bytes differ, do not run the record's commit")
     parser.add_argument("--method", nargs="+", default=[], help="plug-ins that are imported if a record names them: "
@@ -340,37 +343,46 @@ def verify_(argv: Sequence[str]) -> int:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     data = str(Path(given.data).absolute()) if Path(given.data).is_dir() else given.data  # a commit runs elsewhere
-    code = verify.Verification(data, not given.no_beside, say, tuple(given.method)).of(folders)
+    stored = shelves.stored_beside(results)
+    code = verify.Verification(data, not given.no_beside, say, tuple(given.method), stored).of(folders)
     if run is None:
         leaderboard.build(results, given.stream)
     return code
 
 
 def leaderboard_(argv: Sequence[str]) -> int:
-    from benchmark.compare import leaderboard, markdown, tables
-    from benchmark.compare.entries import alike, made_by_other_code
+    from benchmark.compare import leaderboard, markdown, standings
+    from benchmark.compare.entries import METRICS, alike, made_by_other_code
     from benchmark.data import places
     from benchmark.record.stored import read_all
 
     parser = _parser("leaderboard")
     parser.add_argument("--stream", default=None, help="of one stream; default: all that have records")
-    parser.add_argument("--results", default="results", help="folder of runs/ and leaderboards/")
+    parser.add_argument("--results", default=shelves.OWN, help=RESULTS)
+    parser.add_argument("--metric", default=None, help="by this one instead of each task's own, in a file beside: "
+                        "balanced_accuracy or macro_auroc")  # fmt: skip
     parser.add_argument("--readme", default=None, help="a Markdown file whose marked tables are written anew")
     given = _parse(parser, argv)
     places.results_folder(given.results)
+    if given.metric is not None and given.metric not in METRICS:
+        raise unknown("--metric", given.metric, METRICS)
     results, console = Path(given.results), _console()
     streams = sorted({record.stream.folder for record in read_all(results)})
     if given.readme is not None:
-        markdown.rewrite(Path(given.readme), results)
+        markdown.rewrite(Path(given.readme), shelves.read_from(results)[0])  # never of a user's own runs
     if given.stream is not None and given.stream not in streams:
         raise unknown("stream with records", given.stream, streams)
     if not streams:
         line = f"no records below {results / 'runs'} yet: make bench METHOD=mslora_cr"
         console.print(line, highlight=False, markup=False)
-    for path in leaderboard.build(results, given.stream):
+    built = leaderboard.build(results, given.stream)
+    if given.metric is not None and streams:
+        built = leaderboard.build_by(results, given.metric, given.stream)
+        streams = [path.name.removesuffix(f".{given.metric}.csv") for path in built]
+    for path in built:
         console.print(str(path), highlight=False, markup=False, soft_wrap=True)
     for stream in [given.stream] if given.stream else streams:
-        console.print(tables.table(results, stream))
+        console.print(standings.table(results, stream, given.metric))
         records = read_all(results, stream)
         _say_of_backbones(console, records)
         for a, b in alike(records):
@@ -383,10 +395,52 @@ def leaderboard_(argv: Sequence[str]) -> int:
     return 0
 
 
+def compare_(argv: Sequence[str]) -> int:
+    """Run a method in the cells of a stream's table; its row among the others, the differences from each, a figure."""
+    import argparse
+
+    from benchmark.compare import leaderboard, standings, tables
+    from benchmark.record.stored import read_all
+    from benchmark.sweep import among
+
+    parser = argparse.ArgumentParser(prog="python -m benchmark compare", allow_abbrev=False, exit_on_error=False,
+                                     description="All other options are those of run.")  # fmt: skip
+    parser.add_argument("--method", help="a file of methods/ or package.module:Class")
+    parser.add_argument("--stream", default="phantom8", help="of whose table")
+    parser.add_argument("--with", nargs="+", default=[], help="methods to compare with; default: all with runs there")
+    try:
+        given, options = parser.parse_known_args(list(argv))
+    except argparse.ArgumentError as error:
+        raise UserError(" ".join(str(error).split())) from None
+    if not given.method:
+        raise UserError("--method is missing, for example: python -m benchmark compare --method mslora_cr")
+    rivals = " ".join(vars(given)["with"]).replace(",", " ").split()
+    asked = among.asked(given.method, given.stream, rivals, options)
+    console, stream, results = _console(), asked.plan.stream_folder, Path(asked.plan.config.results)
+    code = among.run(asked, options, console)
+    mine, others = asked.sides()
+    if not mine:
+        return code
+    names = {(runs[0].named, runs[0].key) for runs in (mine, *others)}
+    every = leaderboard.rows(read_all(results, stream))
+    console.print(standings.board([row for row in every if (row.method, row.key) in names], stream))
+    found, measure = among.differences(mine, others), tables.spoken(mine[0].primary)
+    for protocol in sorted({row.protocol for row in found}):
+        console.print(standings.pairs_table([row for row in found if row.protocol == protocol], stream, measure))
+    if any(not row.n_samples for row in found):
+        console.print("* the score of each sample was not kept: by last scores, about other runs on the same samples")
+    if found:
+        from benchmark.report import forest
+
+        for path in forest.write(found, results / "compare", stream, measure):
+            console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+    return code
+
+
 def claims_(argv: Sequence[str]) -> int:
     """What papers claim, held against the records."""
     parser = _parser("claims")
-    parser.add_argument("--results", default="results", help="folder of runs/, beside which claims.md is written")
+    parser.add_argument("--results", default=shelves.OWN, help=RESULTS)
     given = _parse(parser, argv)
     from benchmark.compare import claims_page
     from benchmark.data import places
@@ -400,8 +454,10 @@ def report_(argv: Sequence[str]) -> int:
     """One HTML page, figures and LaTeX tables from the records."""
     parser = _parser("report")
     parser.add_argument("--stream", nargs="+", default=[], help="of these streams; default: all that have records")
-    parser.add_argument("--results", default="results", help="folder of runs/ and leaderboards/")
+    parser.add_argument("--results", default=shelves.OWN, help=RESULTS)
     parser.add_argument("--to", default=None, help="folder that is written; default: report/ in the results")
+    parser.add_argument("--metric", default=None, help="by this one instead of each task's own: balanced_accuracy or "
+                        "macro_auroc; default folder: report-METRIC/")  # fmt: skip
     parser.add_argument("--matrices", action="store_true", help="every method's score matrix as a figure as well")
     given = _parse(parser, argv)
     from benchmark.data import places
@@ -409,10 +465,13 @@ def report_(argv: Sequence[str]) -> int:
     places.results_folder(given.results)
     if given.to is not None:
         places.writable(Path(given.to), f"--to {given.to}", folder=True)
+    from benchmark.compare.entries import METRICS
     from benchmark.report import build
 
+    if given.metric is not None and given.metric not in METRICS:
+        raise unknown("--metric", given.metric, METRICS)
     to = Path(given.to) if given.to else None
-    for path in build(Path(given.results), given.stream, to, given.matrices):
+    for path in build(Path(given.results), given.stream, to, given.matrices, given.metric):
         _console().print(str(path), highlight=False, markup=False, soft_wrap=True)
     return 0
 
@@ -423,7 +482,7 @@ def merge_(argv: Sequence[str]) -> int:
 
     parser = _parser("merge")
     parser.add_argument("--from", required=True, help="another results folder, or its runs/")
-    parser.add_argument("--results", default="results", help="folder of runs/ and leaderboards/")
+    parser.add_argument("--results", default=shelves.OWN, help=RESULTS)
     parser.add_argument("--prefer", default=None, help="of two records in conflict keep the newest, or theirs")
     given = _parse(parser, argv)
     if given.prefer is not None and given.prefer not in merge.PREFER:
@@ -511,6 +570,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "speed": speed_,
     "verify": verify_,
     "leaderboard": leaderboard_,
+    "compare": compare_,
     "claims": claims_,
     "report": report_,
     "merge": merge_,

@@ -45,9 +45,16 @@ def test_a_backbone_is_named_only_where_it_is_given(tree: Path) -> None:
     """Without one the stream says which: of questions it is no CLIP."""
     asked, run = calls(tree, "bench", "METHOD=ewc", "STREAM=smoke_generation")
     assert asked == "-m benchmark needs --streams smoke_generation"
-    assert run == "-m benchmark run --method ewc --stream smoke_generation --seed 0 --order 0 --results results"
+    assert run == "-m benchmark run --method ewc --stream smoke_generation --seed 0 --order 0"
     for line in calls(tree, "bench", "METHOD=ewc", "STREAM=my/own.yaml", "BACKBONE=hf:owner/name", "DATA=files"):
         assert "--backbone hf:owner/name" in line and "my/own.yaml" in line and "--data files" in line
+
+
+def test_results_are_named_only_where_they_are_given(tree: Path) -> None:
+    """Else they are the user's own, with the stored ones beside."""
+    for target in ("bench", "sweep", "plan", "speed", "verify", "leaderboard", "claims", "report", "merge"):
+        assert "--results" not in calls(tree, target, "METHOD=ewc", "FROM=theirs")[-1], target
+        assert "--results out" in calls(tree, target, "METHOD=ewc", "FROM=theirs", "RESULTS=out")[-1], target
 
 
 @pytest.mark.parametrize("target", ["sweep", "plan", "speed"])

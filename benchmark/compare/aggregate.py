@@ -30,7 +30,7 @@ def aggregated(runs: Sequence[Record], protocol: str, code: str | None) -> Leade
     peaks = [max(run.cost.peak_memory_mib, default=None) for run in runs]
     return LeaderboardRow(
         rank=None,
-        method=head.method,
+        method=head.named,
         backbone=head.backbone,
         key=head.key,
         settings=head.settings,
@@ -67,6 +67,7 @@ def aggregated(runs: Sequence[Record], protocol: str, code: str | None) -> Leade
         code=" ".join(sorted({run.provenance.fingerprint for run in runs})),
         verified=" ".join(sorted({made.code for run in runs if (made := run.provenance.verified)})),
         stale=bool(stale(runs, code)),
+        own=head.own,
         more=_more(runs, protocol),
     )
 

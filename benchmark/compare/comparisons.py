@@ -5,14 +5,15 @@ Only rows with default settings are compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmark.compare import samples, stats
-from benchmark.compare.entries import by_key, counts, group_place
+from benchmark.compare.entries import by_key, counts, group_place, trial_stream
 from benchmark.compare.rows import OverallPairRow, OverallRow, PairRow
 from benchmark.record.files import decimals
 from benchmark.record.schema import PROTOCOLS, Record
@@ -37,14 +38,52 @@ class Sitting(NamedTuple):
     sizes: tuple[int, ...]
 
 
-def pairs(records: Iterable[Record]) -> list[PairRow]:
-    """Every two methods of one stream and backbone with default settings and cells in common.
+def pairs(records: Iterable[Record], settings: str = "") -> list[PairRow]:
+    """Every two methods of one stream and backbone with these settings, the defaults, and cells in common.
 
     ``difference`` is the mean of a - b over shared cells, tasks and samples, in the primary metric. ``p_holm`` is ``p``
     after Holm over all pairs of the protocol. Interval and p are NaN where they are undefined.
     """
-    defaults = [runs for runs in by_key(filter(counts, records)) if runs[0].settings == ""]
+    defaults = [runs for runs in by_key(filter(counts, records)) if runs[0].settings == settings]
     return [row for protocol in PROTOCOLS for row in _pairs_of(defaults, protocol)]
+
+
+def against(mine: Sequence[Record], others: Sequence[Sequence[Record]], protocol: str) -> list[PairRow]:
+    """One row's runs against those of others in the cells that both have; ``p_holm`` is over these.
+
+    Of runs that did not keep the score of each sample the last scores are compared, ``n_samples`` is 0, and interval
+    and p are about other runs on the same samples; NaN where there is one, or no seed changes anything.
+    """
+    rows = [row for runs in others if (row := _against(mine, runs, protocol)) is not None]
+    corrected = stats.holm([row.p for row in rows])
+    return [replace(row, p_holm=p) for row, p in zip(rows, corrected, strict=True)]
+
+
+def _against(mine: Sequence[Record], its: Sequence[Record], protocol: str) -> PairRow | None:
+    sides = [dict(filter(None, (_kept(run, protocol) for run in runs))) for runs in (mine, its)]
+    sampled = bool(sides[0].keys() & sides[1].keys())
+    if not sampled:
+        sides = [dict(filter(None, (_last(run, protocol) for run in runs))) for runs in (mine, its)]
+    shared = sorted(sides[0].keys() & sides[1].keys())
+    if not shared:
+        return None
+    one, other = (samples.nested({(c.order, c.seed): side[c] for c in shared}) for side in sides)
+    gap, low, high, p = stats.difference(one, other, samples.groups([*mine, *its]) if sampled else None)
+    if not sampled and gap and low == high:  # what no seed changes is one run, whatever their number
+        low = high = p = math.nan
+    n_samples = sum(shared[0].sizes)
+    return PairRow(protocol, mine[0].backbone, mine[0].named, its[0].named, len(shared), n_samples, gap, low, high, p,
+                   p_holm=p, key_a=mine[0].key, key_b=its[0].key)  # fmt: skip
+
+
+def _last(run: Record, protocol: str) -> tuple[Sitting, list[NDArray[np.float64]]] | None:
+    """A run's last score as that of the one sample of the one task."""
+    import numpy as np
+
+    score = run.number(protocol, "last_acc")
+    if score is None:
+        return None
+    return Sitting(run.order, run.seed, run.stream.hash, tuple(run.permutation), ()), [np.array([score])]
 
 
 def _pairs_of(defaults: list[list[Record]], protocol: str) -> list[PairRow]:
@@ -59,7 +98,7 @@ def _pairs_of(defaults: list[list[Record]], protocol: str) -> list[PairRow]:
         gap, low, high, p = stats.difference(mine, its, samples.groups([*defaults[a], *defaults[b]]))
         rows.append(
             PairRow(
-                protocol, one.backbone, one.method, other.method, len(shared), sum(shared[0].sizes), gap, low, high,
+                protocol, one.backbone, one.named, other.named, len(shared), sum(shared[0].sizes), gap, low, high,
                 p, p_holm=p, key_a=one.key, key_b=other.key,
             )
         )  # fmt: skip
@@ -104,7 +143,7 @@ def across(records: Iterable[Record]) -> list[Across]:
             if value:
                 place = (PROTOCOLS.index(protocol), *group_place(head.group), head.backbone)
                 methods = found.setdefault(place, {})
-                methods.setdefault(head.method, {})[head.stream.folder] = float(value)
+                methods.setdefault(head.named, {})[head.stream.folder] = float(value)
     result = []
     for protocol_place, _, group, backbone in sorted(found):
         methods = found[protocol_place, *group_place(group), backbone]
@@ -118,10 +157,11 @@ def across(records: Iterable[Record]) -> list[Across]:
 
 
 def _defaults(records: Iterable[Record]) -> list[list[Record]]:
-    """The runs of the default row of each (stream, method, backbone)."""
+    """The runs of the default row of each (stream, method, backbone); streams for trials are left out."""
     streams: dict[str, list[Record]] = {}
     for record in filter(counts, records):
-        streams.setdefault(record.stream.folder, []).append(record)
+        if not trial_stream(record.stream.name):
+            streams.setdefault(record.stream.folder, []).append(record)
     return [runs for name in sorted(streams) for runs in by_key(streams[name]) if runs[0].settings == ""]
 
 

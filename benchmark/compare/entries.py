@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -15,9 +16,13 @@ from benchmark.config.key import versions
 from benchmark.config.registry import MethodCard
 from benchmark.data import catalog
 from benchmark.errors import UserError
+from benchmark.kinds import OWN
 from benchmark.record import provenance
 from benchmark.record.schema import Record
+from benchmark.record.summary import summarise
+from benchmark.stream import Budget
 
+METRICS = ("balanced_accuracy", "macro_auroc")  # by which runs can be looked at beside each task's own metric
 GROUPS = ("plain", "needs identity", "keeps images", "needs length", "joint")
 
 
@@ -26,13 +31,45 @@ def counts(record: Record) -> bool:
     return record.ranked
 
 
+def trial_stream(name: str) -> bool:
+    """Whether a stream is there to see that things run, and nothing is said or ranked of it."""
+    return name.partition("@")[0].partition("_")[0] == "smoke"
+
+
+def trial(settings: str) -> bool:
+    """Whether a row learned for fewer epochs than the common budget has, of which nothing is said or counted."""
+    epochs = re.search(r"(?:^| )epochs=(\d+)(?: |$)", settings)
+    return epochs is not None and int(epochs[1]) < Budget().epochs
+
+
+def seen_by(metric: str, records: Iterable[Record]) -> list[Record]:
+    """The complete runs as if this metric were that of every task: matrices, numbers and ranks are of it.
+
+    Scores of single samples are of the tasks' own metric and are left out, with what is made from them.
+
+    Raises:
+        UserError: none of them was measured by it.
+    """
+    found = []
+    for run in filter(counts, records):
+        known = run.scores.get(metric, {})
+        if any(cell is not None for matrix in known.values() for row in matrix for cell in row):
+            scores = {**run.scores, OWN: known}
+            summary = summarise(run.kind, scores)
+            found.append(replace(run, primary=metric, scores=scores, summary=summary, hits=None, missing=None))
+    if not found:
+        raise UserError(f"--metric {metric}: no whole run here was measured by it: it is of classes")
+    return found
+
+
 def age(record: Record) -> tuple[datetime, str, int, int]:
     """The later, the larger; no two records of a stream and method are of one age."""
     return record.finished, record.key, record.order, record.seed
 
 
 def by_key(records: Iterable[Record]) -> list[list[Record]]:
-    """The runs of each (method, key) of one stream, both sorted; runs by order, then seed.
+    """The runs of each (method, key) of one stream, both sorted; runs by order, then seed. The user's own stand apart
+    from stored ones (:attr:`Record.named`).
 
     A method has one default row: of several keys without settings (a CPU's precision and a GPU's, earlier versions of
     the method) one of today's versions if there is one, of these the one with the most runs, of equals the newest. The
@@ -40,11 +77,11 @@ def by_key(records: Iterable[Record]) -> list[list[Record]]:
     """
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in sorted(records, key=lambda record: (record.order, record.seed)):
-        groups.setdefault((record.method, record.key), []).append(record)
+        groups.setdefault((record.named, record.key), []).append(record)
     defaults: dict[tuple[str, str], list[list[Record]]] = {}
     for runs in groups.values():
         if runs[0].settings == "":
-            defaults.setdefault((runs[0].method, runs[0].backbone), []).append(runs)
+            defaults.setdefault((runs[0].named, runs[0].backbone), []).append(runs)
     first = {place: _first(rivals) for place, rivals in defaults.items()}
     return [_named(groups[name], first) for name in sorted(groups)]
 
@@ -59,7 +96,7 @@ def _first(rivals: list[list[Record]]) -> list[Record]:
 
 
 def _named(runs: list[Record], first: dict[tuple[str, str], list[Record]]) -> list[Record]:
-    chosen = first.get((runs[0].method, runs[0].backbone), runs)
+    chosen = first.get((runs[0].named, runs[0].backbone), runs)
     if runs[0].settings != "" or chosen is runs:
         return runs
     made, theirs = runs[0].config, chosen[0].config.versions
@@ -152,4 +189,4 @@ def stale(runs: Sequence[Record], code: str | None) -> list[Record]:
 def made_by_other_code(records: Iterable[Record]) -> list[str]:
     """The methods of one stream with a row that is stale."""
     rows = by_key(filter(counts, records))
-    return sorted({runs[0].method for runs in rows if stale(runs, code_of(runs[0]))})
+    return sorted({runs[0].named for runs in rows if stale(runs, code_of(runs[0]))})

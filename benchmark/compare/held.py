@@ -16,7 +16,7 @@ from statistics import NormalDist
 from benchmark.compare import samples, stats, variance
 from benchmark.compare.claims import EVERY, Claim, ClaimedSide
 from benchmark.compare.comparisons import Sitting
-from benchmark.compare.entries import age, by_key, candidates, counts
+from benchmark.compare.entries import age, by_key, candidates, counts, trial_stream
 from benchmark.config import families
 from benchmark.record.schema import Record
 
@@ -74,7 +74,7 @@ def held(claims: Sequence[Claim], records: Iterable[Record]) -> list[HeldClaim]:
     """
     streams: dict[tuple[str, str], list[Record]] = {}
     for record in filter(counts, records):
-        if not families.note(record.backbone):
+        if not families.note(record.backbone) and not trial_stream(record.stream.name):
             streams.setdefault((record.stream.folder, record.backbone), []).append(record)
     rows = {place: by_key(streams[place]) for place in sorted(streams)}
     found = [one for claim in claims for place in rows for one in _on_stream(claim, rows[place])]
@@ -101,9 +101,10 @@ def _on_stream(claim: Claim, rows: list[list[Record]]) -> Iterator[HeldClaim]:
 
 
 def _row(rows: list[list[Record]], side: ClaimedSide) -> list[Record]:
-    """The runs of a side; of several keys with equal settings those with the most runs, of equals the newest."""
+    """The runs of a side; of several keys with equal settings those with the most runs, of equals the stored,
+    then the newest."""
     fit = [runs for runs in rows if (runs[0].method, runs[0].settings) == (side.method, side.settings)]
-    return max(fit, key=lambda runs: (len(runs), max(map(age, runs))), default=[])
+    return max(fit, key=lambda runs: (len(runs), not runs[0].own, max(map(age, runs))), default=[])
 
 
 def _against(claim: Claim, above: list[Record], below: list[Record]) -> HeldClaim | None:
@@ -141,8 +142,9 @@ def _against(claim: Claim, above: list[Record], below: list[Record]) -> HeldClai
     if claim.identity == "hidden" and above[0].stream.label_space != "shared":
         own = [runs[0].method for runs in sides if any(candidates(run) == "own" for run in runs)]
         notes += tuple(f"{name} learned over its own task's labels" for name in own)
+    notes += tuple(f"of {runs[0].named}" for runs in sides if runs[0].own)
     return HeldClaim(
-        claim, above[0].stream.folder, above[0].backbone, below[0].method, len(shared), gap, low, high, p, p, sampled,
+        claim, above[0].stream.folder, above[0].backbone, below[0].named, len(shared), gap, low, high, p, p, sampled,
         spread, notes=notes,
     )  # fmt: skip
 

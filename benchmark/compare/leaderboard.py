@@ -7,18 +7,20 @@ tree's code has to do with it is whether a row is ``stale``.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmark.compare import comparisons, per_task
 from benchmark.compare.aggregate import aggregated
-from benchmark.compare.entries import by_key, code_of, counts, group_place
+from benchmark.compare.entries import by_key, code_of, counts, group_place, seen_by
 from benchmark.compare.rows import LEADERBOARD, OVERALL, OVERALL_PAIRS, PAIRS, LeaderboardRow
 from benchmark.compare.stats import average_ranks
 from benchmark.errors import UserError, unknown
 from benchmark.record.files import csv_text, decimals, write_text
 from benchmark.record.schema import PROTOCOLS, Record
+from benchmark.record.shelves import read_from
 from benchmark.record.soundness import ACROSS
 from benchmark.record.stored import read_all
 
@@ -32,11 +34,13 @@ def rows(records: Iterable[Record]) -> list[LeaderboardRow]:
     """The leaderboard of one stream, a row per (method, key, protocol), in the order of the file.
 
     ``rank`` is given only to defaults (``settings`` empty) and counts among the same group, protocol and backbone:
-    ``cell_ranks`` of the last accuracies as printed. ``stale`` compares with the code of the working tree.
+    ``cell_ranks`` of the last accuracies as printed. ``stale`` compares with the code of the working tree. Own rows
+    beside stored ones are ranked among them and change no stored rank.
     """
     entering = [record for record in records if counts(record)]
     found: list[LeaderboardRow] = []
     rivals: dict[tuple[str, str, str], dict[int, dict[tuple[int, int], float]]] = {}
+    methods: dict[int, str] = {}  # without the mark of own ones
     for runs in by_key(entering):
         code = code_of(runs[0])
         for protocol in PROTOCOLS:
@@ -45,10 +49,15 @@ def rows(records: Iterable[Record]) -> list[LeaderboardRow]:
                 scores = {(run.order, run.seed): decimals(run.number(protocol, "last_acc")) for run in runs}
                 cells = {cell: float(score) for cell, score in scores.items()}
                 rivals.setdefault(row.rank_class, {})[len(found)] = cells
+                methods[len(found)] = runs[0].method
             found.append(row)
     for places in rivals.values():
-        for place, rank in zip(places, cell_ranks(list(places.values())), strict=True):
-            found[place] = replace(found[place], rank=rank)
+        stored = {methods[place]: place for place in places if not found[place].own}
+        for place in places:
+            new = {methods[other]: other for other in places if found[other].own and methods[other] not in stored}
+            others = {**stored, **new} if found[place].own else stored
+            beside = [places[other] for method, other in others.items() if method != methods[place]]
+            found[place] = replace(found[place], rank=cell_ranks([places[place], *beside])[0])
     return sorted(found, key=_place)
 
 
@@ -59,8 +68,7 @@ def cell_ranks(rivals: Sequence[Mapping[tuple[int, int], float]]) -> list[float 
     Reference cells are those that more than half of the rivals have; who lacks one of them has no rank. With fewer
     than two reference cells, or fewer than two rivals that have them all, nobody has.
     """
-    known = set().union(*rivals)
-    reference = sorted(cell for cell in known if 2 * sum(cell in each for each in rivals) > len(rivals))
+    reference = reference_cells(rivals)
     placed = [place for place, each in enumerate(rivals) if all(cell in each for cell in reference)]
     ranks: list[float | None] = [None] * len(rivals)
     if len(reference) > 1 and len(placed) > 1:
@@ -68,6 +76,12 @@ def cell_ranks(rivals: Sequence[Mapping[tuple[int, int], float]]) -> list[float 
         for place, rank in zip(placed, average_ranks(table_BM), strict=True):
             ranks[place] = rank
     return ranks
+
+
+def reference_cells(rivals: Sequence[Iterable[tuple[int, int]]]) -> list[tuple[int, int]]:
+    """The cells (order, seed) that more than half of the rivals have, sorted."""
+    had = Counter(cell for each in rivals for cell in set(each))
+    return sorted(cell for cell, number in had.items() if 2 * number > len(rivals))
 
 
 def _place(row: LeaderboardRow) -> tuple[int, int, str, float, float, str, str]:
@@ -85,6 +99,8 @@ def build(results: Path, stream: str | None = None) -> list[Path]:
     Where runs kept them there are ``.recall.csv``, the recall of every class, and ``.subgroups.csv``. A fusion stream
     has ``.missing.csv`` as well: accuracy where a part of the samples lacks the image or the text; a stream whose runs
     kept their hits ``.pairs.csv``. ``overall.csv`` and ``overall.pairs.csv`` are over all streams, whichever was named.
+    For a user's own results these are of the streams that have own runs, with the stored rows beside; stored files stay
+    as they are.
 
     ``matrix.csv`` is the mean matrix of the primary metric over the runs of each key's lowest order only: stages of
     different orders have learned different tasks. The other two are per task name over all runs in which the task was
@@ -111,9 +127,29 @@ def build(results: Path, stream: str | None = None) -> list[Path]:
     return written
 
 
+def build_by(results: Path, metric: str, stream: str | None = None) -> list[Path]:
+    """Write ``results/leaderboards/<stream>.<metric>.csv``, the leaderboard by another metric, beside the one by each
+    task's own; of the streams that were measured by it.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: no runs of that stream, or none that was measured by it.
+    """
+    known_stream(results, stream)
+    seen: dict[str, list[Record]] = {}
+    for record in seen_by(metric, read_all(results, stream)):
+        seen.setdefault(record.stream.folder, []).append(record)
+    texts = {results / "leaderboards" / f"{name}.{metric}.csv": _board(rows(seen[name])) for name in sorted(seen)}
+    for path, text in texts.items():
+        write_text(path, text)
+    return list(texts)
+
+
 def known_stream(results: Path, stream: str | None) -> None:
     """Raise UserError where there are no runs of that stream."""
-    names = _streams(results)
+    names = sorted({name for place in read_from(results) for name in _streams(place)})
     if stream is not None and stream not in names:
         raise unknown("stream", stream, names, f"{results / 'runs'}") if names else UserError(f"no runs in {results}")
 
@@ -127,8 +163,11 @@ def _streams(results: Path) -> list[str]:
 def _write(results: Path, entering: list[Record], stream: str | None) -> list[Path]:
     """The files of one stream or of all, then those over all streams; all texts are made before a file is written."""
     streams: dict[str, list[Record]] = {name: [] for name in _streams(results)}
+    mine = {record.stream.folder for record in entering if record.own or len(read_from(results)) == 1}
     for record in entering:
-        streams.setdefault(record.stream.folder, []).append(record)
+        if record.stream.folder in mine:
+            streams.setdefault(record.stream.folder, []).append(record)
+    entering = entering if mine else []
     texts: dict[str, str] = {}
     for folder in sorted(streams):
         if stream in (None, folder):
@@ -155,13 +194,16 @@ def _headers(folder: Path, stream: str) -> dict[str, str]:
 
 def _texts(entering: list[Record]) -> dict[str, str]:
     """The content of a stream's files by suffix."""
-    every = rows(entering)
-    columns = (*LEADERBOARD, *dict.fromkeys(name for row in every for name in row.more))
     return {
-        ".csv": _table_text(columns, (row.cells for row in every)),
+        ".csv": _board(rows(entering)),
         **per_task.texts(by_key(entering)),
         ".pairs.csv": _table_text(PAIRS, map(asdict, comparisons.pairs(entering))),
     }
+
+
+def _board(every: Sequence[LeaderboardRow]) -> str:
+    columns = (*LEADERBOARD, *dict.fromkeys(name for row in every for name in row.more))
+    return _table_text(columns, (row.cells for row in every))
 
 
 def _table_text(columns: Sequence[str], found: Iterable[Mapping[str, object]]) -> str:

@@ -42,7 +42,7 @@ def _text(named: Sequence[str], numbers: Sequence[str], keys: Sequence[Sequence[
     """A CSV with the mean and deviation of every number."""
     spread = (f"{name}_{what}" for name in numbers for what in ("mean", "std"))
     cells = (
-        [runs[0].method, runs[0].key, protocol, *line]
+        [runs[0].named, runs[0].key, protocol, *line]
         for runs in keys
         for protocol in PROTOCOLS
         for line in lines(runs, protocol)

@@ -25,6 +25,7 @@ class LeaderboardRow:
         candidates: labels over which a sample's loss ran, own (its task's) or seen; empty where there is no choice.
         code, verified: fingerprints with blanks between: of what made its runs, and of what one was verified with.
         stale: a run was neither made nor verified by the code that the working tree had when the table was built.
+        own: whether its runs are the user's own beside stored ones; then its method's name is marked.
         more: the columns behind these, those that the kind of task has: ``i2t_r1_mean``, ``image_drop_mean`` ...
     """
 
@@ -66,6 +67,7 @@ class LeaderboardRow:
     code: str
     verified: str
     stale: bool
+    own: bool = False
     more: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
@@ -143,5 +145,5 @@ class OverallPairRow:
     p_holm: float
 
 
-LEADERBOARD = tuple(f.name for f in fields(LeaderboardRow) if f.name != "more")
+LEADERBOARD = tuple(f.name for f in fields(LeaderboardRow) if f.name not in ("own", "more"))
 PAIRS, OVERALL, OVERALL_PAIRS = (tuple(f.name for f in fields(row)) for row in (PairRow, OverallRow, OverallPairRow))

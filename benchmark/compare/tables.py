@@ -1,20 +1,16 @@
-"""What is printed after a run and by ``leaderboard``: tables for a terminal, per cent."""
+"""What is printed after a run: tables for a terminal that fit in 80 columns, per cent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmark import metrics
-from benchmark.compare.leaderboard import known_stream, rows
-from benchmark.compare.rows import LeaderboardRow
 from benchmark.compare.stats import mean
 from benchmark.kinds import OWN
 from benchmark.kinds.generation import ASIDE
 from benchmark.record.files import decimals
 from benchmark.record.schema import PROTOCOLS, Record
-from benchmark.record.stored import read_all
 from benchmark.record.summary import floats, missing_rows
 
 if TYPE_CHECKING:
@@ -22,12 +18,14 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
+WIDTH, NAME, CELL = 80, 30, 7  # letters: of a table, of a name in one line, of a number with the room around it
 WORDS = {  # for metrics that their names do not say
     OWN: "score",
     "exact": "exact match",
     "f1": "token F1",
     "fact_f1": "fact F1",
     "likelihood": "likeliest answer",
+    "macro_auroc": "macro AUROC",
     "rouge_l": "ROUGE-L",
 }
 
@@ -51,13 +49,7 @@ def spoken(metric: str) -> str:
     return WORDS.get(metric, metric.replace("_", " "))
 
 
-def _short(name: str, width: int) -> str:
-    """A task's name over lines no longer than ``width``: ``retina_grading`` becomes ``retina`` above ``grading``."""
-    parts = name.replace("-", "_").split("_")
-    return "\n".join(part if len(part) <= width else part[: width - 1] + "…" for part in parts if part)
-
-
-def _table(title: str, **options: Any) -> Table:
+def plain_table(title: str, **options: Any) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -72,65 +64,10 @@ def _styled(text: str, style: str = "") -> Text:
     return Text(text, style=style)
 
 
-# Of a stream
-
-
-def table(results: Path, stream: str) -> Table:
-    """The leaderboard of a stream, one line per (method, key): per cent with the standard deviation over runs.
-
-    Rank, worst (the lowest task), forgetting and BWT are with the identity given; bold is the best default of its group
-    and backbone. ``n=1`` stands for the rank of a default that ran once.
-    """
-    known_stream(Path(results), stream)
-    every = rows(read_all(Path(results), stream))
-    hidden = {(row.method, row.key): row for row in every if row.protocol == "hidden"}
-    primary = every[0].primary if every else ""
-    metric = "each task's own metric" if primary == OWN else spoken(primary)
-    measure = f": {metric} in per cent, mean ± standard deviation over runs" if every else ""
-    result = _table(f"{stream}{measure}")
-    result.add_column("#", justify="right", no_wrap=True)
-    result.add_column("method", no_wrap=True, max_width=18)
-    result.add_column("settings", overflow="fold")
-    result.add_column("group", max_width=8)
-    for name in ("runs", "last\n(given)", "last\n(hidden)", "worst\n(given)", "forgetting\n(given)", "BWT\n(given)"):
-        result.add_column(name, justify="right", no_wrap=True)
-    best = _best(every)
-    for row in (row for row in every if row.protocol == "given"):
-        cells = [_styled(text) for text in (_rank(row), row.method, row.settings, row.group, str(row.n_runs))]
-        other, names = hidden[row.method, row.key], ("worst_task", "forgetting", "bwt")
-        for name, mine in (("last_acc", row), ("last_acc", other), *((name, row) for name in names)):
-            value = mine.value(f"{name}_mean")
-            first = row.default and value is not None and value == best[name, *mine.rank_class]
-            cells.append(_styled(percent(value, mine.value(f"{name}_std")), "bold" if first else ""))
-        result.add_row(*cells)
-    return result
-
-
-def _rank(row: LeaderboardRow) -> str:
-    once = row.default and row.n_runs == 1
-    return decimals(row.rank, 2) or ("n=1" if once else "")
-
-
-def _best(every: Sequence[LeaderboardRow]) -> dict[tuple[str, str, str, str], float]:
-    """The best mean of the defaults by (name, group, protocol, backbone): least forgetting, most of the rest."""
-    best: dict[tuple[str, str, str, str], float] = {}
-    choices: tuple[tuple[str, Callable[[float, float], float]], ...]
-    choices = (("last_acc", max), ("worst_task", max), ("forgetting", min), ("bwt", max))
-    for row in filter(lambda row: row.default, every):
-        for name, choose in choices:
-            place, value = (name, *row.rank_class), row.value(f"{name}_mean")
-            if value is not None:
-                best[place] = choose(best.get(place, value), value)
-    return best
-
-
-# Of a run
-
-
 def after_run(record: Record) -> Iterator[Table]:
     """All tables of a complete run, those of its kind of task too."""
     for protocol in PROTOCOLS:
-        yield matrix_table(record, protocol)
+        yield from matrix_tables(record, protocol)
     yield transfer_table(record)
     if record.kind.ways:
         yield ways_table(record)
@@ -140,41 +77,51 @@ def after_run(record: Record) -> Iterator[Table]:
         yield missing_table(record)
 
 
-def matrix_table(record: Record, protocol: str, metric: str | None = None) -> Table:
-    """The (T+1) x T matrix of one record in per cent: the diagonal bold, tasks not learned yet dim.
+def matrix_tables(record: Record, protocol: str) -> Iterator[Table]:
+    """The (T+1) x T matrix of one record in per cent, as many tasks beside each other as fit, table below table.
 
-    Of the primary metric unless another is named.
-    Where a router chose the task, the share of samples that it sent to the right one stands below the last row.
+    A column is a task by its number, which stands before its name where it was learned; the diagonal is bold, tasks not
+    learned yet are dim. Where a router chose the task, the share of samples that it sent to the right one stands below
+    the last row.
     """
-    metric = metric or record.primary
-    tasks = record.stream.task_names
-    result = _table(f"{_where(record)}: {spoken(metric)} in per cent, identity {protocol}")
-    result.add_column("after", no_wrap=True, max_width=18)
-    width = min(12, max(5, 80 // len(tasks) - 2))  # so that eight tasks fit in 100 columns
-    for name, own in zip(tasks, record.stream.measures, strict=True):
-        told = (f"\n({own})" if len(own) + 2 <= width else f"\n{own}") if metric == OWN else ""
-        result.add_column(_styled(_short(name, width) + told), justify="right")
-    for stage, scores in enumerate(record.scores[metric][protocol]):
-        cells = [_styled(percent(score), "bold" if place == stage - 1 else "dim" if place >= stage else "")
-                 for place, score in enumerate(scores)]  # fmt: skip
-        result.add_row(_styled(f"{stage} {tasks[stage - 1]}" if stage else "before"), *cells)
+    own = [f" ({spoken(own)})" if record.primary == OWN else "" for own in record.stream.measures]
+    named = zip(range(1, len(own) + 1), record.stream.task_names, own, strict=True)
+    stages = ["before", *(f"{number} {name}{metric}" for number, name, metric in named)]
+    beside = max(1, (WIDTH - min(NAME, max(map(len, stages)))) // CELL)
+    for first in range(0, len(own), beside):
+        yield _matrix_table(record, protocol, stages, range(first, min(len(own), first + beside)))
+
+
+def _matrix_table(record: Record, protocol: str, stages: Sequence[str], places: range) -> Table:
+    """The columns of these tasks."""
+    told = f"{_where(record)}: {spoken(record.primary)} in per cent, identity {protocol}"
+    part = f", tasks {places.start + 1} to {places.stop}" if len(places) < len(stages) - 1 else ""
+    result = plain_table(told + part)
+    result.add_column("after", overflow="fold", max_width=NAME)
+    for place in places:
+        result.add_column(str(place + 1), justify="right", no_wrap=True)
+    for stage, (name, scores) in enumerate(zip(stages, record.matrix(protocol), strict=True)):
+        cells = [_styled(percent(scores[place]), "bold" if place == stage - 1 else "dim" if place >= stage else "")
+                 for place in places]  # fmt: skip
+        result.add_row(_styled(name), *cells)
     routed = record.router_accuracy[-1] if record.router_accuracy else []
     if protocol == "hidden" and any(share is not None for share in routed):
         result.add_section()
-        result.add_row("router right", *(_styled(percent(share)) for share in routed))
+        result.add_row("router right", *(_styled(percent(routed[place])) for place in places))
     return result
 
 
 def transfer_table(record: Record) -> Table:
-    """Forgetting and backward transfer of every task of one record but the last, and their means, in per cent."""
+    """Learning, forgetting and backward transfer of every task of one record but the last, and their means, in per
+    cent."""
     tasks = record.stream.tasks
-    result = _table(f"{_where(record)}: forgetting and transfer in per cent")
-    result.add_column("task", no_wrap=True, max_width=32)
-    result.add_column("modality", no_wrap=True, max_width=20)
+    result = plain_table(f"{_where(record)}: forgetting and transfer in per cent")
+    result.add_column("task", overflow="fold", max_width=22)
+    result.add_column("modality", overflow="fold", max_width=14)
     columns = []
-    for name, per_task in (("forgetting", metrics.forgetting_per_task), ("BWT", metrics.backward_transfer_per_task)):
+    for name, per_task in (("forgot", metrics.forgetting_per_task), ("BWT", metrics.backward_transfer_per_task)):
         for protocol in PROTOCOLS:
-            result.add_column(f"{name}\n({protocol})", justify="right")
+            result.add_column(f"{name}\n({protocol})", justify="right", no_wrap=True)
             columns.append(per_task([floats(row) for row in record.matrix(protocol)]).tolist())
     for place, task in enumerate(tasks[:-1]):
         numbers = (_styled(percent(column[place])) for column in columns)
@@ -186,10 +133,10 @@ def transfer_table(record: Record) -> Table:
 def ways_table(record: Record) -> Table:
     """The last row's numbers in per cent, a line for each way in which the kind of task asks a sample."""
     kind = record.kind
-    result = _table(f"{_where(record)}: {kind.name} after the last task in per cent")
-    result.add_column("direction", no_wrap=True)
+    result = plain_table(f"{_where(record)}: {kind.name} after the last task in per cent")
+    result.add_column("direction", max_width=24)
     for column in kind.per_way:
-        result.add_column(column.heading, justify="right")
+        result.add_column(column.heading, justify="right", no_wrap=True)
     last = list(kind.ways)[-1]
     for protocol in PROTOCOLS:
         for way, words in kind.ways.items():
@@ -201,19 +148,20 @@ def ways_table(record: Record) -> Table:
 def answers_table(record: Record) -> Table:
     """The tasks that are answered in words after the last one, in per cent: their own metric, what it is for guesses
     without the image, and what else was measured of the answers."""
-    result = _table(f"{_where(record)}: answers in words after the last task, in per cent")
-    result.add_column("task", no_wrap=True, max_width=24)
-    result.add_column("own metric", no_wrap=True)
+    result = plain_table(f"{_where(record)}: answers in words after the last task, in per cent")
+    result.add_column("task", overflow="fold", max_width=14)
+    result.add_column("own metric", max_width=11)
     last = {name: {protocol: matrix[-1] for protocol, matrix in of.items()} for name, of in record.scores.items()}
     known = [name for name in ASIDE if any(value is not None for row in last[name].values() for value in row)]
     for heading in ("score", "without the image", *map(spoken, known)):
-        result.add_column(heading.replace(" ", "\n", 1), justify="right")  # so that all fit in 100 columns
+        result.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
     stream = record.stream
     for protocol in PROTOCOLS:
+        result.add_row(_styled(protocol, "dim"))
         for place in (place for place, kind in enumerate(stream.kinds) if kind.speaks):
             task, metric = stream.task_names[place], stream.measures[place]
             score, *more = (percent(last[name][protocol][place]) for name in (metric, *known))
-            cells = (f"{task} ({protocol})", spoken(metric), score, percent((record.blind or {}).get(task)), *more)
+            cells = (task, spoken(metric), score, percent((record.blind or {}).get(task)), *more)
             result.add_row(*map(_styled, cells))
         result.add_section()
     return result
@@ -221,7 +169,7 @@ def answers_table(record: Record) -> Table:
 
 def missing_table(record: Record) -> Table:
     """The final model's score where samples lack one input, the other or either, mean over tasks."""
-    result = _table(f"{_where(record)}: {spoken(record.primary)} in per cent with inputs missing")
+    result = plain_table(f"{_where(record)}: {spoken(record.primary)} in per cent with inputs missing")
     lines = list(missing_rows(record))
     result.add_column("missing", no_wrap=True)
     for rate in dict.fromkeys(line[2] for line in lines):

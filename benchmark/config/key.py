@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +57,21 @@ def run_key(config: Configuration, defaults: Mapping[str, Any], stream_hash: str
     return _digest([differing, dict(config.versions), stream_hash, weights])
 
 
-def kept_key(folder: Path, config: Configuration, defaults: Mapping[str, Any], stream_hash: str) -> str:
+def kept_key(folders: Sequence[Path], config: Configuration, defaults: Mapping[str, Any], stream_hash: str) -> str:
     """The key of a run, or the one under which an earlier edition of this suite keeps records of the very same run.
 
     Args:
-        folder: of the method's runs on the stream, with a folder for every key.
+        folders: of the method's runs on the stream, each with a folder for every key.
         config: of the run.
     """
     key = run_key(config, defaults, stream_hash, config.weights)
-    same = [key, *_earlier(folder, key, config.weights, defaults, stream_hash)]
-    return max(same, key=lambda each: len(list((folder / each).glob(f"*/{RECORD}"))))  # of equals the run's own
+    earlier = (_earlier(folder, key, config.weights, defaults, stream_hash) for folder in folders)
+    same = list(dict.fromkeys([key, *chain.from_iterable(earlier)]))
+
+    def kept(each: str) -> int:
+        return sum(len(list((folder / each).glob(f"*/{RECORD}"))) for folder in folders)
+
+    return max(same, key=kept)  # of equals the run's own
 
 
 def _earlier(folder: Path, key: str, weights: str, defaults: Mapping[str, Any], stream_hash: str) -> Iterator[str]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import chain, repeat
 from pathlib import Path
+from textwrap import wrap
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from benchmark.config import registry
 from benchmark.data import catalog
 from benchmark.data.yaml_files import read
 from benchmark.errors import unknown
 
+BESIDE = 24  # letters: where the second column begins
 BACKBONES = [
     ("phantom-clip", "CLIP, shipped, 64 px, trained on made images: the default of classification, fusion, retrieval"),
     ("ViT-B-16/openai", "architecture/tag: any pair of open_clip.list_pretrained(), downloaded on first use"),
@@ -62,10 +63,19 @@ def show_list(what: str, names_only: bool, console: Console) -> None:
             unread = registry.drafts() if one == "methods" else {}
             print("\n".join(name for name, _ in rows(one) if name not in unread))
             continue
-        table = Table(title=one, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
+        console.print(one, style="bold")
         for name, text in rows(one):
-            table.add_row(escape(name), escape(text))
-        console.print(table, "")
+            _show_line(name, text, console)
+        console.print()
+
+
+def _show_line(name: str, text: str, console: Console) -> None:
+    """A name whole, and beside it, or where it is long below it, what it is, in lines that fit."""
+    lines = wrap(text, max(20, console.width - BESIDE)) or [""]
+    if len(name) + 2 > BESIDE:
+        lines = ["", *lines]
+    for first, line in zip(chain([name], repeat("")), lines, strict=False):
+        console.print(f"{first:<{BESIDE}}{line}".rstrip(), highlight=False, markup=False, soft_wrap=True)
 
 
 def show_one(name: str, data: Path, console: Console) -> None:

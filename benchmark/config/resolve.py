@@ -17,9 +17,9 @@ from benchmark.data.places import data_folder, results_folder
 from benchmark.data.settle import settled
 from benchmark.errors import UserError, notice
 from benchmark.kinds import Kind
-from benchmark.record import provenance
+from benchmark.record import provenance, shelves
 from benchmark.record.schema import Configuration
-from benchmark.record.stored import run_path, runs_of, stream_folder
+from benchmark.record.stored import RECORD, run_path, runs_of, stream_folder
 from benchmark.stream import Budget, Stream
 
 
@@ -82,6 +82,15 @@ class Plan:
         return run_path(Path(config.results), self.stream_folder, self.card.name, self.key, config.seed, config.order)
 
     @property
+    def stored(self) -> Path | None:
+        """Where the stored results have a record of this run, if they stand beside the folder that it goes to."""
+        config, place = self.config, shelves.stored_beside(Path(self.config.results))
+        if place is None:
+            return None
+        path = run_path(place, self.stream_folder, self.card.name, self.key, config.seed, config.order)
+        return path if (path / RECORD).is_file() else None
+
+    @property
     def title(self) -> str:
         return f"{self.card.name} on {self.stream_folder}, seed {self.config.seed}, order {self.config.order}"
 
@@ -111,7 +120,8 @@ def resolve(config: RunConfig, card: MethodCard, cuda: bool) -> Plan:
     precision = AUTO[cuda] if config.precision == "auto" else config.precision
     made_with = configuration(config, card, precision)
     folder = stream_folder(Path(config.results), recipe.stream.name, hashed)
-    key = kept_key(runs_of(Path(config.results), folder, card.name), made_with, card.defaults, hashed)
+    kept = [runs_of(place, folder, card.name) for place in shelves.read_from(Path(config.results))]
+    key = kept_key(kept, made_with, card.defaults, hashed)
     return Plan(config, card, recipe, identities, hashed, folder, precision, made_with, key)
 
 

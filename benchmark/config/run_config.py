@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmark.config.registry import MethodCard
 from benchmark.errors import UserError, shown, unknown
+from benchmark.record import shelves
 from benchmark.stream import Budget
 
 CHOICES = {
@@ -75,7 +76,7 @@ class RunConfig(Budget):
         over: of answers in words: samples, each the mean of its tokens, or, as released, all tokens of a batch alike.
         precision: auto is bf16-mixed on CUDA and 32-true on a CPU; 16-mixed needs CUDA.
         data: folder in which relative paths of cards are looked up.
-        results: folder of runs/ and leaderboards/.
+        results: folder of runs/ and leaderboards/; tables show those of results/local beside the stored ones.
         device: auto, cpu or cuda.
         devices: how many of them learn together, each a part of every batch.
         strategy: Lightning's name of how they do: ddp.
@@ -101,7 +102,7 @@ class RunConfig(Budget):
     over: str = "samples"
     precision: str = "auto"
     data: str = "data"
-    results: str = "results"
+    results: str = shelves.OWN
     device: str = "auto"
     devices: int = 1
     strategy: str = "auto"

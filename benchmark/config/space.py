@@ -19,6 +19,7 @@ from benchmark.data import cache, sources
 from benchmark.data.sources.contents import cache_folder
 from benchmark.errors import UserError
 from benchmark.record.schema import Record
+from benchmark.record.shelves import read_from
 from benchmark.record.stored import RECORD, read_record
 from benchmark.stream import SHORTEST, Framing
 
@@ -153,7 +154,8 @@ def _stored(plan: Plan) -> int:
 
 
 def _records(plan: Plan) -> Iterator[Record]:
-    for file in Path(plan.config.results).glob(f"runs/*/{plan.card.name}/*/*/{RECORD}"):
+    places = read_from(Path(plan.config.results))
+    for file in (file for place in places for file in place.glob(f"runs/*/{plan.card.name}/*/*/{RECORD}")):
         try:
             yield read_record(file)
         except UserError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from benchmark.data import catalog
 from benchmark.errors import UserError, unknown
 from benchmark.record.folder import METHOD
 from benchmark.record.schema import Configuration, Record
+from benchmark.record.shelves import OWN, STORED
 from benchmark.record.stored import read_record
 from benchmark.running.load import attached, quiet
 from benchmark.stream import Budget, Stream, Task
@@ -60,7 +62,7 @@ def load(folder: Path, typed: str | None = None) -> Trained:
     if not record.complete:
         raise UserError(f"{folder}: the run is unfinished; the command that began it continues")
     if not state.is_file():
-        raise UserError(f"{state}: not there (it stays on the machine that made the run): run it again with --force")
+        raise UserError(f"{state}: not there (it stays on the machine that made the run): {_instead(Path(folder))}")
     name = config.method or record.method
     typed = None if typed is None else registry.named(typed)
     if typed not in (None, name):
@@ -81,6 +83,15 @@ def load(folder: Path, typed: str | None = None) -> Trained:
     if lost:
         raise UserError(f"{state}: does not fit this version of {record.method} ({', '.join(sorted(lost)[:3])})")
     return Trained(method.eval(), stream, record)
+
+
+def _instead(folder: Path) -> str:
+    """What to do where a run left nothing here: of a stored run there may be one of the user's own."""
+    with suppress(ValueError):
+        below = folder.absolute().relative_to(Path(STORED, "runs").absolute())
+        own = Path(OWN, "runs") / below
+        return f"{own} was made here" if (own / METHOD).is_file() else f"make bench makes it here, in {own}"
+    return "run it again with --force"
 
 
 def _grown(

@@ -45,6 +45,7 @@ from benchmark.record.parts import (
 from benchmark.stream import Stream, Task
 
 SCHEMA = 1
+OWN_MARK = " (own)"  # behind a method's name, in every table, figure and sentence
 
 Row = list[Share | None]  # a number for each task; None where the protocol defines no cell or the method has no answer
 Matrix = list[Row]  # (T+1, T): row 0 before any training
@@ -133,6 +134,7 @@ class Record:
         blind: task -> the primary metric of answers that are guessed without any image; of tasks of questions.
         samples: task -> some questions with their answers; of tasks of questions of made data alone.
         files: what a complete run left beside its record where it was made: name -> sha256; None in old records.
+        own: whether it was read as one of the user's own, beside stored ones; no part of what is written.
         stages: rows of the matrices that are filled.
     """
 
@@ -169,6 +171,7 @@ class Record:
     samples: dict[str, Annotated[list[AnswerSample], Meta(max_length=MOST_SHOWN)]] | None = None
     diverged: Divergence | None = None
     files: dict[LeftFile, Sha256] | None = None
+    own: bool = field(default=False, compare=False)
 
     @classmethod
     def from_json(cls, value: Any) -> Record:
@@ -219,6 +222,11 @@ class Record:
     def ranked(self) -> bool:
         """Whether it may enter a leaderboard."""
         return self.complete and self.split == "test" and self.limit is None
+
+    @property
+    def named(self) -> str:
+        """The method as every table names it: marked where the run is one of the user's own beside stored ones."""
+        return f"{self.method}{OWN_MARK}" if self.own else self.method
 
     @property
     def kind(self) -> Kind:

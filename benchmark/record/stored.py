@@ -18,6 +18,7 @@ from benchmark.kinds import OWN
 from benchmark.record.agreement import common
 from benchmark.record.files import csv_text, decimals, plain, write_json, write_text
 from benchmark.record.schema import Matrix, Record
+from benchmark.record.shelves import home, read_from
 from benchmark.record.soundness import shallow
 from benchmark.record.summary import disagreement, missing_rows
 
@@ -40,9 +41,14 @@ def path_of(results: Path, record: Record) -> Path:
     return run_path(results, *record.place)
 
 
+def found_at(results: Path, record: Record) -> Path:
+    """Where a record lies that was read for ``results``: there, or among the stored ones beside it."""
+    return path_of(home(results, record.own), record)
+
+
 def stream_folder(results: Path, name: str, hashed: str) -> str:
-    """The stream's name; with the start of its hash if records of another stream have that name."""
-    for file in run_files(results, name):
+    """The stream's name; with the start of its hash if records of another stream have that name, here or stored."""
+    for file in (file for place in read_from(results) for file in run_files(place, name)):
         with suppress(UserError):  # told where it counts
             return name if read_record(file).stream.hash == hashed else f"{name}@{hashed[:6]}"
     return name
@@ -129,17 +135,22 @@ def readable(files: Iterable[Path]) -> Iterator[tuple[Path, Record]]:
 
 
 def read_all(results: Path, stream: str | None = None) -> list[Record]:
-    """All records, unfinished ones too, sorted by (stream folder, method, key, seed, order).
+    """All records, unfinished ones too, sorted by (stream folder, method, key, seed, order); for a user's own results
+    the stored ones as well, and before own ones of the same run. Own ones are marked ``own`` there.
 
     One that cannot be read, that lies where another run belongs, or that contradicts the others of its stream, is named
     on stderr and left out.
     """
     streams: dict[str, dict[Path, Record]] = {}
-    for file, record in readable(run_files(results, stream)):
-        if file.parent == path_of(results, record):
-            streams.setdefault(record.stream.folder, {})[file] = record
-        else:
-            notice(f"left out: {file}: lies where another run belongs; this is {'/'.join(map(str, record.place))}")
+    *stored, mine = read_from(results)
+    for place in (*stored, mine):
+        own = bool(stored) and place is mine
+        for file, record in readable(run_files(place, stream)):
+            if file.parent == path_of(place, record):
+                marked = record if record.own == own else replace(record, own=own)
+                streams.setdefault(record.stream.folder, {})[file] = marked
+            else:
+                notice(f"left out: {file}: lies where another run belongs; this is {'/'.join(map(str, record.place))}")
     found = []
     for records in streams.values():
         said = common(records.values())
@@ -149,7 +160,7 @@ def read_all(results: Path, stream: str | None = None) -> list[Record]:
                 found.append(record)
             else:
                 notice(f"left out: {file}: {wrong}")
-    return sorted(found, key=lambda record: record.place)
+    return sorted(found, key=lambda record: (record.place, record.own))
 
 
 def write_record(folder: Path, record: Record) -> None:

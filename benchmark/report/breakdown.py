@@ -72,7 +72,7 @@ def _of(
     first: Mapping[str, Callable[[tuple[Any, ...]], list[float | None]]] = MappingProxyType({}),
 ) -> list[Breakdown]:  # fmt: skip
     """``first``: columns that stand before those of the methods."""
-    runs_of = {(runs[0].method, runs[0].key): runs for runs in by_key(view.runs)}
+    runs_of = {(runs[0].named, runs[0].key): runs for runs in by_key(view.runs)}
     found = []
     for protocol in PROTOCOLS:
         rows = [row for row in findings.defaults(view.rows) if row.protocol == protocol]

@@ -83,7 +83,7 @@ def scatter(
 ) -> Figure:
     """Methods as points with their names beside them; ``levels`` are dotted lines at their y. y in per cent, x too
     unless ``log``: then x is drawn as it is on a logarithmic axis. ``top`` bounds the y axis."""
-    figure, axes = _figure()
+    figure, axes = blank_figure()
     scale = 1 if log else 100
     xs, ys = [scale * mark.x for mark in marks], [100 * mark.y for mark in marks]
     if log:
@@ -116,7 +116,7 @@ def curves(lines: Mapping[str, tuple[str, Sequence[float]]], named: Sequence[str
     The methods ``named`` are drawn in their group's colour with their name at the end, the others thin behind them.
     """
     longest = max((len(name) for name in named if name in lines), default=0)
-    figure, axes = _figure(right=1 - (5.4 * longest + 38) / (72 * SIZE[0]))  # 5.4: width of a letter in points
+    figure, axes = blank_figure(right=1 - (5.4 * longest + 38) / (72 * SIZE[0]))  # 5.4: width of a letter in points
     ends: list[tuple[float, str, str]] = []
     for name, (group, values) in sorted(lines.items(), key=lambda item: item[0] in named):
         colour, marker = GROUP.get(group, OTHER)
@@ -144,7 +144,7 @@ def curves(lines: Mapping[str, tuple[str, Sequence[float]]], named: Sequence[str
 
 def dumbbells(rows: Sequence[tuple[str, str, float, float]], left: str, right: str, x: str) -> Figure:
     """(method, group, first, second) a line, first a filled and second an open point, joined; per cent from 0."""
-    figure, axes = _figure(height=1.15 + 0.2 * len(rows), left=0.28, bottom_inches=0.62)
+    figure, axes = blank_figure(height=1.15 + 0.2 * len(rows), left=0.28, bottom_inches=0.62)
     for place, (name, group, first, second) in enumerate(reversed(rows)):
         colour, _ = GROUP.get(group, OTHER)
         told = f"{name}: {left} {100 * first:.2f}, {right} {100 * second:.2f}"
@@ -173,7 +173,7 @@ def heat(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequen
     beside, below = (0.3 + 0.078 * max(map(len, names)) for names in (rows, columns))
     width, height = beside + 0.15 + 0.46 * len(columns), 0.62 * below + 0.75 + 0.22 * len(rows)
     width = max(width, 0.2 + 0.08 * len(x))
-    figure, axes = _figure(width, height, left=beside / width, bottom_inches=0.62 * below + 0.35)
+    figure, axes = blank_figure(width, height, left=beside / width, bottom_inches=0.62 * below + 0.35)
     cells = np.ma.masked_invalid(shown[::-1])
     axes.pcolormesh(cells, cmap="Blues", vmin=low, vmax=high, edgecolors="white", linewidth=1)
     for (row, column), value in np.ndenumerate(shown[::-1]):
@@ -198,7 +198,7 @@ def critical_difference(ranks: Mapping[str, float], difference: float, cliques: 
     half, top = (len(order) + 1) // 2, 1.2 + 0.45 * len(cliques)
     width, beside = 6.4, (5.4 * max(map(len, order)) + 36) / 72  # inches on either side for names and ranks
     height = 0.85 + 0.2 * (top + half)
-    figure, axes = _figure(width, height, left=beside / width, right=1 - beside / width, bottom_inches=0.05)
+    figure, axes = blank_figure(width, height, left=beside / width, right=1 - beside / width, bottom_inches=0.05)
     axes.set_xlim(0.6, len(order) + 0.4)
     axes.set_ylim(top + half, -2.6)
     axes.axis("off")
@@ -227,7 +227,7 @@ def critical_difference(ranks: Mapping[str, float], difference: float, cliques: 
 # Their parts
 
 
-def _figure(
+def blank_figure(
     width: float = SIZE[0], height: float = SIZE[1], left: float = 0.115, right: float = 0.985,
     bottom_inches: float = 0.52,
 ) -> tuple[Figure, Axes]:  # fmt: skip

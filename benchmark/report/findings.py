@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from operator import itemgetter
 from statistics import fmean
 
-from benchmark.compare.entries import GROUPS
+from benchmark.compare.entries import GROUPS, trial, trial_stream
 from benchmark.compare.rows import LeaderboardRow, OverallRow, PairRow
 from benchmark.compare.tables import percent
 from benchmark.config import families
@@ -46,12 +46,29 @@ def best_of_groups(rows: Sequence[LeaderboardRow]) -> Best:
     return found
 
 
-def defaults(rows: Sequence[LeaderboardRow]) -> list[LeaderboardRow]:
-    """The rows with default settings on the backbone that most of them have."""
-    plain = [row for row in rows if row.default]
+def conditions(rows: Sequence[LeaderboardRow]) -> list[str]:
+    """Settings under which methods are drawn and set beside each other: the defaults, where there are none what most
+    rows have instead; then every other change of the common budget that two methods have."""
+    methods: dict[str, set[str]] = {}
+    for row in rows:
+        if "method." not in row.settings:
+            methods.setdefault(row.settings, set()).add(row.method)
+    order = sorted(methods, key=lambda settings: (settings != "", -len(methods[settings]), settings))
+    return [*order[:1], *(settings for settings in order[1:] if len(methods[settings]) > 1)]
+
+
+def defaults(rows: Sequence[LeaderboardRow], condition: str | None = None) -> list[LeaderboardRow]:
+    """The rows with these settings, by default the first of :func:`conditions`, on the backbone that most have."""
+    chosen = next(iter(conditions(rows)), "") if condition is None else condition
+    plain = [row for row in rows if row.settings == chosen]
     backbones = [row.backbone for row in plain]
     main = max(sorted(set(backbones)), key=backbones.count, default=None)
     return [row for row in plain if row.backbone == main]
+
+
+def told(rows: Sequence[LeaderboardRow]) -> list[LeaderboardRow]:
+    """Those of which something is said: of several runs, which learned for as long as the common budget has it."""
+    return [row for row in defaults(rows) if row.n_runs > 1 and not trial(row.settings)]
 
 
 def _answered(rows: Sequence[LeaderboardRow], protocol: str) -> list[LeaderboardRow]:
@@ -64,14 +81,20 @@ def _score(row: LeaderboardRow) -> float:
     return row.last_acc_mean
 
 
+def _rivals(rows: Sequence[LeaderboardRow], protocol: str) -> list[LeaderboardRow]:
+    """Of those that answered the ones of which something is said."""
+    several = told(rows)
+    return [row for row in _answered(rows, protocol) if row in several]
+
+
 def lead(rows: Sequence[LeaderboardRow], pairs: Sequence[PairRow], measure: str) -> list[Lead]:
     """Who is ahead under each protocol, and whether the runner-up of the same group can be told from it.
 
     That is said by p after Holm's correction, of ``pairs``: intervals that overlap do not say that two are alike.
     """
     said = []
-    for protocol, told in zip(PROTOCOLS, TOLD, strict=True):
-        mine = sorted(_answered(rows, protocol), key=lambda row: (-_score(row), row.method))
+    for protocol, words in zip(PROTOCOLS, TOLD, strict=True):
+        mine = sorted(_rivals(rows, protocol), key=lambda row: (-_score(row), row.method))
         if not mine:
             continue
         best = mine[0]
@@ -79,7 +102,7 @@ def lead(rows: Sequence[LeaderboardRow], pairs: Sequence[PairRow], measure: str)
         names = _listed([best.method, *equal])
         score = percent(best.last_acc_mean, best.last_acc_std)
         rivals = [r for r in mine if r.rank_class == best.rank_class and r.method not in (best.method, *equal)]
-        said.append(Lead(told, names, f"{score} % {measure}", _runner_up(best, rivals[:1], pairs)))
+        said.append(Lead(words, names, f"{score} % {measure}", _runner_up(best, rivals[:1], pairs)))
     return said
 
 
@@ -99,39 +122,43 @@ def _runner_up(best: LeaderboardRow, rivals: Sequence[LeaderboardRow], pairs: Se
 
 
 def forgetting(rows: Sequence[LeaderboardRow]) -> list[str]:
-    """Per protocol who forgets nothing and who most; joint training learns once and is left out."""
+    """Per protocol who forgets nothing and who most, with what they had learned, for who learns nothing has nothing to
+    forget; joint training learns once and is left out."""
     said = []
     for protocol in PROTOCOLS:
-        mine = [row for row in defaults(rows) if row.protocol == protocol and row.group != "joint"]
-        known = [(row.forgetting_mean, row.method) for row in mine if row.forgetting_mean is not None]
+        mine = [row for row in told(rows) if row.protocol == protocol and row.group != "joint"]
+        known = [
+            (row.forgetting_mean, f"{row.method}, learned {percent(row.learning_acc_mean)}")
+            for row in mine if row.forgetting_mean is not None
+        ]  # fmt: skip
         known.sort(key=itemgetter(0))
-        if not known:
+        if len(known) < 2:
             continue
         nothing = [method for value, method in known if value < NOTHING]
         (least, best), (most, worst) = known[0], known[-1]
         if nothing:
-            first = f"{len(nothing)} of {len(known)} methods forget nothing ({_names(nothing)})"
+            first = f"{len(nothing)} of {len(known)} methods forget nothing ({_names(nothing, joint='; ')})"
         else:
-            first = f"{best} forgets least ({percent(least)} points)"
-        said.append(f"Identity {protocol}: {first}, {worst} forgets most ({percent(most)}).")
+            first = f"least is forgotten by {best} ({percent(least)} points)"
+        said.append(f"Identity {protocol}: {first}; most by {worst} ({percent(most)}).")
     return said
 
 
 def costs(rows: Sequence[LeaderboardRow]) -> list[str]:
-    """The dearest and the cheapest method that trains, by parameters, memory kept and time."""
-    mine = [row for row in defaults(rows) if row.protocol == PROTOCOLS[0] and row.trainable_params]
+    """The dearest and the cheapest method that trains, by parameters and memory kept: seconds of runs depend on what
+    else the machine did."""
+    mine = [row for row in told(rows) if row.protocol == PROTOCOLS[0] and row.trainable_params]
     said = []
     for name, label, shown in (
         ("trainable_params", "Trained parameters", lambda value: f"{value:,.0f}"),
         ("stored_bytes", "Kept between tasks", lambda value: f"{value / 2**20:,.2f} MiB"),
-        ("train_seconds_mean", "Training", lambda value: f"{value:,.0f} s"),
     ):
         known = [(value, row.method) for row in mine if (value := row.value(name)) is not None]
         known.sort(key=itemgetter(0))
-        if known:
+        if len(known) > 1:
             (low, cheapest), (high, dearest) = known[0], known[-1]
             said.append(f"{label}: {shown(low)} ({cheapest}) to {shown(high)} ({dearest}).")
-    idle = sorted({row.method for row in defaults(rows) if not row.trainable_params})
+    idle = sorted({row.method for row in told(rows) if not row.trainable_params})
     return [*said, f"Without training: {_names(idle)}."] if idle else said
 
 
@@ -145,7 +172,7 @@ def unranked(rows: Sequence[LeaderboardRow]) -> list[tuple[str, list[str]]]:
     }
     settings, single, silent, other = reasons.values()
     for row in rows:
-        if row.rank is not None:
+        if row.rank is not None or trial(row.settings):
             continue
         name = row.method if row.default else f"{row.method} ({row.settings})"
         if not row.default:
@@ -166,11 +193,15 @@ def stale(rows: Sequence[LeaderboardRow]) -> list[str]:
 
 def evidence(view: StreamView) -> list[str]:
     """How many runs there are, which are stale, which are not ranked and why, what did not enter."""
-    runs = view.runs
+    runs = [] if trial_stream(view.name) else [run for run in view.runs if not trial(run.settings)]
+    if not runs:
+        return ["Made to see that things run: nothing is said, counted or ranked of it."]
     seeds, orders = _numbers({run.seed for run in runs}), _numbers({run.order for run in runs})
-    methods = {row.method for row in view.rows}
+    methods = {run.named for run in runs}
     said = [f"{len(runs)} runs of {len(methods)} methods; seeds {seeds}; orders {orders}."]
-    old = stale(view.rows)
+    if not told(view.rows):
+        said.append("No method has run more than once: who is ahead is not said.")
+    old = stale([row for row in view.rows if not trial(row.settings)])
     said.append(f"Stale, neither made nor verified by the code that built this page: {', '.join(old)}." if old else
                 "Nothing is stale: every row was made or verified by the code that built this page.")  # fmt: skip
     said += [note for name in sorted({run.backbone for run in runs}) if (note := families.note(name))]
@@ -186,6 +217,11 @@ def evidence(view: StreamView) -> list[str]:
     return said
 
 
+def changed(view: StreamView) -> str:
+    """What differs from the defaults in the rows of a stream that are set beside others."""
+    return next(iter(conditions(view.rows)), "")
+
+
 def freshness(views: Sequence[StreamView]) -> str:
     """One sentence on stale rows over all streams."""
     old = [f"{', '.join(stale(view.rows))} on {view.name}" for view in views if stale(view.rows)]
@@ -194,7 +230,9 @@ def freshness(views: Sequence[StreamView]) -> str:
 
 def steps(methods: Sequence[MethodView]) -> tuple[str, str]:
     """What tasks of one modality do to each other on average over the methods, or why it cannot be said."""
-    mine = [method.steps for method in methods if method.group != "joint" and not method.settings]
+    first = next(iter(conditions([row for method in methods for row in method.rows.values()])), "")
+    told_of = [method for method in methods if method.settings == first and len(method.provenance) > 1]
+    mine = [method.steps for method in told_of if method.group != "joint" and not trial(first)]
     said = []
     for protocol in PROTOCOLS:
         pairs = [(same, other) for same, other in (each[protocol] for each in mine)
@@ -229,10 +267,10 @@ def code(method: MethodView) -> str:
 def overall(views: Sequence[StreamView], ranks: Sequence[OverallRow]) -> list[Lead]:
     """On how many streams which method ends highest, as printed, and who ranks best among the plain methods."""
     said = []
-    for protocol, told in zip(PROTOCOLS, TOLD, strict=True):
+    for protocol, words in zip(PROTOCOLS, TOLD, strict=True):
         wins: dict[str, int] = {}
         for view in views:
-            mine = _answered(view.rows, protocol)
+            mine = [] if trial_stream(view.name) else _rivals(view.rows, protocol)
             best = percent(max(map(_score, mine), default=None))
             for row in mine:
                 if percent(_score(row)) == best:
@@ -245,9 +283,10 @@ def overall(views: Sequence[StreamView], ranks: Sequence[OverallRow]) -> list[Le
             rest = f"Then {', '.join(after)}." if after else ""
             if first:
                 rest += f" Best average rank of the plain methods, over {first.n_streams} streams: {first.method}."
-            score = f"on {wins[order[0]]} of {len(views)} streams"
+            many = sum(bool(_rivals(view.rows, protocol)) for view in views if not trial_stream(view.name))
+            score = f"on {wins[order[0]]} of {many} streams with several runs of a method"
             score += " each" if len(most) > 1 else ""
-            said.append(Lead(told, _listed(most), score, rest))
+            said.append(Lead(words, _listed(most), score, rest))
     return said
 
 
@@ -260,7 +299,7 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-def _names(names: Sequence[str], most: int = 6) -> str:
+def _names(names: Sequence[str], most: int = 6, joint: str = ", ") -> str:
     if len(names) > most + 1:
-        return ", ".join(names[:most]) + f" and {len(names) - most} more"
-    return ", ".join(names)
+        return joint.join(names[:most]) + f" and {len(names) - most} more"
+    return joint.join(names)

@@ -10,6 +10,7 @@ from benchmark.compare.tables import percent
 from benchmark.record.schema import PROTOCOLS
 from benchmark.report.findings import defaults
 from benchmark.report.panels import AcrossLine
+from benchmark.report.wording import slug
 
 
 def _number(value: float | None, spread: float | None = None, bold: bool = False) -> str:
@@ -17,11 +18,12 @@ def _number(value: float | None, spread: float | None = None, bold: bool = False
     return rf"\textbf{{{text}}}" if bold else text
 
 
-def leaderboard(name: str, measure: str, rows: Sequence[LeaderboardRow]) -> str:
-    """One line a method with default settings; bold is the best of its group and protocol."""
+def leaderboard(name: str, measure: str, rows: Sequence[LeaderboardRow], condition: str) -> str:
+    """One line a method whose settings are ``condition``, what differs from the defaults; bold is the best of its group
+    and protocol."""
     import pandas
 
-    shown = defaults(rows)
+    shown = defaults(rows, condition)
     best: dict[tuple, float] = {}
     for row in shown:
         if row.last_acc_mean is not None:
@@ -34,16 +36,21 @@ def leaderboard(name: str, measure: str, rows: Sequence[LeaderboardRow]) -> str:
         for each in pair:
             first = each.last_acc_mean is not None and each.last_acc_mean == best[each.rank_class]
             cells[f"last, {each.protocol}"] = _number(each.last_acc_mean, each.last_acc_std, first)
+        cells["balanced, given"] = _number(row.balanced_acc_mean)
         for each in pair:
+            cells[f"learned, {each.protocol}"] = _number(each.learning_acc_mean)
             cells[f"forgetting, {each.protocol}"] = _number(each.forgetting_mean)
         cells["BWT, given"] = _number(row.bwt_mean)
         cells["parameters"] = "--" if row.trainable_params is None else f"{row.trainable_params:,}"
         lines.append(cells)
     caption = (
         f"{escape(name)}: {measure} after the last task in per cent, mean $\\pm$ standard deviation over runs, "
-        "with the task's identity given and hidden. Bold: the best of its group."
-    )
-    return _latex(pandas.DataFrame(lines), caption, f"tab:{name}", "ll" + "r" * 7)
+        "with the task's identity given and hidden; learned: right after the task. Bold: the best of its group."
+    ) + (f" All with {escape(condition)}." if condition else "")
+    table = pandas.DataFrame(lines)
+    table = table[[column for column in table if set(table[column]) != {"--"}]]
+    label = f"tab:{name}" + (f"-{slug(condition)}" if condition else "")
+    return _latex(table, caption, label, "ll" + "r" * (len(table.columns) - 2))
 
 
 def matrix(name: str, protocol: str, streams: Sequence[str], lines: Sequence[AcrossLine]) -> str:

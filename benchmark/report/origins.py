@@ -15,7 +15,8 @@ from benchmark.record.stored import path_of
 
 @dataclass(frozen=True)
 class ProvenanceView:
-    """One run. ``given`` and ``hidden`` are its last scores, ``folder`` is below the folder of all results."""
+    """One run. ``given`` and ``hidden`` are its last scores, ``folder`` is below the folder of the results that it is
+    of: the user's ``own``, or the stored ones."""
 
     seed: int
     order: int
@@ -28,6 +29,7 @@ class ProvenanceView:
     device: str | None
     command: str
     folder: str
+    own: bool
 
 
 def provenance_view(run: Record) -> ProvenanceView:
@@ -44,6 +46,7 @@ def provenance_view(run: Record) -> ProvenanceView:
         device=about.device,
         command=command(run),
         folder=path_of(Path(), run).as_posix(),
+        own=run.own,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -56,27 +56,41 @@ class StreamPlates:
 def of_stream(view: StreamView, images: Images, matrices: bool) -> StreamPlates:
     """The figures of a stream; their files go into ``images``.
 
-    Only rows with default settings are drawn, of the backbone that most of them have; with ``matrices`` every row's
-    score matrix besides, for papers only.
+    Rows with default settings are drawn, of the backbone that most of them have, and those of every other condition
+    (:func:`findings.conditions`) in figures of their own; with ``matrices`` every row's score matrix besides, for
+    papers only.
     """
     shown = findings.defaults(view.rows)
-    plain = {(row.method, row.key) for row in shown}
-    methods = [method for method in view.methods if (method.method, method.key) in plain]
-    said = "Default settings only. Up is better everywhere; on the left pair, right is better too."
     others = sorted({row.backbone for row in view.rows} - {row.backbone for row in shown})
+    changed = "" if shown and shown[0].default else "No row has default settings. "
+    said = f"{changed}Up is better everywhere; on the left pair, right is better too."
     drawn = StreamPlates(said + (f" Backbones not drawn: {', '.join(others)}." if others else ""))
+    for condition in findings.conditions(view.rows):
+        _under(condition, view, drawn, images)
+    for method in view.methods if matrices else ():
+        for protocol in PROTOCOLS:
+            _matrix(view, method, protocol, images)
+    return drawn
+
+
+def _under(condition: str, whole: StreamView, drawn: StreamPlates, images: Images) -> None:
+    """The figures of the rows with these settings, which stand in names and captions where they are no defaults."""
+    plain = {(row.method, row.key) for row in findings.defaults(whole.rows, condition)}
+    methods = [method for method in whole.methods if (method.method, method.key) in plain]
+    view = replace(whole, name=f"{whole.name}-{condition}") if condition else whole
+    mine = StreamPlates("")
     dear: list[Plate] = []  # behind the others, so that both protocols stand side by side
     for protocol in PROTOCOLS:
         rows = [method.rows[protocol] for method in methods]
-        drawn.balance += _balance(view, rows, protocol, images)
-        dear += _cost(view, rows, protocol, images)
-        drawn.curves += _curves(view, methods, rows, protocol, images)
-        drawn.steps += _steps(view, methods, protocol, images)
+        mine.balance += _balance(view, rows, protocol, images)
+        dear += [plate for cost in COSTS for plate in _cost(view, rows, protocol, cost, images)]
+        mine.curves += _curves(view, methods, rows, protocol, images)
+        mine.steps += _steps(view, methods, protocol, images)
         drawn.papers += _forgetting(view, methods, protocol, images)
-        for method in view.methods if matrices else ():
-            _matrix(view, method, protocol, images)
-    drawn.balance += dear
-    return drawn
+    mine.balance += dear
+    told = f"{condition}. " if condition else ""
+    for name in ("balance", "curves", "steps"):
+        getattr(drawn, name).extend(replace(plate, caption=told + plate.caption) for plate in getattr(mine, name))
 
 
 def _add(images: Images, name: str, label: str, caption: str, draw: Any, *arguments: Any, **options: Any) -> Plate:
@@ -109,27 +123,29 @@ def _balance(view: StreamView, rows: Sequence[LeaderboardRow], protocol: str, im
                  f"plasticity ({view.measure} when learned)", "stability", top=top)]  # fmt: skip
 
 
-def _cost(view: StreamView, rows: Sequence[LeaderboardRow], protocol: str, images: Images) -> list[Plate]:
+COSTS = {"parameters": ("trainable_params", "trained parameters", 1.0),
+         "memory": ("stored_bytes", "kept between tasks, MiB", 2.0**20)}  # fmt: skip
+
+
+def _cost(view: StreamView, rows: Sequence[LeaderboardRow], protocol: str, cost: str, images: Images) -> list[Plate]:
+    """The last score over what it costs, in numbers that are the same on every machine."""
+    column, words, unit = COSTS[cost]
     known = [(row, row.last_acc_mean) for row in rows if row.last_acc_mean is not None]
     marks = [
-        Mark(row.method, row.group, row.train_seconds_mean, last)
+        Mark(row.method, row.group, value / unit, last)
         for row, last in known
-        if row.trainable_params and row.train_seconds_mean
+        if row.trainable_params and (value := row.value(column))
     ]
     levels = [Mark(row.method, row.group, 0.0, last) for row, last in known if row.trainable_params == 0]
     if not marks:
         return []
-    devices = sorted({str(run.provenance.device) for run in view.runs})
     cheap, dear = min(marks, key=lambda mark: mark.x), max(marks, key=lambda mark: mark.x)
     label = (
-        f"Final {view.measure} against training time on {view.name}, identity {protocol}: from {cheap.name}, "
-        f"{cheap.x:,.0f} s and {percent(cheap.y)}, to {dear.name}, {dear.x:,.0f} s and {percent(dear.y)}"
+        f"Final {view.measure} against {words} on {view.name}, identity {protocol}: from {cheap.name}, "
+        f"{cheap.x:,.2f} and {percent(cheap.y)}, to {dear.name}, {dear.x:,.2f} and {percent(dear.y)}"
     )
-    caption = (
-        f"Identity {protocol}. Training seconds over all tasks, logarithmic; measured on {', '.join(devices)}, "
-        "with whatever else ran there."
-    )
-    return [_add(images, f"{view.id}-cost-{protocol}", label, caption, scatter, marks, "training time, s",
+    caption = f"Identity {protocol}. {words[0].upper()}{words[1:]}, logarithmic."
+    return [_add(images, f"{view.id}-{cost}-{protocol}", label, caption, scatter, marks, words,
                  f"last {view.measure}", log=True, levels=levels)]  # fmt: skip
 
 

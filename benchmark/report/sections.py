@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from benchmark.compare import claims, claims_page, comparisons, held
+from benchmark.compare.entries import trial, trial_stream
 from benchmark.compare.rows import LeaderboardRow, OverallRow
 from benchmark.compare.tables import percent
 from benchmark.kinds.retrieval import RECALLS, RECIPROCAL
@@ -33,6 +34,17 @@ class Papers:
 
 
 @dataclass(frozen=True)
+class Addresses:
+    """Of the folders of results, from the page: the stored ones and the user's own; the same where there is one."""
+
+    stored: str
+    own: str
+
+    def of(self, own: bool) -> str:
+        return self.own if own else self.stored
+
+
+@dataclass(frozen=True)
 class MethodSection:
     """A method of a stream, with a sentence on its matrices and one on its code."""
 
@@ -46,6 +58,8 @@ class StreamSection:
     """A stream.
 
     Attributes:
+        condition: what differs from the defaults in the rows that are drawn and set beside each other.
+        tables: names of its LaTeX tables. shown: the rows under the condition.
         bold: (method, key, protocol) of the rows whose last score is the best of its group.
         steps_said, no_steps: one of the two is empty.
         pairs, no_pairs: one of the two is empty.
@@ -57,6 +71,9 @@ class StreamSection:
     view: StreamView
     about: str
     lead: list[Lead]
+    condition: str
+    tables: list[str]
+    shown: list[LeaderboardRow]
     best: Best
     bold: set[tuple[str, str, str]]
     forgetting: list[str]
@@ -83,6 +100,7 @@ class StreamSection:
 class OverallSection:
     """What is shown once, over all chosen streams; ``claims``: lines of the table under ``claims_page.HEADINGS``."""
 
+    streams: int
     methods: int
     runs: int
     evidence: str
@@ -98,29 +116,36 @@ class OverallSection:
     claims: list[tuple[str, ...]]
 
 
-def stream_section(records: Sequence[Record], results_at: str, matrices: bool, papers: Papers) -> StreamSection:
+def stream_section(
+    records: Sequence[Record], results_at: Addresses, matrices: bool, papers: Papers
+) -> StreamSection:  # fmt: skip
     """The section of one stream; its figures and its table go into ``papers``.
 
     Args:
         records: of one stream, at least one of which enters the leaderboard.
-        results_at: the address of the folder of all results, from the page.
+        results_at: the addresses of the folders of results.
         matrices: whether the score matrix of every method is drawn for papers.
     """
     view = stream_view(records)
     rows, best = view.rows, findings.best_of_groups(view.rows)
-    papers.tables[f"{view.id}.tex"] = latex.leaderboard(view.name, view.measure, rows)
-    steps_said, no_steps = findings.steps(view.methods)
-    compared = comparisons.pairs(view.runs)
+    trial, conditions = trial_stream(view.name), findings.conditions(rows)
+    tables = {f"{view.part(each)}.tex": latex.leaderboard(view.name, view.measure, rows, each) for each in conditions}
+    papers.tables.update(tables)
+    steps_said, no_steps = findings.steps([] if trial else view.methods)
+    compared = comparisons.pairs(view.runs, next(iter(conditions), ""))
     pairs, no_pairs = panels.pairs(view, compared)
     class_recalls = breakdown.recalls(view)
     return StreamSection(
         view=view,
         about=_about(view),
-        lead=findings.lead(rows, compared, view.measure),
+        lead=[] if trial else findings.lead(rows, compared, view.measure),
+        condition=next(iter(conditions), ""),
+        tables=list(tables),
+        shown=findings.defaults(rows),
         best=best,
         bold=_bold(rows, best),
-        forgetting=findings.forgetting(rows),
-        costs=findings.costs(rows),
+        forgetting=[] if trial else findings.forgetting(rows),
+        costs=[] if trial else findings.costs(rows),
         evidence=findings.evidence(view),
         span=panels.span(rows),
         scales=panels.scales(view.methods),
@@ -165,13 +190,15 @@ def _bold(rows: Sequence[LeaderboardRow], best: Best) -> set[tuple[str, str, str
     }
 
 
-def _links(view: StreamView, paired: bool, results_at: str) -> Links:
+def _links(view: StreamView, paired: bool, results_at: Addresses) -> Links:
     suffixes = ["", ".matrix", ".forgetting", ".bwt"]
     suffixes += [".recall"] if any(run.class_recall for run in view.runs) else []
     suffixes += [".subgroups"] if any(run.subgroups for run in view.runs) else []
     suffixes += [".missing"] if any(method.missing for method in view.methods) else []
     suffixes += [".pairs"] if paired else []
-    folder = f"{results_at}/leaderboards/{quote(view.name)}"
+    if any(run.primary != run.stream.primary for run in view.runs):  # seen by another metric
+        return []
+    folder = f"{results_at.of(any(run.own for run in view.runs))}/leaderboards/{quote(view.name)}"
     return [(f"{view.name}{suffix}.csv", f"{folder}{suffix}.csv") for suffix in suffixes]
 
 
@@ -183,7 +210,7 @@ def _matrix_said(method: MethodView) -> str:
 
 
 def overall_section(
-    records: Sequence[Record], views: Sequence[StreamView], results_at: str, papers: Papers
+    records: Sequence[Record], views: Sequence[StreamView], results_at: Addresses, papers: Papers, metric: str | None
 ) -> OverallSection:  # fmt: skip
     """The section over all chosen streams; ``papers`` has the tables and figures of the streams already."""
     ranks = comparisons.overall(records)
@@ -191,16 +218,20 @@ def overall_section(
     diagrams, said = plates.critical_differences(comparisons.across(records), papers.images)
     if ranks:
         papers.tables["overall.tex"] = latex.ranks(ranks)
-    names = [view.name for view in views]
+    names = [f"{view.name} ({said})" if (said := findings.changed(view)) else view.name for view in views]
     relations = claims.read()
-    found = held.held(relations, records)
+    found = held.held(relations, records) if metric is None else []
+    counted = [view for view in views if not trial_stream(view.name)]
     for protocol in PROTOCOLS:
         name = f"streams-{protocol}"
-        papers.tables[f"{name}.tex"] = latex.matrix(name, protocol, names, table[protocol])
+        if table[protocol]:
+            papers.tables[f"{name}.tex"] = latex.matrix(name, protocol, names, table[protocol])
+    at = results_at.of(any(record.own for record in records))
     several = f"{comparisons.FEWEST_STREAMS} streams that two methods of a group have both run"
     return OverallSection(
-        methods=len({row.method for view in views for row in view.rows}),
-        runs=sum(len(view.runs) for view in views),
+        streams=len(counted),
+        methods=len({run.named for view in counted for run in view.runs if not trial(run.settings)}),
+        runs=sum(not trial(run.settings) for view in counted for run in view.runs),
         evidence=findings.freshness(views),
         lead=findings.overall(views, ranks),
         table=table,
@@ -209,7 +240,11 @@ def overall_section(
         diagrams=diagrams,
         diagrams_said=said,
         tables=sorted(papers.tables),
-        links=[(name, f"{results_at}/leaderboards/{name}") for name in ("overall.csv", "overall.pairs.csv") if ranks],
+        links=[
+            (name, f"{at}/leaderboards/{name}")
+            for name in ("overall.csv", "overall.pairs.csv")
+            if ranks and metric is None
+        ],
         claims_said=claims_page.said(relations, found),
         claims=[claims_page.cells(one) for one in found],
     )

@@ -51,6 +51,10 @@ class StreamView:
         """The name as part of addresses and of files' names."""
         return slug(self.name)
 
+    def part(self, condition: str) -> str:
+        """The name of files under a condition, what differs from the defaults."""
+        return f"{self.id}-{slug(condition)}" if condition else self.id
+
 
 def stream_view(records: Sequence[Record]) -> StreamView:
     """The view of one stream.
@@ -87,7 +91,7 @@ def _in_order(
     entering: Iterable[Record], rows: Iterable[LeaderboardRow]
 ) -> list[tuple[tuple[str, str], list[Record]]]:  # fmt: skip
     """The runs of each (method, key) in the order of the leaderboard, identity given."""
-    found = {(runs[0].method, runs[0].key): runs for runs in by_key(entering)}
+    found = {(runs[0].named, runs[0].key): runs for runs in by_key(entering)}
     places = [(row.method, row.key) for row in rows if row.protocol == PROTOCOLS[0]]
     return [(place, found[place]) for place in places]
 
@@ -102,12 +106,11 @@ def chance(stream: StreamEntry) -> dict[str, float] | None:
 
 
 def _left_out(records: Iterable[Record]) -> dict[str, int]:
-    """How many records enter no leaderboard, by reason."""
+    """How many records enter no leaderboard, by reason; those of limited data are not counted."""
     found: dict[str, int] = {}
     for record in records:
-        if not counts(record):
-            validation = record.split != "test"
-            reason = "not finished" if not record.complete else "validation split" if validation else "limited data"
+        if not counts(record) and record.limit is None:
+            reason = "not finished" if not record.complete else "validation split"
             found[reason] = found.get(reason, 0) + 1
     return found
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).parent / "page"
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
-PLAIN = ("trainable_params", "train_seconds_mean")  # columns that are no fractions, without decimals
+PLAIN = ("trainable_params",)  # columns that are no fractions, without decimals
 
 
 def slug(text: str) -> str:

@@ -65,6 +65,8 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
                             "--redo stale")  # fmt: skip
         method, data = load.loaded(plan, cls, here.device)
         record = begun or new_record(plan, here.name)
+        if plan.stored is not None and not config.quiet:
+            console.print(f"stored already: {plan.stored}; this run stands beside it", highlight=False, soft_wrap=True)
         if begun is None:
             if found.reason and not anew:
                 warn(f"{found.reason}: the run is made again")

@@ -75,7 +75,7 @@ class Display:
     def matrix(self, record: Record) -> None:
         """A row more of the matrix is known: the table grows in a terminal, elsewhere the row is a line."""
         if self.live:
-            self.live.update(Group(tables.matrix_table(record, "given"), self.bar))
+            self.live.update(Group(*tables.matrix_tables(record, "given"), self.bar))
         elif not self.quiet:
             stage = record.stages - 1
             row = record.matrix("given")[stage]

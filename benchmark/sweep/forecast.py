@@ -15,9 +15,10 @@ from benchmark.config import families, registry, space
 from benchmark.config.resolve import Plan
 from benchmark.config.run_config import RunConfig
 from benchmark.data import doubles
+from benchmark.record import shelves
 from benchmark.record.folder import LEFT, Found, RunFolder, State
 from benchmark.record.schema import Record
-from benchmark.record.stored import path_of, read_all
+from benchmark.record.stored import found_at, read_all
 from benchmark.sweep.engines.local import gpus
 from benchmark.sweep.grid import GridRun
 
@@ -104,7 +105,7 @@ def _disk(plan: Plan, like: Sequence[Record], earlier: Sequence[Record]) -> floa
 
 def _kept(results: Path, record: Record, names: Sequence[str]) -> int:
     """Bytes of these files and folders of a record made here; 0 where they are missing."""
-    folder = path_of(results, record)
+    folder = found_at(results, record)
     files = [file for name in names for file in (folder / name, *(folder / name).glob("**/*"))]
     return sum(file.stat().st_size for file in files if file.is_file())
 
@@ -131,7 +132,8 @@ def described(plan: Plan) -> Iterator[str]:
     config, card, stream = plan.config, plan.card, plan.stream
     size = f"{len(stream)} tasks" + (f", {len(stream.labels())} classes" if stream.labels() else "")
     yield f"{card.name} on {plan.stream_folder}: {size}, order {list(plan.permutation)}"
-    yield f"settings: {config.settings(card) or 'the defaults'}; group: {card.group}; precision {plan.precision}"
+    yield f"settings: {config.settings(card) or 'the defaults'}"
+    yield f"group: {card.group}; precision {plan.precision}"
     yield f"backbone: {families.note(config.backbone) or config.backbone}"
     yield f"record: {plan.path}"
     yield f"state: {_state(RunFolder(plan.path, plan.key).found(), plan)}"
@@ -237,6 +239,9 @@ def overview(cells: Sequence[GridRun], redo: str, expected: Expected, slots: int
     yield from (f"{cell.found.reason}: made again" for cell in due if cell.found.state is State.DAMAGED)
     if not due:
         return
+    stored = sum(cell.plan.stored is not None for cell in due)
+    if stored:
+        yield f"{stored} of these are stored already and run again beside them; RESULTS={shelves.STORED} goes on there"
     known = [(cell, like) for cell, like in zip(due, map(expected, due), strict=True) if like.seconds is not None]
     unknown = f" ({len(due) - len(known)} of unknown length not counted)" if len(known) < len(due) else ""
     if not known:

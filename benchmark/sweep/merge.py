@@ -19,7 +19,8 @@ from benchmark.record import foreign
 from benchmark.record.agreement import Common, common
 from benchmark.record.folder import RunFolder, replaced
 from benchmark.record.schema import Record
-from benchmark.record.stored import RECORD, adopt, path_of, read_all, renamed, stream_folder
+from benchmark.record.shelves import OWN, stored_beside
+from benchmark.record.stored import RECORD, adopt, path_of, read_all, read_record, renamed, stream_folder
 
 PREFER = ("newest", "theirs")
 
@@ -51,15 +52,16 @@ def merge(source: Path, results: Path, prefer: str | None = None) -> Merged:
     """Copy the complete records below ``source`` that ``results`` lacks, and rebuild the leaderboards.
 
     Args:
-        source: another results folder, or the ``runs`` of one.
+        source: another results folder, whose ``local`` is brought too, or the ``runs`` of one. What is stored beside
+            ``results`` with the same numbers is here already.
         prefer: which of two records in conflict to keep: the ``newest``, or ``theirs``; None keeps what is here.
 
     Raises:
         UserError: there are no records, or both are the same folder; nothing has been copied then.
     """
     source, results = Path(source), Path(results)
-    runs = _runs_of(source, results)
-    merged, found = Merged(), list(foreign.runs_in(runs)) if runs.is_dir() else []
+    folders = [runs for runs in _runs_of(source, results) if runs.is_dir()]
+    merged, found = Merged(), [run for runs in folders for run in foreign.runs_in(runs)]
     if not found:
         raise UserError(f"--from {source}: no records there (<stream>/<method>/<key>/<run>/run.json)")
     here: dict[str, Common | None] = {}
@@ -74,17 +76,23 @@ def merge(source: Path, results: Path, prefer: str | None = None) -> Merged:
     return merged
 
 
-def _runs_of(source: Path, results: Path) -> Path:
-    """The folder of runs that is meant by ``source``."""
-    runs = source / "runs" if (source / "runs").is_dir() else source
-    if runs != source and runs.is_symlink():
-        raise UserError(f"--from {source}: its runs are a symbolic link, which is not followed; give the folder itself")
-    there, here = runs.resolve(), (results / "runs").resolve()
-    if there.is_relative_to(here) or here.is_relative_to(there):
-        raise UserError(
-            f"--from {source}: its runs and those of --results {results} are the same folder, or in each other"
-        )
-    return runs
+def _runs_of(source: Path, results: Path) -> list[Path]:
+    """The folders of runs that are meant by ``source``: its own ones of ``local`` last, where it has such."""
+    local = source / Path(OWN).name / "runs"
+    runs = source / "runs" if (source / "runs").is_dir() or local.is_dir() else source
+    here = (results / "runs").resolve()
+    folders = [runs, *([local] if local.is_dir() and local.resolve() != here else [])]
+    for folder in folders:
+        if folder != source and (folder.is_symlink() or (folder is local and local.parent.is_symlink())):
+            raise UserError(
+                f"--from {source}: its runs are a symbolic link, which is not followed; give the folder itself"
+            )
+        there = folder.resolve()
+        if there.is_relative_to(here) or here.is_relative_to(there):
+            raise UserError(
+                f"--from {source}: its runs and those of --results {results} are the same folder, or in each other"
+            )
+    return folders
 
 
 def _bring(
@@ -105,6 +113,10 @@ def _bring(
     if wrong is not None:
         merged.left_out.append(f"{source}: {wrong}")
         return
+    stored = stored_beside(results)
+    if stored is not None and _is_at(path_of(stored, own), own):
+        merged.same.append(path_of(stored, own))
+        return
     with ExitStack() as held:
         try:
             folder = held.enter_context(RunFolder(target, own.key).claimed())
@@ -115,6 +127,15 @@ def _bring(
             _decide(folder, source, own, prefer, merged)
         except UserError as error:  # of what is to be copied
             merged.left_out.append(str(error))
+
+
+def _is_at(folder: Path, own: Record) -> bool:
+    """Whether a whole record with these numbers lies there."""
+    try:
+        there = read_record(folder)
+    except UserError:
+        return False
+    return there.complete and not differences(there, own)
 
 
 def _no_place(target: Path, results: Path) -> str | None:

@@ -23,7 +23,7 @@ from benchmark.record.files import now
 from benchmark.record.folder import RunFolder
 from benchmark.record.parts import Verified
 from benchmark.record.schema import LATER, Record
-from benchmark.record.stored import path_of, read_all, read_record
+from benchmark.record.stored import found_at, read_all, read_record
 from benchmark.sweep import beside
 
 Say = Callable[[str], None]
@@ -37,12 +37,14 @@ class Verification:
         data: the folder in which relative paths of cards are looked up.
         own_commit: whether the record's own commit is run beside where bytes differ.
         typed: the plug-ins and functions of sources that the user has typed; no others are imported.
+        stored: the stored results, where these are not what was asked for by name: their records are not stamped.
     """
 
     data: str
     own_commit: bool
     say: Say
     typed: tuple[str, ...] = ()
+    stored: Path | None = None
 
     def of(self, folders: Sequence[Path]) -> int:
         """Verify the records of these folders one after the other.
@@ -75,7 +77,7 @@ class Verification:
         again = read_record(again_at)
         differing = repeats.difference(record, folder, again, again_at)
         if differing is None and wrong is None:
-            stamp(folder, record, again)
+            self._stamp(folder, record, again)
             self.say(f"  the same bytes: verified with code {again.provenance.fingerprint}")
             return True
         other = repeats.surroundings(record.provenance, again.provenance)
@@ -98,9 +100,16 @@ class Verification:
         if wrong is not None or not other:
             self.say("  so neither the code nor the machine is what differs: the record is not what its commit makes")
             return False
-        stamp(folder, record, again, sha)
+        self._stamp(folder, record, again, sha)
         self.say(f"  so the machine is what differs, not the code: verified with code {again.provenance.fingerprint}")
         return True
+
+    def _stamp(self, folder: Path, record: Record, again: Record, own_commit: str | None = None) -> None:
+        runs = None if self.stored is None else (self.stored / "runs").resolve()
+        if runs is not None and folder.resolve().is_relative_to(runs):
+            self.say(f"  a stored record, which stays as it is: make verify RESULTS={self.stored} stamps it")
+        else:
+            stamp(folder, record, again, own_commit)
 
     def _only_typed(self, record: Record) -> None:
         """Raise UserError where a run would import what its record names and the user has not typed."""
@@ -145,7 +154,7 @@ def asked(results: Path, methods: Sequence[str], stream: str | None, run: Path |
     found = list(_first_of_each_code(entering))
     if not found:
         raise UserError(f"{results / 'runs'}: no complete records")
-    return [path_of(results, record) for record in found]
+    return [found_at(results, record) for record in found]
 
 
 def _first_of_each_code(entering: Sequence[Record]) -> Iterator[Record]:

@@ -92,7 +92,7 @@ def test_runs_of_changed_defaults_have_another_key_and_their_records_keep_theirs
             record = read_record(file)
             card = registry.card(name)
             made = key.configuration(RunConfig(method=name, method_args=card.defaults), card, "32-true")
-            kept = key.kept_key(root / name, made, card.defaults, record.stream.hash)
+            kept = key.kept_key([root / name], made, card.defaults, record.stream.hash)
             assert kept != record.key == file.parents[1].name
 
 
@@ -157,7 +157,7 @@ def test_other_runs_of_an_earlier_edition_are_other_runs(
         (folder / "seed0-order0" / "run.json").write_text("{")
     if change == "version":
         monkeypatch.setattr(key, "part_versions", lambda _: {"router": 2})
-    kept = key.kept_key(folder.parent, planned(tmp_path / "empty").made_with, CARD.defaults, plan.stream_hash)
+    kept = key.kept_key([folder.parent], planned(tmp_path / "empty").made_with, CARD.defaults, plan.stream_hash)
     assert kept == planned(tmp_path / "empty").key != old.key
 
 

@@ -94,6 +94,29 @@ def test_the_same_bytes_stamp_the_row(results: Path, capsys: pytest.CaptureFixtu
     assert "verified" not in before.to_json()["provenance"]
 
 
+def test_a_stored_record_is_verified_and_stays_and_what_is_run_stands_beside(
+    results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(results.parent)
+    before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    assert main(["verify"]) == 0
+    said = capsys.readouterr().out
+    assert "the same bytes" in said and "make verify RESULTS=results stamps it" in said
+    assert main(["run", "--method", "zero_shot", "--stream", "smoke"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    key = folder_of(results).parent.name
+    assert f"stored already: results/runs/smoke/zero_shot/{key}/seed0-order0;" in said
+    assert f"record results/local/runs/smoke/zero_shot/{key}/seed0-order0/run.json" in said
+    assert main(["verify", "--run", f"results/local/runs/smoke/zero_shot/{key}/seed0-order0"]) == 0
+    assert read_record(folder_of(results / "local")).provenance.verified is not None
+    assert {path: path.read_bytes() for path in before} == before
+    fresh = {path.relative_to(results).parts[0] for path in results.rglob("*") if path.is_file() and path not in before}
+    assert fresh == {"local"}
+    assert main(["plan", "--methods", "zero_shot", "--streams", "smoke", "--seeds", "0,1", "--redo", "all"]) == 0
+    said = capsys.readouterr().out
+    assert "1 done, 0 unfinished, 1 missing" in said and "1 of these are stored already" in said
+
+
 def test_another_machine_is_told_from_other_code(
     results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
