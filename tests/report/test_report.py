@@ -381,8 +381,9 @@ def test_questions_and_answers_are_shown_whatever_they_say(tmp_path: Path) -> No
     html = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     page = Page(html)
     assert "<script>alert" not in html and 'No. <script>alert("x")</script> & so on' in page.text
-    assert html.count("Questions and answers</h4>") == 2 and page.text.count("when just learned") == 6
-    assert "answers of seed 0, order 0" in page.text and "Score matrix, identity given" in page.text
+    assert html.count("Answers to read</h3>") == 1 and page.text.count("when just learned") == 6
+    assert page.text.count("Cell by cell: format kept, distinct, truncated, fact F1") == 2
+    assert "Score matrix, identity given" in page.text
     assert "each task is scored by its own metric, accuracy, exact match or token F1." in page.text
     assert "5 tasks of classification, fusion and generation" in page.text
     assert "ct, token F1" in page.text  # under the name of a column
