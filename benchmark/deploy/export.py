@@ -1,7 +1,6 @@
 """A task's LoRA out of a run: as a PEFT adapter, or folded into open_clip weights that need nothing of this suite.
 
-What is exported is what acts when the task is answered with its identity given: one expert, or the sum of several
-(stacked LoRA, MSLoRA-CR), which is again one LoRA: sum_i w_i s B_i A_i = [w_1 s B_1 ... w_n s B_n] [A_1; ...; A_n].
+What is exported is what acts when the task is answered with its identity given (:mod:`benchmark.deploy.acting`).
 """
 
 from __future__ import annotations
@@ -12,20 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
-import torch
 from peft import LoraConfig
 from safetensors.torch import save
 from torch import Tensor
 
-from benchmark.deploy.trained import Trained, load
+from benchmark.deploy import spoken
+from benchmark.deploy.acting import Factors, factors
+from benchmark.deploy.trained import load
 from benchmark.disk import remove, write_bytes
 from benchmark.errors import UserError
 from benchmark.record.claim import alone_in
 from benchmark.record.files import write_text
 from benchmark.record.schema import Configuration
-from benchmark.stream import Task
 from methods.parts.backbones import opened
-from methods.parts.experts import Blend, Experts
+from methods.parts.experts import Experts
 
 PLACES = {  # of open_clip's and timm's blocks: name of the weight, and which third of it where q, k, v are fused
     "open_clip": {"q": ("attn.in_proj_weight", 0), "k": ("attn.in_proj_weight", 1), "v": ("attn.in_proj_weight", 2),
@@ -41,94 +40,47 @@ def export(run: Path, task: str, to: Path, format: str = "peft", method: str | N
 
     Args:
         format: ``peft`` (adapter_config.json, adapter_model.safetensors) or ``open_clip`` (open_clip_config.json,
-            open_clip_model.safetensors).
+            open_clip_model.safetensors). Of a vision-language model, which has the first alone, with ``use.py``.
         method: the plug-in that made the run, ``package.module:Class``, if one did: it is imported.
 
     Raises:
-        UserError: no such run or task, ``to`` is not empty, or the answer is more than a LoRA in the towers of a CLIP.
+        UserError: no such run or task, ``to`` is not empty, or the answer is more than a LoRA in the backbone.
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"--to {to}: there is something already")
     trained = load(run, method)
-    if trained.method.backbone.speaks:
-        raise UserError(f"{run}: learned on the vision-language model {trained.record.config.backbone}: what is "
-                        "exported is LoRA in the towers of a CLIP")  # fmt: skip
-    factors, experts = _factors(trained, trained.task(task))
+    speaks, config = trained.method.backbone.speaks, trained.record.config
+    if speaks and format != "peft":
+        raise UserError(f"--format {format}: {run} learned on the vision-language model {config.backbone}, which is no "
+                        "CLIP: --format peft")  # fmt: skip
+    found, experts = factors(trained, trained.task(task))
     building = to.with_name(f".exporting-{to.name}")
     with alone_in(to):
         remove(building)  # of a process that was killed
         try:
             building.mkdir()
             if format == "peft":
-                _adapter(experts, factors, building)
+                _adapter(experts, found, building)
             else:
-                _folded(trained.record.config, factors, building)
+                _folded(config, found, building)
+            if speaks:
+                spoken.add_use(trained, trained.task(task), building)
+            for path in building.rglob("*"):
+                path.chmod(0o755 if path.is_dir() else 0o644)  # some libraries write for their user alone
             building.replace(to)
         finally:
             remove(building)
+    if speaks:
+        return spoken.command(to)
     if format == "peft":
         tower = "" if experts.tower is trained.method.backbone else ".image"
-        name = trained.record.config.backbone
-        return f"PeftModel.from_pretrained(methods.parts.backbones.load({name!r}){tower}, {str(to)!r})"
+        return f"PeftModel.from_pretrained(methods.parts.backbones.load({config.backbone!r}){tower}, {str(to)!r})"
     return f"open_clip.create_model({'local-dir:' + str(to)!r})"
 
 
-def _factors(trained: Trained, task: Task) -> tuple[dict[str, tuple[Tensor, Tensor]], Experts]:
-    """By path of the adapted layer below the tower: A (R, D_in) and B (D_out, R), their product the whole update."""
-    method, name = trained.method, trained.record.method
-    experts: Any = getattr(method, "experts", None)
-    if not isinstance(experts, Experts):
-        raise UserError(f"{name} answers without LoRA experts: there is no adapter to export")
-    blend = _acting(trained, experts, task)
-    own = {id(layer): place for place, layer in enumerate(experts.layers)}
-    factors = {}
-    for path, module in experts.tower.named_modules():
-        if id(module) in own:
-            place = own[id(module)]
-            As, Bs = [], []
-            for expert, weight in blend.items():
-                A, B = (side[place].detach() for side in experts.factors(expert))
-                As.append(A)
-                Bs.append(B * experts.scale * (weight[place] if isinstance(weight, tuple) else weight))
-            factors[path] = torch.cat(As), torch.cat(Bs, dim=1)
-    return factors, experts
-
-
-def _acting(trained: Trained, experts: Experts, task: Task) -> Blend:
-    """The experts that are folded into the weights while the task is answered, with their weights.
-
-    Raises:
-        UserError: none are, or the answer is not that of a tower with these folded in (prompts, gates, other heads).
-    """
-    method, name = trained.method, trained.record.method
-    size, seen = method.backbone.image_size, []
-    pixels = torch.randint(256, (4, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    batch = {"image": pixels}
-    watch = method.backbone.image.register_forward_pre_hook(
-        lambda *_: seen.append((dict(experts.folded), experts.live))
-    )
-    with torch.no_grad():
-        answer_BC = method.scores(batch, task.labels, task) if task.labels else None
-        features_BE = method.represent(batch, task)
-        watch.remove()
-        blend, live = seen[-1] if seen else ({}, None)
-        if not blend and live is None:
-            raise UserError(f"{name} answers {task.name} without a LoRA: there is no adapter to export")
-        blend = blend | ({live: 1.0} if live is not None else {})
-        with experts.blend(blend):
-            plain_BE = method.backbone.image(method.views(pixels, False))
-        own = torch.allclose(features_BE, plain_BE, atol=1e-4)
-        if answer_BC is not None:
-            expected = method.backbone.logits(plain_BE, method.backbone.class_features(task.labels))
-            own = own and torch.allclose(answer_BC.float(), expected.float(), atol=1e-2)
-    if not own:
-        raise UserError(f"{name} answers with more than LoRA in the towers: an adapter alone would answer otherwise")
-    return blend
-
-
-def _adapter(experts: Experts, factors: dict[str, tuple[Tensor, Tensor]], to: Path) -> None:
+def _adapter(experts: Experts, found: Factors, to: Path) -> None:
     tensors, rank = {}, 0
-    for path, (A, B) in factors.items():
+    for path, (A, B) in found.items():
         tensors[f"base_model.model.{path}.lora_A.weight"] = A.contiguous()
         tensors[f"base_model.model.{path}.lora_B.weight"] = B.contiguous()
         rank = len(A)
@@ -139,10 +91,10 @@ def _adapter(experts: Experts, factors: dict[str, tuple[Tensor, Tensor]], to: Pa
     write_text(to / "adapter_config.json", json.dumps(plain, indent=1, sort_keys=True, default=str) + "\n")
 
 
-def _folded(config: Configuration, factors: dict[str, tuple[Tensor, Tensor]], to: Path) -> None:
+def _folded(config: Configuration, found: Factors, to: Path) -> None:
     name, model, _ = opened(config.backbone, config.pretrained)
     state = {key: value.detach().clone().contiguous() for key, value in model.state_dict().items()}
-    for path, (A, B) in factors.items():
+    for path, (A, B) in found.items():
         key, third = _place(path, state)
         update = B @ A
         rows = slice(None) if third is None else slice(third * len(update), (third + 1) * len(update))
