@@ -12,7 +12,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a LLaVA: of its decoder ``layers``, ``width``, ``inner`` (of the MLP), ``words``; of its vision tower the rest.
+    """Of LLaVA: of its decoder ``layers``, ``width``, ``inner`` (of the MLP), ``words``; the rest: of its vision tower.
 
     Attributes:
         shared: how many heads share one key and value.
@@ -32,7 +32,7 @@ class Sizes:
 
     @property
     def linear(self) -> int:
-        """Weights of the decoder's layers that LoRA adapts: q, k, v, out of the attention; gate, up, down of the MLP."""
+        """Weights of the layers that LoRA adapts: q, k, v, out of the attention; gate, up, down of the MLP."""
         return self.layers * (4 * self.width**2 + 3 * self.width * self.inner)
 
     @property
@@ -100,7 +100,7 @@ def training(run: Learning, m: Sizes = LLAVA) -> dict[str, float]:
     bytes_of = {
         "weights": 2 * m.all,
         "the decoder's linear layers, pristine": 2 * m.linear,
-        "the same, cast": 2 * m.linear * run.cast,
+        "the same, cast": 2 * m.linear * run.cast / (m.layers if run.recomputed else 1),
         "LoRA with gradients and AdamW's moments": 16 * n,
         "experts of earlier tasks, and their stacks": 2 * 4 * run.earlier * n,
         "activations": 2 * held * run.tokens * run.batch,
@@ -137,7 +137,7 @@ def tables() -> list[str]:
         "rank 64, batch 16, recomputed": training(Learning(64, 16, recomputed=True)),
         "rank 64, batch 4, 16-mixed": training(Learning(64, 4, cast=False)),
     }
-    return [table(learned), table({f"{samples} at a time": answering(samples) for samples in (1, 16, 256)})]
+    return [table(learned), table({f"{samples} at a time": answering(samples) for samples in (1, 8, 23)})]
 
 
 if __name__ == "__main__":
