@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 LABEL_SPACES = ("own", "shared")
+INTERPOLATIONS = ("bicubic", "bilinear", "random")  # the last is of training, and bicubic here
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,31 @@ class Stream:
         if sorted(order) != list(range(len(self))):
             raise ValueError(f"order {list(order)} is no permutation of 0..{len(self) - 1}")
         return replace(self, tasks=tuple(replace(self.tasks[old], index=new) for new, old in enumerate(order)))
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How a backbone has images of any shape fitted to its own square, in open_clip's words.
+
+    Attributes:
+        mode: ``shortest``: the shorter side is scaled to the square's and the centre cut out; ``longest``: the longer
+            side is, and the rest filled; ``squash``: both are, whatever becomes of the proportions.
+        interpolation: ``bilinear``, or else bicubic.
+        fill: the grey level, 0 to 255, of what ``longest`` leaves empty.
+    """
+
+    mode: str = "shortest"
+    interpolation: str = "bicubic"
+    fill: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError: open_clip has no such mode or interpolation."""
+        for given, known in ((self.mode, ("shortest", "longest", "squash")), (self.interpolation, INTERPOLATIONS)):
+            if given not in known:
+                raise ValueError(f"images are fitted {given!r}, expected one of {', '.join(known)}")
+
+
+SHORTEST = Framing()
 
 
 @dataclass(frozen=True)

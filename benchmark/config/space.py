@@ -19,6 +19,7 @@ from benchmark.data.sources.contents import cache_folder
 from benchmark.errors import UserError
 from benchmark.record.schema import Record
 from benchmark.record.stored import RECORD, read_record
+from benchmark.stream import SHORTEST, Framing
 
 TOKEN = 8  # bytes of a token of an answer
 HEAD = 1024  # bytes of an array's name and shape in a file
@@ -41,21 +42,21 @@ class Room:
         return f"{self.what}: {spoken(self.needed)} in {self.folder}, where {spoken(self.free)} are free{missing}"
 
 
-def check(plan: Plan, size: int) -> None:
+def check(plan: Plan, size: int, framing: Framing = SHORTEST) -> None:
     """Refuse a run that cannot have room.
 
     Args:
-        size: pixels of a side, as the backbone takes them.
+        size: pixels of a side, as the backbone takes them; ``framing`` how it has images fitted to that.
 
     Raises:
         UserError: naming what is needed and what is free.
     """
-    for room in rooms(plan, size):
+    for room in rooms(plan, size, framing):
         if room.needed > room.free:
             raise UserError(room.line)
 
 
-def rooms(plan: Plan, size: int | None) -> list[Room]:
+def rooms(plan: Plan, size: int | None, framing: Framing = SHORTEST) -> list[Room]:
     """What the run's images take in the cache, and the run in the results; of one disk together, if not one of them is
     too much by itself.
 
@@ -63,7 +64,7 @@ def rooms(plan: Plan, size: int | None) -> list[Room]:
     read to be counted, the state of a method of which there is no record.
     """
     needs = [
-        ("the image cache", cache_folder(), _images(plan, size)),
+        ("the image cache", cache_folder(), _images(plan, size, framing)),
         ("the run", Path(plan.config.results), _predictions(plan) + STATES * _stored(plan)),
     ]
     found = [Room(what, folder, needed, _disk(folder)[1]) for what, folder, needed in needs]
@@ -99,12 +100,12 @@ def spoken(size: float) -> str:
     return f"{size / 2**20:,.1f} MiB" if size < 2**30 else f"{size / 2**30:,.1f} GiB"
 
 
-def _images(plan: Plan, size: int | None) -> int:
+def _images(plan: Plan, size: int | None, framing: Framing) -> int:
     """Bytes of the tasks' images that are not in the cache yet."""
     if size is None:
         return 0
     due = dict(zip(plan.samples, plan.sources, strict=True))
-    missing = [source for samples, source in due.items() if not cache.place(samples, size).is_dir()]
+    missing = [source for samples, source in due.items() if not cache.place(samples, size, framing).is_dir()]
     return sum(sum(sources.counts(source).values()) for source in missing) * 3 * size * size
 
 

@@ -25,7 +25,7 @@ from benchmark.data.cache import cached
 from benchmark.data.catalog import Source
 from benchmark.data.sources.split import Split
 from benchmark.data.tensors import COLUMNS, NO_TOKEN, Rows, Samples, Subgrouping, widened
-from benchmark.stream import Share, Task
+from benchmark.stream import SHORTEST, Framing, Share, Task
 
 PASS_BATCH = 256  # samples per batch where nothing is learned
 
@@ -147,13 +147,14 @@ def task_data(
     tokenize: Callable[[Sequence[str]], Tensor] | None = None,
     inputs: str = "both",
     words: Words | None = None,
+    framing: Framing = SHORTEST,
 ) -> TaskData:
-    """Read a task's samples (through the cache), ready for a backbone of this image size and tokenizer.
+    """Read a task's samples (through the cache), ready for a backbone of this image size, framing and tokenizer.
 
     With ``words`` the task is asked in words, whatever its kind, and no tokenizer is needed.
     """
     splits, groups, subgroups = {}, sources.groups(source), sources.subgroups(source)
-    for split, found in cached(source, identity, size).items():
+    for split, found in cached(source, identity, size, framing).items():
         chosen = limited(found.labels, limit)
         if words is not None:
             made, rows = in_words(task, found, chosen, words)

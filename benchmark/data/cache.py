@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,13 @@ from benchmark.data.sources.images import Images
 from benchmark.data.sources.split import SPLITS, Split, check_labels
 from benchmark.disk import Data, digest, digesting, remove, sync, write_bytes
 from benchmark.errors import warn
+from benchmark.stream import SHORTEST, Framing
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 MANIFEST = "digests.json"
 AT_ONCE = 64  # images that are written at a time
 BUILDING = ".building-"
+FILTERS = {"bilinear": Image.Resampling.BILINEAR}  # everything else is bicubic, as open_clip has it
 HEADER = 1024  # bytes that a header of one of these arrays has at most
 
 
@@ -42,30 +45,51 @@ class _Damaged(Exception):
     """What is wrong with a cache; nothing where there is none."""
 
 
-def resized(images: NDArray[np.uint8] | Images | Sequence[NDArray[np.uint8]], size: int) -> NDArray[np.uint8]:
-    """(N, H, W) or (N, H, W, 3), or N images of any sizes -> (N, 3, size, size).
+def resized(
+    images: NDArray[np.uint8] | Images | Sequence[NDArray[np.uint8]], size: int, framing: Framing = SHORTEST
+) -> NDArray[np.uint8]:
+    """(N, H, W) or (N, H, W, 3), or N images of any sizes -> (N, 3, size, size), as open_clip's own transform does it.
 
-    The shorter side is scaled to ``size`` (bicubic) and the centre cut out.
+    Pixel for pixel what ``open_clip.image_transform`` gives of the images in grey or RGB before it normalises them.
     """
     out = np.empty((len(images), 3, size, size), np.uint8)
     for i, image in enumerate(images):
-        height, width = image.shape[:2]
-        scale = size / min(height, width)
-        full = (max(size, round(width * scale)), max(size, round(height * scale)))
-        left, top = (full[0] - size) // 2, (full[1] - size) // 2
-        if (width, height) != full:
-            image = np.asarray(Image.fromarray(image).resize(full, Image.Resampling.BICUBIC))
-        image = image[top : top + size, left : left + size]
-        out[i] = image if image.ndim == 2 else image.transpose(2, 0, 1)
+        picture = Image.fromarray(image)
+        full = _full(picture.size, size, framing.mode)
+        if picture.size != full:
+            picture = picture.resize(full, FILTERS.get(framing.interpolation, Image.Resampling.BICUBIC))
+        if min(full) < size:
+            wide = Image.new(picture.mode, (max(full[0], size), max(full[1], size)), _grey(framing.fill, picture.mode))
+            wide.paste(picture, ((wide.width - full[0]) // 2, (wide.height - full[1]) // 2))
+            picture = wide
+        left, top = (round((side - size) / 2) for side in picture.size)
+        pixels = np.asarray(picture)[top : top + size, left : left + size]
+        out[i] = pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     return out
 
 
-def place(identity: str, size: int) -> Path:
+def _full(shape: tuple[int, int], size: int, mode: str) -> tuple[int, int]:
+    """Width and height of an image before its centre is cut out: torchvision drops fractions, open_clip rounds."""
+    if mode == "squash":
+        return size, size
+    width, height = shape
+    if mode == "longest":
+        ratio = max(shape) / size
+        return max(1, round(width / ratio)), max(1, round(height / ratio))
+    return (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+
+
+def _grey(level: int, mode: str) -> int | tuple[int, ...]:
+    return level if mode == "L" else (level,) * 3
+
+
+def place(identity: str, size: int, framing: Framing = SHORTEST) -> Path:
     """The folder of a task's images at a size, once they are made."""
-    return cache_folder() / f"{identity[:24]}-{size}-v{CACHE_VERSION}"
+    fitted = "" if framing == SHORTEST else f"-{framing.mode}-{framing.interpolation}-{framing.fill}"
+    return cache_folder() / f"{identity[:24]}-{size}{fitted}-v{CACHE_VERSION}"
 
 
-def cached(source: Source, identity: str, size: int) -> dict[str, Split]:
+def cached(source: Source, identity: str, size: int, framing: Framing = SHORTEST) -> dict[str, Split]:
     """Every split with its images as (N, 3, size, size), memory-mapped, made on first use.
 
     A damaged cache is named, and made anew; of several processes that need one, one makes it.
@@ -74,8 +98,8 @@ def cached(source: Source, identity: str, size: int) -> dict[str, Split]:
         UserError: the samples cannot be read.
         OSError: the cache cannot be written.
     """
-    folder = place(identity, size)
-    made_of = {"identity": identity, "size": size, "version": CACHE_VERSION}
+    folder = place(identity, size, framing)
+    made_of = {"identity": identity, "size": size, "framing": asdict(framing), "version": CACHE_VERSION}
     parts = _parts(source)
     _tidy(folder.parent)
     try:
@@ -87,7 +111,7 @@ def cached(source: Source, identity: str, size: int) -> dict[str, Split]:
             except _Damaged as damage:
                 if str(damage):
                     warn(f"{damage}: the cache is made again")
-                _make(folder, source, made_of)
+                _make(folder, source, made_of, framing)
                 splits = _read(folder, made_of, parts)
     for split, found in splits.items():
         check_labels(source, split, found.labels)
@@ -162,7 +186,7 @@ def _array(data: NDArray[np.uint8]) -> NDArray[Any]:
 # ---- writing
 
 
-def _make(folder: Path, source: Source, made_of: dict[str, Any]) -> None:
+def _make(folder: Path, source: Source, made_of: dict[str, Any], framing: Framing) -> None:
     """Build the folder aside and put it in its place, whatever is there; who has mapped that keeps it."""
     building = folder.with_name(f"{BUILDING}{folder.name}")
     remove(building)
@@ -170,7 +194,7 @@ def _make(folder: Path, source: Source, made_of: dict[str, Any]) -> None:
     try:
         files: dict[str, str] = {}
         for split in SPLITS:
-            files |= _write(building, split, sources.load(source, split), made_of["size"])
+            files |= _write(building, split, sources.load(source, split), made_of["size"], framing)
         write_bytes(building / MANIFEST, json.dumps(made_of | {"files": files}, indent=1).encode())
         remove(folder)
         building.rename(folder)
@@ -179,7 +203,7 @@ def _make(folder: Path, source: Source, made_of: dict[str, Any]) -> None:
         remove(building)
 
 
-def _write(folder: Path, split: str, loaded: Split, size: int) -> dict[str, str]:
+def _write(folder: Path, split: str, loaded: Split, size: int, framing: Framing) -> dict[str, str]:
     """A split's files; returns name -> digest."""
     data = {"labels.npy": _npy(loaded.labels)}
     if loaded.pairs is not None:
@@ -189,7 +213,8 @@ def _write(folder: Path, split: str, loaded: Split, size: int) -> dict[str, str]
     for part, content in data.items():
         write_bytes(folder / f"{split}_{part}", content)
     told = {f"{split}_{part}": digest(content) for part, content in data.items()}
-    return told | {f"{split}_images.npy": _write_images(folder / f"{split}_images.npy", loaded.images, size)}
+    path = folder / f"{split}_images.npy"
+    return told | {path.name: _write_images(path, loaded.images, size, framing)}
 
 
 def _npy(array: NDArray[Any]) -> bytes:
@@ -198,7 +223,7 @@ def _npy(array: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _write_images(path: Path, images: NDArray[np.uint8] | Images, size: int) -> str:
+def _write_images(path: Path, images: NDArray[np.uint8] | Images, size: int, framing: Framing) -> str:
     """Some at a time, so that memory holds few of them; written and not mapped, so that a full disk is an OSError."""
     header, content, left = io.BytesIO(), digesting(), iter(images)
     npy.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (len(images), 3, size, size)})
@@ -208,7 +233,7 @@ def _write_images(path: Path, images: NDArray[np.uint8] | Images, size: int) -> 
             while len(part):
                 file.write(part)
                 content.update(part)
-                part = resized(list(islice(left, AT_ONCE)), size).data
+                part = resized(list(islice(left, AT_ONCE)), size, framing).data
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

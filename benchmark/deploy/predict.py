@@ -141,7 +141,7 @@ def _read(path: Path) -> NDArray[np.uint8] | str:
 def _batch(trained: Trained, images: Sequence[NDArray[np.uint8]], question: str) -> Batch:
     """What the method is given of these images; of a vision-language model with the question to each of them."""
     backbone = trained.method.backbone
-    pixels_BCHW = torch.from_numpy(resized(images, backbone.image_size))
+    pixels_BCHW = torch.from_numpy(resized(images, backbone.image_size, backbone.framing))
     if not backbone.speaks:
         return {"image": pixels_BCHW}
     language = trained.method.language

@@ -42,9 +42,8 @@ def load():
 
 def squared(image):
     """The shorter side scaled to SIDE, the centre cut out: what the model was trained on."""
-    scale = SIDE / min(image.size)
-    size = [max(SIDE, round(side * scale)) for side in image.size]
-    left, top = ((side - SIDE) // 2 for side in size)
+    size = [int(SIDE * side / min(image.size)) for side in image.size]
+    left, top = (round((side - SIDE) / 2) for side in size)
     image = image if image.mode in ("L", "RGB") else image.convert("RGB")
     return image.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + SIDE, top + SIDE)).convert("RGB")
 

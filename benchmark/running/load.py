@@ -40,9 +40,10 @@ def loaded(plan: Plan, cls: Any, device: torch.device) -> tuple[IncrementalMetho
     method.to(device)
     size, words = method.backbone.image_size, method.language if method.backbone.speaks else None
     tokenize = None if words is not None else method.backbone.tokenizer
-    space.check(plan, size)
+    framing = method.backbone.framing
+    space.check(plan, size, framing)
     data = [
-        task_data(task, source, samples, size, config.limit, tokenize, config.inputs, words)
+        task_data(task, source, samples, size, config.limit, tokenize, config.inputs, words, framing)
         for task, source, samples in zip(plan.stream, plan.sources, plan.samples, strict=True)
     ]
     used = {"train", config.split}

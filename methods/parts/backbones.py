@@ -18,7 +18,7 @@ from open_clip.transformer import VisionTransformer
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 
-from benchmark.stream import Label
+from benchmark.stream import Framing, Label
 from methods.parts.towers import (
     PLACES,
     BesideMLP,
@@ -50,7 +50,8 @@ class Backbone(nn.Module):
         image: the :class:`Tower` of images.
         text: a :class:`TextTower`, or the model's own text encoder where that is no open_clip transformer (BERT).
         frozen_text: what reads class prompts: the text encoder, or its frozen copy after :meth:`with_text`.
-        image_size: pixels of a side; ``mean``, ``std``: (3, 1, 1), of images in [0, 1].
+        image_size: pixels of a side; ``framing``: how images are fitted to it.
+        mean, std: (3, 1, 1), of images in [0, 1].
     """
 
     mean: Tensor
@@ -74,6 +75,8 @@ class Backbone(nn.Module):
         size = visual.image_size
         self.image_size: int = size[0] if isinstance(size, (tuple, list)) else size
         preprocess = open_clip.get_model_preprocess_cfg(model)
+        told = {"mode": "resize_mode", "interpolation": "interpolation", "fill": "fill_color"}
+        self.framing = Framing(**{ours: preprocess[name] for ours, name in told.items() if name in preprocess})
         self.register_buffer("mean", torch.tensor(preprocess["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocess["std"]).view(3, 1, 1), persistent=False)
         self.requires_grad_(False)

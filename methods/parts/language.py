@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmark.stream import SHORTEST
 from methods.parts.chat import NONE, Chat
 from methods.parts.tokens import UNLEARNED, answer_labels, sample_losses, token_loss
 
@@ -48,6 +49,7 @@ class LanguageBackbone(nn.Module):
     """
 
     speaks = True
+    framing = SHORTEST  # of the image that its own processor is shown
     bound: Tensor  # no log-likelihood is further from 0
 
     def __init__(self, model: Any, processor: Any, image_size: int, name: str) -> None:

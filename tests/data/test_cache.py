@@ -1,4 +1,4 @@
-"""Images are resized as PIL does, once; the cache tells contents and sizes apart."""
+"""Images are fitted as open_clip does it, once; the cache tells contents and sizes apart."""
 
 from __future__ import annotations
 
@@ -8,37 +8,74 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 from filelock import FileLock
 from PIL import Image
+from torchvision.transforms import Compose
 
 from benchmark.data import sources
 from benchmark.data.batches import task_data
 from benchmark.data.cache import cached, resized
 from benchmark.errors import UserError
-from benchmark.stream import Label, Task
+from benchmark.stream import Framing, Label, Task
 from tests.source_files import CLASSES, COUNTS, arrays, in_folders, listed, npz_source, saved
 
+FRAMINGS = [
+    Framing(mode, interpolation, fill)
+    for mode, fill in (("shortest", 0), ("longest", 0), ("longest", 7), ("squash", 0))
+    for interpolation in ("bicubic", "bilinear")
+]
 
-@pytest.mark.parametrize("colour", [False, True])
-@pytest.mark.parametrize("size", [8, 32, 64])
-@pytest.mark.parametrize("shape", [(28, 28), (64, 64), (20, 45), (51, 33), (65, 64), (8, 8)])
-def test_resized_is_pil_bicubic_of_the_shorter_side_and_the_centre(
-    shape: tuple[int, int], size: int, colour: bool
-) -> None:
-    images = np.random.default_rng(1).integers(0, 256, (2, *shape, *((3,) if colour else ())), np.uint8)
-    made = resized(images, size)
-    assert made.shape == (2, 3, size, size) and made.dtype == np.uint8
-    height, width = shape
-    for image, out in zip(images, made, strict=True):
-        picture = Image.fromarray(image)
-        if height <= width:
-            picture = picture.resize((max(size, round(size * width / height)), size), Image.Resampling.BICUBIC)
-        else:
-            picture = picture.resize((size, max(size, round(size * height / width))), Image.Resampling.BICUBIC)
-        left, top = (picture.width - size) // 2, (picture.height - size) // 2
-        expected = np.asarray(picture.crop((left, top, left + size, top + size)).convert("RGB"))
-        assert np.array_equal(out.transpose(1, 2, 0), expected)
+
+@pytest.mark.parametrize("framing", FRAMINGS, ids=lambda framing: f"{framing.mode}-{framing.interpolation}")
+def test_images_of_odd_sizes_are_fitted_as_open_clip_fits_them(framing: Framing) -> None:
+    """To the pixel, for round and floor agree on none of the sides of many images."""
+    rng = np.random.default_rng(1)
+    shapes = [
+        (20, 45),
+        (51, 33),
+        (65, 64),
+        (64, 65),
+        (28, 28),
+        (8, 8),
+        (3, 300),
+        (1, 97),
+        *rng.integers(9, 150, (90, 2)),
+    ]
+    for size in (8, 64):
+        theirs = open_clip.image_transform(
+            size, is_train=False, resize_mode=framing.mode, interpolation=framing.interpolation, fill_color=framing.fill
+        )
+        fitted = Compose(theirs.transforms[:-2])  # without ToTensor and Normalize
+        for number, (height, width) in enumerate(shapes):
+            grey = number % 3 == 0
+            image = rng.integers(0, 256, (height, width) if grey else (height, width, 3), np.uint8)
+            (made,) = resized([image], size, framing)
+            if framing.mode == "longest" and size * min(height, width) < max(height, width) / 2:
+                continue  # less than half a pixel is left of it, and open_clip fails
+            assert np.array_equal(made.transpose(1, 2, 0), np.asarray(fitted(Image.fromarray(image)))), (height, width)
+
+
+def test_a_long_strip_leaves_a_row_of_pixels() -> None:
+    strip = np.full((1, 300), 200, np.uint8)
+    (made,) = resized([strip], 8, Framing("longest"))
+    assert (made[:, 3] == 200).all() and made.sum() == 3 * 8 * 200
+
+
+def test_caches_of_other_framings_are_others(tmp_path: Path, cache: Path) -> None:
+    content = arrays((9, 11, 3))
+    source = npz_source(saved(tmp_path, content))
+    told = sources.identity(source)
+    for framing in (Framing(), Framing("squash"), Framing("squash", "bilinear"), Framing("longest", fill=3)):
+        made = cached(source, told, 8, framing)["val"].images
+        assert np.array_equal(made, resized(content["val_images"], 8, framing))
+    assert len(list(cache.iterdir())) == 4
+
+
+def test_a_framing_that_open_clip_has_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="fitted 'crop', expected one of shortest, longest, squash"):
+        Framing("crop")
 
 
 def test_an_image_of_the_right_size_is_not_touched() -> None:

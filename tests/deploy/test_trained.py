@@ -179,6 +179,35 @@ def test_folded_weights_are_open_clips(runs: dict[str, Path], tmp_path: Path) ->
         torch.testing.assert_close(theirs, mine, atol=1e-4, rtol=1e-3)
 
 
+def test_predictions_of_odd_images_are_those_of_the_exported_model_and_its_own_transform(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    run, rng = runs["mslora_cr"], np.random.default_rng(3)
+    task = trained.load(run).stream.tasks[1]
+    (tmp_path / "images").mkdir()
+    for number, (height, width) in enumerate(rng.integers(20, 200, (90, 2))):
+        coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), np.uint8)).resize((width, height))
+        coarse.save(tmp_path / "images" / f"{number:02d}.png")
+    to, csv_file = tmp_path / "folded", tmp_path / "out.csv"
+    argv = ["export", "--run", str(run), "--task", task.name, "--to", str(to), "--format", "open_clip"]
+    assert cli.main(argv) == 0
+    argv = ["predict", "--run", str(run), "--images", str(tmp_path / "images"), "--task", task.name]
+    assert cli.main([*argv, "--to", str(csv_file)]) == 0
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{to}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{to}")
+    model.eval()
+    with torch.no_grad():
+        texts = [model.encode_text(tokenizer(list(label.prompts)), normalize=True).mean(0) for label in task.labels]
+        images = torch.stack([transform(Image.open(tmp_path / "images" / row["image"])) for row in rows(csv_file)])
+        features, classes = model.encode_image(images, normalize=True), torch.stack(texts)
+        chance, best = (
+            (model.logit_scale.exp() * features @ (classes / classes.norm(dim=1, keepdim=True)).T).softmax(1).max(1)
+        )
+    assert [row["class"] for row in rows(csv_file)] == [task.labels[place].name for place in best.tolist()]
+    written = torch.tensor([float(row["probability"]) for row in rows(csv_file)])
+    torch.testing.assert_close(written, chance, atol=1e-3, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
