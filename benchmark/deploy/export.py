@@ -15,14 +15,15 @@ from peft import LoraConfig
 from safetensors.torch import save
 from torch import Tensor
 
-from benchmark.deploy import spoken
+from benchmark.deploy import spoken, standalone
 from benchmark.deploy.acting import Factors, factors
-from benchmark.deploy.trained import load
+from benchmark.deploy.model_card import card
+from benchmark.deploy.trained import Trained, load
 from benchmark.disk import remove, write_bytes
 from benchmark.errors import UserError
 from benchmark.record.claim import alone_in
 from benchmark.record.files import write_text
-from benchmark.record.schema import Configuration
+from benchmark.stream import Task
 from methods.parts.backbones import opened
 from methods.parts.experts import Experts
 
@@ -36,11 +37,14 @@ PLACES = {  # of open_clip's and timm's blocks: name of the weight, and which th
 
 
 def export(run: Path, task: str, to: Path, format: str = "peft", method: str | None = None) -> str:
-    """Write what answers a task into the folder ``to``; returns how to load it, in one line.
+    """Write what answers a task into the folder ``to``; returns how it is asked and loaded, in one line.
+
+    Beside the adapter or the weights stand a ``README.md`` that says what they are and, where the task has classes or
+    is answered in words, a ``use.py`` that needs nothing of this suite.
 
     Args:
         format: ``peft`` (adapter_config.json, adapter_model.safetensors) or ``open_clip`` (open_clip_config.json,
-            open_clip_model.safetensors). Of a vision-language model, which has the first alone, with ``use.py``.
+            open_clip_model.safetensors). Of a vision-language model there is the first alone.
         method: the plug-in that made the run, ``package.module:Class``, if one did: it is imported.
 
     Raises:
@@ -53,7 +57,8 @@ def export(run: Path, task: str, to: Path, format: str = "peft", method: str | N
     if speaks and format != "peft":
         raise UserError(f"--format {format}: {run} learned on the vision-language model {config.backbone}, which is no "
                         "CLIP: --format peft")  # fmt: skip
-    found, experts = factors(trained, trained.task(task))
+    chosen = trained.task(task)
+    found, experts = factors(trained, chosen)
     building = to.with_name(f".exporting-{to.name}")
     with alone_in(to):
         remove(building)  # of a process that was killed
@@ -61,10 +66,11 @@ def export(run: Path, task: str, to: Path, format: str = "peft", method: str | N
             building.mkdir()
             if format == "peft":
                 _adapter(experts, found, building)
-            else:
-                _folded(config, found, building)
             if speaks:
-                spoken.add_use(trained, trained.task(task), building)
+                spoken.add_use(trained, chosen, building)
+            else:
+                _for_open_clip(trained, chosen, found, format, building)
+            write_text(building / "README.md", card(trained.record, chosen))
             for path in building.rglob("*"):
                 path.chmod(0o755 if path.is_dir() else 0o644)  # some libraries write for their user alone
             building.replace(to)
@@ -72,10 +78,27 @@ def export(run: Path, task: str, to: Path, format: str = "peft", method: str | N
             remove(building)
     if speaks:
         return spoken.command(to)
+    use = f"python {to / 'use.py'} IMAGE ...    or " if chosen.labels else ""
     if format == "peft":
         tower = "" if experts.tower is trained.method.backbone else ".image"
-        return f"PeftModel.from_pretrained(methods.parts.backbones.load({config.backbone!r}){tower}, {str(to)!r})"
-    return f"open_clip.create_model({'local-dir:' + str(to)!r})"
+        return f"{use}PeftModel.from_pretrained(methods.parts.backbones.load({config.backbone!r}){tower}, {str(to)!r})"
+    return f"{use}open_clip.create_model({'local-dir:' + str(to)!r})"
+
+
+def _for_open_clip(trained: Trained, task: Task, found: Factors, format: str, to: Path) -> None:
+    """The weights with the update folded in, or where open_clip alone has to fold it; and how it is asked."""
+    config = trained.record.config
+    name, model, _ = opened(config.backbone, config.pretrained)
+    state = {key: value.detach().clone().contiguous() for key, value in model.state_dict().items()}
+    places = {path: _place(path, state, len(B)) for path, (_, B) in found.items()}
+    if format == "open_clip":
+        for path, (A, B) in found.items():
+            key, start, stop = places[path]
+            state[key][start:stop] += B @ A
+        write_bytes(to / "open_clip_model.safetensors", save(state))
+        described = {"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": _preprocess(model)}
+        write_text(to / "open_clip_config.json", json.dumps(described, indent=2) + "\n")
+    standalone.add_use(trained, task, places if format == "peft" else {}, to)
 
 
 def _adapter(experts: Experts, found: Factors, to: Path) -> None:
@@ -91,21 +114,8 @@ def _adapter(experts: Experts, found: Factors, to: Path) -> None:
     write_text(to / "adapter_config.json", json.dumps(plain, indent=1, sort_keys=True, default=str) + "\n")
 
 
-def _folded(config: Configuration, found: Factors, to: Path) -> None:
-    name, model, _ = opened(config.backbone, config.pretrained)
-    state = {key: value.detach().clone().contiguous() for key, value in model.state_dict().items()}
-    for path, (A, B) in found.items():
-        key, third = _place(path, state)
-        update = B @ A
-        rows = slice(None) if third is None else slice(third * len(update), (third + 1) * len(update))
-        state[key][rows] += update
-    write_bytes(to / "open_clip_model.safetensors", save(state))
-    described = {"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": _preprocess(model)}
-    write_text(to / "open_clip_config.json", json.dumps(described, indent=2) + "\n")
-
-
-def _place(path: str, state: dict[str, Tensor]) -> tuple[str, int | None]:
-    """``image.blocks.3.q`` -> the weight in open_clip's model, and which third of it."""
+def _place(path: str, state: dict[str, Tensor], height: int) -> standalone.Place:
+    """``image.blocks.3.q``, of this height -> the weight in open_clip's model, and which of its rows."""
     found = re.fullmatch(r"(?:(image|text)\.)?blocks\.(\d+)\.(\w+)", path)
     assert found is not None, path
     tower, layer, place = found[1] or "image", found[2], found[3]
@@ -114,7 +124,7 @@ def _place(path: str, state: dict[str, Tensor]) -> tuple[str, int | None]:
     for prefix in before:
         name, third = PLACES["timm" if "trunk" in prefix else "open_clip"][place]
         if f"{prefix}.{layer}.{name}" in state:
-            return f"{prefix}.{layer}.{name}", third
+            return f"{prefix}.{layer}.{name}", (third or 0) * height, ((third or 0) + 1) * height
     raise UserError(f"{path}: this backbone has no such weight to fold into")
 
 

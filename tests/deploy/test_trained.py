@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +179,39 @@ def test_folded_weights_are_open_clips(runs: dict[str, Path], tmp_path: Path) ->
         got = model.encode_image(method.views(pixels, False)), model.encode_text(tokens)
     for mine, theirs in zip(expected, got, strict=True):
         torch.testing.assert_close(theirs, mine, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("format", ["peft", "open_clip"])
+def test_what_is_exported_is_used_without_this_suite(
+    format: str, runs: dict[str, Path], tmp_path: Path
+) -> None:  # fmt: skip
+    """Equal classes and probabilities on images of odd sizes, in a process that cannot import it."""
+    run, rng, to = runs["mslora_cr"], np.random.default_rng(5), tmp_path / "exported"
+    task = trained.load(run).stream.tasks[1]
+    images = [tmp_path / f"{number}.png" for number in range(12)]
+    for path, (height, width) in zip(images, rng.integers(20, 200, (12, 2)), strict=True):
+        Image.fromarray(rng.integers(0, 256, (5, 5, 3), np.uint8)).resize((width, height)).save(path)
+    assert cli.main(["export", "--run", str(run), "--task", task.name, "--to", str(to), "--format", format]) == 0
+    code = "import runpy, sys; sys.modules['benchmark'] = sys.modules['methods'] = sys.modules['peft'] = None\n"
+    code += "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-W", "ignore", "-c", code, str(to / "use.py"), *map(str, images)]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()
+    told = {Path(path).name: (name, float(chance)) for path, name, chance in (line.split("\t") for line in said)}
+    argv = ["predict", "--run", str(run), "--images", str(tmp_path), "--task", task.name]
+    assert cli.main([*argv, "--to", str(tmp_path / "out.csv")]) == 0
+    mine = {row["image"]: row for row in rows(tmp_path / "out.csv") if "/" not in row["image"]}
+    assert {name: row["class"] for name, row in mine.items()} == {name: one for name, (one, _) in told.items()}
+    assert all(abs(float(mine[name]["probability"]) - chance) < 1e-3 for name, (_, chance) in told.items())
+    assert len((to / "use.py").read_text().splitlines()) <= 25
+    assert {path.stat().st_mode & 0o777 for path in to.rglob("*") if path.is_file()} == {0o644}
+    about, card = json.loads((to / "about.json").read_text()), (to / "README.md").read_text()
+    assert [(one["name"], tuple(one["prompts"])) for one in about["classes"]] == [
+        (label.name, label.prompts) for label in task.labels
+    ]
+    record = trained.load(run).record
+    for text in (task.labels[0].name, record.provenance.fingerprint, "made images", "no medical device", "95 %",
+                 record.provenance.data[task.name]):  # fmt: skip
+        assert text in card
 
 
 def test_predictions_of_odd_images_are_those_of_the_exported_model_and_its_own_transform(
