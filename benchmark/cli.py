@@ -495,15 +495,19 @@ def merge_(argv: Sequence[str]) -> int:
 
 
 def predict_(argv: Sequence[str]) -> int:
-    """Task, class and probability of new images, by the method of a run."""
+    """Task, class and probability of new images, or an answer in words, by the method of a run."""
     parser = _parser("predict")
     parser.add_argument("--run", required=True, help="folder of a run that was made on this machine")
     parser.add_argument("--images", required=True, help="folder of images, or one image")
     parser.add_argument("--task", default=None, help="whose classes to choose from; default: the method finds the task")
     parser.add_argument("--inputs", type=Literal["image"] | None, default=None,
                         help="of a fusion run: answer from the image alone, without the text")  # fmt: skip
+    parser.add_argument("--instruction", default=None, help="of a run that answers in words: what is asked of every "
+                        "image; default: what the task itself asks")  # fmt: skip
     parser.add_argument("--to", default="predictions.csv", help="CSV that is written")
-    parser.add_argument("--top", type=int, default=1, help="rows for an image, likeliest class first")
+    parser.add_argument("--overwrite", action="store_true", help="replace the CSV if it is there")
+    parser.add_argument("--top", "--top-k", type=int, default=1, help="rows for an image, likeliest class first")
+    parser.add_argument("--abstain", type=float, default=0.0, help="no class below this probability")
     parser.add_argument("--method", default=None, help="of a run whose method is a plug-in: package.module:Class, "
                         "which is imported then; never because a record says so")  # fmt: skip
     given = _parse(parser, argv)
@@ -512,9 +516,11 @@ def predict_(argv: Sequence[str]) -> int:
     places.writable(Path(given.to), f"--to {given.to}", folder=False)
     from benchmark.deploy.predict import predict
 
-    run, images, to = Path(given.run), Path(given.images), Path(given.to)
-    count = predict(run, images, given.task, to, given.top, given.inputs, given.method)
-    _console().print(f"{given.to}: {count} images", highlight=False, markup=False, soft_wrap=True)
+    said = predict(
+        Path(given.run), Path(given.images), given.task, Path(given.to), given.top, given.inputs, given.method,
+        given.instruction, given.abstain, given.overwrite,
+    )  # fmt: skip
+    _console().print(said, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

@@ -136,7 +136,8 @@ def answers(runs: Sequence[Record], protocol: str) -> dict[tuple[int, str, int, 
     for run in runs:
         stream, last = run.stream, {metric: protocols[protocol][-1] for metric, protocols in run.scores.items()}
         for column, listed in enumerate(run.permutation):
-            for place, metric in enumerate((stream.measures[column], *ASIDE) if stream.kinds[column].speaks else ()):
+            told = (stream.measures[column], *ASIDE, "distinct") if stream.kinds[column].speaks else ()
+            for place, metric in enumerate(told):
                 found.setdefault((listed, stream.task_names[column], place, metric), []).append(last[metric][column])
     measured = {cell for cell, values in found.items() if cell[2] == 0 or any(value is not None for value in values)}
     return {cell: found[cell] for cell in sorted(measured)}

@@ -1,7 +1,6 @@
 """A task's LoRA out of a run: as a PEFT adapter, or folded into open_clip weights that need nothing of this suite.
 
-What is exported is what acts when the task is answered with its identity given: one expert, or the sum of several
-(stacked LoRA, MSLoRA-CR), which is again one LoRA: sum_i w_i s B_i A_i = [w_1 s B_1 ... w_n s B_n] [A_1; ...; A_n].
+What is exported is what acts when the task is answered with its identity given (:mod:`benchmark.deploy.acting`).
 """
 
 from __future__ import annotations
@@ -12,20 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
-import torch
 from peft import LoraConfig
 from safetensors.torch import save
 from torch import Tensor
 
+from benchmark.deploy import spoken, standalone
+from benchmark.deploy.acting import Factors, factors
+from benchmark.deploy.model_card import card
 from benchmark.deploy.trained import Trained, load
 from benchmark.disk import remove, write_bytes
 from benchmark.errors import UserError
 from benchmark.record.claim import alone_in
 from benchmark.record.files import write_text
-from benchmark.record.schema import Configuration
 from benchmark.stream import Task
 from methods.parts.backbones import opened
-from methods.parts.experts import Blend, Experts
+from methods.parts.experts import Experts
 
 PLACES = {  # of open_clip's and timm's blocks: name of the weight, and which third of it where q, k, v are fused
     "open_clip": {"q": ("attn.in_proj_weight", 0), "k": ("attn.in_proj_weight", 1), "v": ("attn.in_proj_weight", 2),
@@ -37,98 +37,73 @@ PLACES = {  # of open_clip's and timm's blocks: name of the weight, and which th
 
 
 def export(run: Path, task: str, to: Path, format: str = "peft", method: str | None = None) -> str:
-    """Write what answers a task into the folder ``to``; returns how to load it, in one line.
+    """Write what answers a task into the folder ``to``; returns how it is asked and loaded, in one line.
+
+    Beside the adapter or the weights stand a ``README.md`` that says what they are and, where the task has classes or
+    is answered in words, a ``use.py`` that needs nothing of this suite.
 
     Args:
         format: ``peft`` (adapter_config.json, adapter_model.safetensors) or ``open_clip`` (open_clip_config.json,
-            open_clip_model.safetensors).
+            open_clip_model.safetensors). Of a vision-language model there is the first alone.
         method: the plug-in that made the run, ``package.module:Class``, if one did: it is imported.
 
     Raises:
-        UserError: no such run or task, ``to`` is not empty, or the answer is more than a LoRA in the towers of a CLIP.
+        UserError: no such run or task, ``to`` is not empty, or the answer is more than a LoRA in the backbone.
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"--to {to}: there is something already")
     trained = load(run, method)
-    if trained.method.backbone.speaks:
-        raise UserError(f"{run}: learned on the vision-language model {trained.record.config.backbone}: what is "
-                        "exported is LoRA in the towers of a CLIP")  # fmt: skip
-    factors, experts = _factors(trained, trained.task(task))
+    speaks, config = trained.method.backbone.speaks, trained.record.config
+    if speaks and format != "peft":
+        raise UserError(f"--format {format}: {run} learned on the vision-language model {config.backbone}, which is no "
+                        "CLIP: --format peft")  # fmt: skip
+    chosen = trained.task(task)
+    found, experts = factors(trained, chosen)
     building = to.with_name(f".exporting-{to.name}")
     with alone_in(to):
         remove(building)  # of a process that was killed
         try:
             building.mkdir()
             if format == "peft":
-                _adapter(experts, factors, building)
+                _adapter(experts, found, building)
+            if speaks:
+                spoken.add_use(trained, chosen, building)
             else:
-                _folded(trained.record.config, factors, building)
+                _for_open_clip(trained, chosen, found, format, building)
+            write_text(building / "README.md", card(trained.record, chosen))
+            for path in building.rglob("*"):
+                path.chmod(0o755 if path.is_dir() else 0o644)  # some libraries write for their user alone
             building.replace(to)
         finally:
             remove(building)
+    if speaks:
+        return spoken.command(to)
+    use = f"python {to / 'use.py'} IMAGE ...    or " if chosen.labels else ""
     if format == "peft":
         tower = "" if experts.tower is trained.method.backbone else ".image"
-        name = trained.record.config.backbone
-        return f"PeftModel.from_pretrained(methods.parts.backbones.load({name!r}){tower}, {str(to)!r})"
-    return f"open_clip.create_model({'local-dir:' + str(to)!r})"
+        return f"{use}PeftModel.from_pretrained(methods.parts.backbones.load({config.backbone!r}){tower}, {str(to)!r})"
+    return f"{use}open_clip.create_model({'local-dir:' + str(to)!r})"
 
 
-def _factors(trained: Trained, task: Task) -> tuple[dict[str, tuple[Tensor, Tensor]], Experts]:
-    """By path of the adapted layer below the tower: A (R, D_in) and B (D_out, R), their product the whole update."""
-    method, name = trained.method, trained.record.method
-    experts: Any = getattr(method, "experts", None)
-    if not isinstance(experts, Experts):
-        raise UserError(f"{name} answers without LoRA experts: there is no adapter to export")
-    blend = _acting(trained, experts, task)
-    own = {id(layer): place for place, layer in enumerate(experts.layers)}
-    factors = {}
-    for path, module in experts.tower.named_modules():
-        if id(module) in own:
-            place = own[id(module)]
-            As, Bs = [], []
-            for expert, weight in blend.items():
-                A, B = (side[place].detach() for side in experts.factors(expert))
-                As.append(A)
-                Bs.append(B * experts.scale * (weight[place] if isinstance(weight, tuple) else weight))
-            factors[path] = torch.cat(As), torch.cat(Bs, dim=1)
-    return factors, experts
+def _for_open_clip(trained: Trained, task: Task, found: Factors, format: str, to: Path) -> None:
+    """The weights with the update folded in, or where open_clip alone has to fold it; and how it is asked."""
+    config = trained.record.config
+    name, model, _ = opened(config.backbone, config.pretrained)
+    state = {key: value.detach().clone().contiguous() for key, value in model.state_dict().items()}
+    places = {path: _place(path, state, len(B)) for path, (_, B) in found.items()}
+    if format == "open_clip":
+        for path, (A, B) in found.items():
+            key, start, stop = places[path]
+            state[key][start:stop] += B @ A
+        write_bytes(to / "open_clip_model.safetensors", save(state))
+        described = {"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": _preprocess(model)}
+        write_text(to / "open_clip_config.json", json.dumps(described, indent=2) + "\n")
+    standalone.add_use(trained, task, places if format == "peft" else {}, to)
 
 
-def _acting(trained: Trained, experts: Experts, task: Task) -> Blend:
-    """The experts that are folded into the weights while the task is answered, with their weights.
-
-    Raises:
-        UserError: none are, or the answer is not that of a tower with these folded in (prompts, gates, other heads).
-    """
-    method, name = trained.method, trained.record.method
-    size, seen = method.backbone.image_size, []
-    pixels = torch.randint(256, (4, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    batch = {"image": pixels}
-    watch = method.backbone.image.register_forward_pre_hook(
-        lambda *_: seen.append((dict(experts.folded), experts.live))
-    )
-    with torch.no_grad():
-        answer_BC = method.scores(batch, task.labels, task) if task.labels else None
-        features_BE = method.represent(batch, task)
-        watch.remove()
-        blend, live = seen[-1] if seen else ({}, None)
-        if not blend and live is None:
-            raise UserError(f"{name} answers {task.name} without a LoRA: there is no adapter to export")
-        blend = blend | ({live: 1.0} if live is not None else {})
-        with experts.blend(blend):
-            plain_BE = method.backbone.image(method.views(pixels, False))
-        own = torch.allclose(features_BE, plain_BE, atol=1e-4)
-        if answer_BC is not None:
-            expected = method.backbone.logits(plain_BE, method.backbone.class_features(task.labels))
-            own = own and torch.allclose(answer_BC.float(), expected.float(), atol=1e-2)
-    if not own:
-        raise UserError(f"{name} answers with more than LoRA in the towers: an adapter alone would answer otherwise")
-    return blend
-
-
-def _adapter(experts: Experts, factors: dict[str, tuple[Tensor, Tensor]], to: Path) -> None:
+def _adapter(experts: Experts, found: Factors, to: Path) -> None:
     tensors, rank = {}, 0
-    for path, (A, B) in factors.items():
+    for path, (A, B) in found.items():
         tensors[f"base_model.model.{path}.lora_A.weight"] = A.contiguous()
         tensors[f"base_model.model.{path}.lora_B.weight"] = B.contiguous()
         rank = len(A)
@@ -139,21 +114,8 @@ def _adapter(experts: Experts, factors: dict[str, tuple[Tensor, Tensor]], to: Pa
     write_text(to / "adapter_config.json", json.dumps(plain, indent=1, sort_keys=True, default=str) + "\n")
 
 
-def _folded(config: Configuration, factors: dict[str, tuple[Tensor, Tensor]], to: Path) -> None:
-    name, model, _ = opened(config.backbone, config.pretrained)
-    state = {key: value.detach().clone().contiguous() for key, value in model.state_dict().items()}
-    for path, (A, B) in factors.items():
-        key, third = _place(path, state)
-        update = B @ A
-        rows = slice(None) if third is None else slice(third * len(update), (third + 1) * len(update))
-        state[key][rows] += update
-    write_bytes(to / "open_clip_model.safetensors", save(state))
-    described = {"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": _preprocess(model)}
-    write_text(to / "open_clip_config.json", json.dumps(described, indent=2) + "\n")
-
-
-def _place(path: str, state: dict[str, Tensor]) -> tuple[str, int | None]:
-    """``image.blocks.3.q`` -> the weight in open_clip's model, and which third of it."""
+def _place(path: str, state: dict[str, Tensor], height: int) -> standalone.Place:
+    """``image.blocks.3.q``, of this height -> the weight in open_clip's model, and which of its rows."""
     found = re.fullmatch(r"(?:(image|text)\.)?blocks\.(\d+)\.(\w+)", path)
     assert found is not None, path
     tower, layer, place = found[1] or "image", found[2], found[3]
@@ -162,7 +124,7 @@ def _place(path: str, state: dict[str, Tensor]) -> tuple[str, int | None]:
     for prefix in before:
         name, third = PLACES["timm" if "trunk" in prefix else "open_clip"][place]
         if f"{prefix}.{layer}.{name}" in state:
-            return f"{prefix}.{layer}.{name}", third
+            return f"{prefix}.{layer}.{name}", (third or 0) * height, ((third or 0) + 1) * height
     raise UserError(f"{path}: this backbone has no such weight to fold into")
 
 

@@ -1,65 +1,122 @@
-"""What a trained method says of new images: a CSV with the task, the class and its probability for every image."""
+"""What a trained method says of new images, as a CSV: a class with its probability, or an answer in words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from benchmark import kinds
 from benchmark.data.cache import resized
-from benchmark.data.sources.images import Images
+from benchmark.data.sources.images import decoded
+from benchmark.data.task_keys import MOST_WORDS
 from benchmark.deploy.trained import Trained, load
 from benchmark.errors import UserError
 from benchmark.record.files import csv_text, decimals, write_text
 from benchmark.stream import Task
+from methods.base import Batch, takes_route
 
-COLUMNS = ("image", "task", "class", "probability")
-BATCH = 64
+CLASSES = ("image", "task", "class", "probability", "note")
+WORDS = ("image", "task", "instruction", "answer", "note")
+BATCH, SPOKEN = 64, 16  # images at a time, of a CLIP and of a vision-language model
+CUT = "cut off: the longest answer allowed"
+Rows = list[tuple[str, ...]]  # of one image, behind its name
+Answers = Callable[[Batch], list[Rows]]
 
 
 def predict(
     run: Path, images: Path, task: str | None, to: Path, top: int = 1, inputs: str | None = None,
-    method: str | None = None,
-) -> int:  # fmt: skip
-    """Write ``to``: ``top`` rows for every image below ``images``, the likeliest class first; returns how many images.
+    method: str | None = None, instruction: str | None = None, abstain: float = 0.0, overwrite: bool = False,
+) -> str:  # fmt: skip
+    """Write ``to``: what the method of a run says of every image below ``images``; returns in a line what was done.
+
+    Of classes ``top`` rows for an image, the likeliest first; ``probability`` is the softmax over the candidates, which
+    no method here was trained to calibrate. Of tasks that are answered in words the instruction and the answer. A file
+    that is not readable has a row with the reason as its ``note``.
 
     Args:
-        task: whose classes are the candidates; None: the classes of all tasks, and the method finds the task.
+        task: whose classes are the candidates, or who answers; None: the classes of all tasks, and the method finds
+            the task. ``task`` in the CSV is the one given, or where the method has a router the one it sends the image
+            to, else the task of the class.
         inputs: ``image`` to let a run that learned from image and text answer without the text.
         method: the plug-in that made the run, ``package.module:Class``, if one did: it is imported.
-
-    ``task`` in the CSV is the one given, or where the method has a router the one it sends the image to, else the task
-    of the class. ``probability`` is the softmax over the candidates, which no method here was trained to calibrate.
+        instruction: what is asked of every image, for an answer in words; None: what the task itself asks.
+        abstain: an image whose likeliest class is less probable gets none.
 
     Raises:
-        UserError: no such run, no images, a file that is none, or a method that cannot answer so.
+        UserError: no such run, no image or none that is readable, ``to`` is there, or a method that cannot answer so.
     """
     if top < 1:
         raise UserError(f"--top: expected a whole number of at least 1, got {top}")
-    paths = _images(images)
-    trained = load(run, method)
-    kind = trained.record.kind
-    if trained.method.backbone.speaks:
-        raise UserError(f"{run}: a run on a vision-language model answers questions, and predict asks none: it names "
-                        "the classes of a CLIP")  # fmt: skip
-    if not kind.labelled:
-        raise UserError(f"{run}: a {kind.name} run finds texts and has no classes to predict")
-    if kind.reads_text and "image" not in (inputs, trained.record.config.inputs):
-        raise UserError(
-            f"{run}: learned from image and text, of which images are one: --inputs image answers from them"
-        )
+    if not 0 <= abstain < 1:
+        raise UserError(f"--abstain: expected a probability, at least 0 and less than 1, got {abstain}")
+    if to.exists() and not overwrite:
+        raise UserError(f"--to {to}: there is something already; --overwrite replaces it")
+    paths, trained = _images(images), load(run, method)
     chosen = None if task is None else trained.task(task)
     if chosen is None and trained.method.requires_task_id:
         raise UserError(f"{run}: {trained.record.method} has to be told the task: --task NAME")
-    rows: list[list[str]] = []
-    with torch.no_grad():
-        for start in range(0, len(paths), BATCH):
-            rows += _answers(trained, images, paths[start : start + BATCH], chosen, top)
-    write_text(to, csv_text(COLUMNS, rows))
-    return len(paths)
+    asked = list(trained.stream) if chosen is None else [chosen]
+    speaks = any(kinds.of(each.kind).speaks for each in asked)
+    if speaks:
+        option = "--top" if top > 1 else "--abstain" if abstain else "--inputs" if inputs else ""
+        if option:
+            raise UserError(f"{option}: is for classes, and {task or run} is answered in words")
+        question = _question(asked, instruction, task or str(run))
+        answers: Answers = partial(_in_words, trained, chosen, question)
+    else:
+        _check_classes(trained, run, inputs, instruction)
+        question = _question(asked, None, task or str(run)) if trained.method.backbone.speaks else ""
+        answers = partial(_as_classes, trained, chosen, top, abstain)
+    written, unread = [], []
+    size = SPOKEN if trained.method.backbone.speaks else BATCH
+    for part in (paths[start : start + size] for start in range(0, len(paths), size)):
+        found = [_read(path) for path in part]
+        images_here = [image for image in found if not isinstance(image, str)]
+        with torch.no_grad():
+            rows = iter(answers(_batch(trained, images_here, question)) if images_here else [])
+        for path, image in zip(part, found, strict=True):
+            name = path.relative_to(images).as_posix() if images.is_dir() else path.name
+            unread += [f"{name}: {image}"] if isinstance(image, str) else []
+            written += [(name, *row) for row in ([("", "", "", image)] if isinstance(image, str) else next(rows))]
+    if len(unread) == len(paths):
+        raise UserError(f"--images {images}: none is readable; {unread[0]}")
+    write_text(to, csv_text(WORDS if speaks else CLASSES, written))
+    return f"{to}: {len(paths)} image{'s' * (len(paths) > 1)}" + (
+        f", {len(unread)} of them not readable (column note)" if unread else ""
+    )
+
+
+def _check_classes(trained: Trained, run: Path, inputs: str | None, instruction: str | None) -> None:
+    kind, reads = trained.record.kind, any(kinds.of(task.kind).reads_text for task in trained.stream)
+    if instruction is not None:
+        raise UserError(f"--instruction: is for answers in words, and {run} answers with one of its classes")
+    if kind.searches:
+        raise UserError(f"{run}: a {kind.name} run finds texts and has no classes to predict")
+    if reads and "image" not in (inputs, trained.record.config.inputs):
+        raise UserError(
+            f"{run}: learned from image and text, of which images are one: --inputs image answers from them"
+        )
+
+
+def _question(asked: Sequence[Task], typed: str | None, who: str) -> str:
+    """What is asked of every image: what is typed, or what the tasks themselves ask."""
+    if typed is not None:
+        if not typed.strip() or len(typed.split()) > MOST_WORDS:
+            raise UserError(f"--instruction: expected 1 to {MOST_WORDS} words, got {len(typed.split())}")
+        return typed.strip()
+    own = {task.instruction for task in asked}
+    if len(own) > 1 and "" not in own:
+        raise UserError(f"{who}: its tasks ask different things: say whose by --task NAME")
+    if "" in own:
+        raise UserError(f"{who}: its samples brought their own questions: say what is asked by --instruction TEXT")
+    return own.pop()
 
 
 def _images(folder: Path) -> list[Path]:
@@ -73,24 +130,54 @@ def _images(folder: Path) -> list[Path]:
     return paths
 
 
-def _answers(trained: Trained, folder: Path, paths: Sequence[Path], task: Task | None, top: int) -> Iterator[list[str]]:
-    method, stream = trained.method, trained.stream
-    pixels = resized(Images(paths), method.backbone.image_size, method.backbone.framing)
-    batch = {"image": torch.from_numpy(pixels)}
-    labels = stream.labels() if task is None else task.labels
+def _read(path: Path) -> NDArray[np.uint8] | str:
+    """The image, or why there is none."""
+    try:
+        return decoded(path)
+    except UserError as error:
+        return str(error).removeprefix(f"{path}: ")
+
+
+def _batch(trained: Trained, images: Sequence[NDArray[np.uint8]], question: str) -> Batch:
+    """What the method is given of these images; of a vision-language model with the question to each of them."""
+    backbone = trained.method.backbone
+    pixels_BCHW = torch.from_numpy(resized(images, backbone.image_size, backbone.framing))
+    if not backbone.speaks:
+        return {"image": pixels_BCHW}
+    language = trained.method.language
+    return {"image": language.seen(pixels_BCHW), "prompt": language.prompts([question]).repeat(len(images), 1)}
+
+
+def _as_classes(trained: Trained, task: Task | None, top: int, abstain: float, batch: Batch) -> list[Rows]:
+    """Of every image the task, a class and its probability, ``top`` times."""
+    method, labels = trained.method, trained.stream.labels() if task is None else task.labels
     probability_BC = method.scores(batch, labels, task).float().softmax(dim=1)
     if probability_BC.isnan().any():
         raise UserError(f"{trained.record.method} has no answer {'without a task' if task is None else 'here'}")
     route_B = method.route(batch) if task is None else None
     best_Bk = probability_BC.topk(min(top, len(labels)), dim=1)
-    for row, path in enumerate(paths):
-        name = path.relative_to(folder).as_posix() if folder.is_dir() else path.name
-        for chance, column in zip(best_Bk.values[row].tolist(), best_Bk.indices[row].tolist(), strict=True):
-            label = labels[column]
-            yield [name, _task(trained, task, route_B, row, label.id), label.name, decimals(chance)]
+    rows: list[Rows] = []
+    for row, (chances, columns) in enumerate(zip(best_Bk.values.tolist(), best_Bk.indices.tolist(), strict=True)):
+        found = [(labels[column], chance) for column, chance in zip(columns, chances, strict=True)]
+        told = [(_task(trained, task, route_B, row, label.id), label.name, decimals(p), "") for label, p in found]
+        unsure = [(told[0][0], "", told[0][2], f"no class: {told[0][1]} is less probable than {abstain:g}")]
+        rows.append(unsure if chances[0] < abstain else told)
+    return rows
 
 
-def _task(trained: Trained, task: Task | None, route_B: Tensor | None, row: int, label: int) -> str:
+def _in_words(trained: Trained, task: Task | None, question: str, batch: Batch) -> list[Rows]:
+    """Of every image the task, the question and the answer."""
+    method = trained.method
+    route_B = method.route(batch) if task is None else None
+    options = {"route": route_B} if route_B is not None and takes_route(method.answer) else {}
+    answers = method.answer(batch, task, **options)
+    return [
+        [(_task(trained, task, route_B, row), question, str(answer), "" if getattr(answer, "stopped", True) else CUT)]
+        for row, answer in enumerate(answers)
+    ]
+
+
+def _task(trained: Trained, task: Task | None, route_B: Tensor | None, row: int, label: int = -1) -> str:
     if task is not None:
         return task.name
     routed = -1 if route_B is None else int(route_B[row])

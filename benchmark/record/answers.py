@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from benchmark.errors import UserError
-from benchmark.record.parts import Count, Share
+from benchmark.record.parts import MOST_SHOWN, Count, Share
 
 ANSWERS = "answers.jsonl.gz"
 LONGEST_LINE = 2**24  # bytes
@@ -53,6 +54,16 @@ class AnswerLine:
     f1: Share
     format_kept: bool
     likeliest: str = ""
+
+
+def shown_places(samples: int, most: int = MOST_SHOWN) -> list[int]:
+    """Of so many test samples the places of those whose answers stand in the record (``Record.samples``), in order.
+
+    At most ``most``, as far apart as may be with a step that 2, 3 and 5 do not divide: what is asked often comes in
+    turn.
+    """
+    step = next(step for step in range(max(1, samples // most), 0, -1) if math.gcd(step, 30) == 1)
+    return list(range(0, samples, step))[:most]
 
 
 def zipped(lines: Iterable[AnswerLine]) -> bytes:

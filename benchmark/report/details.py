@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from statistics import fmean
@@ -19,6 +19,8 @@ from benchmark.record.summary import floats, missing_rows
 from benchmark.report import modality
 from benchmark.report.modality import Changes
 from benchmark.report.origins import ProvenanceView, packages, provenance_view
+
+HABITS = ("format_kept", "distinct", "truncated", "fact_f1")  # of answers in words, that are shown cell by cell
 
 Numbers = list[float | None]  # None where a number is undefined
 Steps = tuple[float | None, float | None]  # within a modality, to another one
@@ -49,6 +51,19 @@ class RouterView:
 
 
 @dataclass(frozen=True)
+class HabitView:
+    """How tasks are answered in words, beside whether rightly: one metric in ``words``, cell by cell.
+
+    Attributes:
+        columns: the places of the tasks that have it. matrix: by protocol, of these tasks alone.
+    """
+
+    words: str
+    columns: list[int]
+    matrix: dict[str, list[Numbers]]
+
+
+@dataclass(frozen=True)
 class MethodView:
     """One (method, key). All that is by protocol has it as the outer key.
 
@@ -63,6 +78,8 @@ class MethodView:
         packages: what the runs were made with, without doubles.
         own: each task's own metric in words, in the order of ``tasks``; empty where all have the same.
         samples: task -> questions of made data, with the answers of the first run.
+        blind: of every task what is reached by guessing from the question alone; empty where that was asked of none.
+        habits: of tasks that are answered in words.
         groups: the tasks that the method put together, in the first run; empty for a method that forms none.
         agreements: of these groups with the modalities, of every run.
     """
@@ -87,6 +104,8 @@ class MethodView:
     packages: list[str]
     own: list[str]
     samples: dict[str, list[AnswerSample]]
+    blind: Numbers
+    habits: list[HabitView]
     groups: list[list[TaskEntry]]
     agreements: list[float]
 
@@ -127,6 +146,8 @@ def method_view(runs: Sequence[Record], rows: dict[str, LeaderboardRow]) -> Meth
         packages=sorted({packages(run) for run in runs}),
         own=list(map(spoken, runs[0].stream.measures)) if runs[0].primary == OWN else [],
         samples=runs[0].samples or {},
+        blind=[runs[0].blind.get(task) for task in runs[0].stream.task_names] if runs[0].blind else [],
+        habits=list(_habits(alike)),
         groups=_groups(runs[0].stream.tasks, runs[0].partition),
         agreements=[run.partition.agreement for run in runs if run.partition is not None],
     )
@@ -137,6 +158,20 @@ def _groups(tasks: Sequence[TaskEntry], partition: Partition | None) -> list[lis
     return [
         [task for task, own in zip(tasks, numbers, strict=True) if own == number] for number in dict.fromkeys(numbers)
     ]
+
+
+def _habits(alike: Sequence[Record]) -> Iterator[HabitView]:
+    """Of runs of one order the metrics of :data:`HABITS` that some task has."""
+    speaking = [place for place, kind in enumerate(alike[0].stream.kinds) if kind.speaks]
+    for metric in HABITS if speaking else ():
+        each = {protocol: [run.scores[metric][protocol] for run in alike] for protocol in PROTOCOLS}
+        columns = [place for place in speaking if any(row[place] is not None for row in each[PROTOCOLS[0]][0])]
+        matrix = {
+            protocol: _mean_matrix([[floats([row[place] for place in columns]) for row in rows] for rows in matrices])
+            for protocol, matrices in each.items()
+        }
+        if columns:
+            yield HabitView(spoken(metric), columns, matrix)
 
 
 def _matrices(runs: Iterable[Record], protocol: str) -> list[list[list[float]]]:

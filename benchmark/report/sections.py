@@ -15,7 +15,7 @@ from benchmark.compare.rows import LeaderboardRow, OverallRow
 from benchmark.compare.tables import percent
 from benchmark.kinds.retrieval import RECALLS, RECIPROCAL
 from benchmark.record.schema import PROTOCOLS, Record
-from benchmark.report import breakdown, findings, latex, panels, plates
+from benchmark.report import breakdown, findings, latex, panels, plates, reading
 from benchmark.report.details import MethodView
 from benchmark.report.findings import Best, Lead
 from benchmark.report.views import StreamView, stream_view
@@ -66,6 +66,7 @@ class StreamSection:
         links: to the CSVs that ``leaderboard.build`` writes for these records.
         recalls: label and column of the leaderboard, where the kind of task has recalls.
         class_recalls, no_class_recalls: at most one of the two is there, none without labels.
+        reading, no_reading: likewise, none where no task is answered in words.
     """
 
     view: StreamView
@@ -92,6 +93,8 @@ class StreamSection:
     no_class_recalls: str
     subgroups: list[breakdown.Breakdown]
     answers: list[breakdown.Breakdown]
+    reading: list[reading.TaskReading]
+    no_reading: str
     missing: panels.MissingPanel | None
     methods: list[MethodSection]
 
@@ -135,6 +138,7 @@ def stream_section(
     compared = comparisons.pairs(view.runs, next(iter(conditions), ""))
     pairs, no_pairs = panels.pairs(view, compared)
     class_recalls = breakdown.recalls(view)
+    read, speaks = reading.of_stream(view), any(kind.speaks for kind in view.runs[0].stream.kinds)
     return StreamSection(
         view=view,
         about=_about(view),
@@ -159,6 +163,8 @@ def stream_section(
         no_class_recalls="" if class_recalls or not view.kind.labelled else NO_CLASS_RECALLS,
         subgroups=breakdown.subgroups(view),
         answers=breakdown.answers(view),
+        reading=read,
+        no_reading=reading.NOWHERE if speaks and not read else "",
         recalls=[(recall(name), f"{name}_mean") for name in (*RECALLS, *RECIPROCAL) if name in view.kind.summary],
         missing=panels.missing(view),
         methods=[MethodSection(method, _matrix_said(method), findings.code(method)) for method in view.methods],

@@ -5,7 +5,6 @@ Both come from the predictions of a run, which a run that goes on finds as the e
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,8 +12,8 @@ from numpy.typing import NDArray
 
 from benchmark import kinds
 from benchmark.data.batches import TaskData
-from benchmark.record.answers import AnswerLine
-from benchmark.record.parts import MOST_SHOWN, PROTOCOLS, AnswerSample
+from benchmark.record.answers import AnswerLine, shown_places
+from benchmark.record.parts import PROTOCOLS, AnswerSample
 from benchmark.stream import Stream
 
 Arrays = Mapping[str, NDArray[Any]]  # as predictions.npz has them: <stage>/<task>/<protocol>_<name>
@@ -83,14 +82,6 @@ def shown_samples(
             own, last = (arrays[f"{stage}/{task.name}/given_answer"] for stage in (task.index + 1, len(stream)))
             found[task.name] = [
                 AnswerSample.of(samples.instructions[at], samples.references[at], str(own[at]), str(last[at]))
-                for at in _spread(len(own), MOST_SHOWN)
+                for at in shown_places(len(own))
             ]
     return found or None
-
-
-def _spread(samples: int, most: int) -> list[int]:
-    """At most so many places, as far apart as may be with a step that 2, 3 and 5 do not divide: what is asked often
-    comes in turn.
-    """
-    step = next(step for step in range(max(1, samples // most), 0, -1) if math.gcd(step, 30) == 1)
-    return list(range(0, samples, step))[:most]

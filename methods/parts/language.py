@@ -24,6 +24,7 @@ __all__ = ["LanguageBackbone", "Written", "answer_labels", "token_loss"]
 
 AT_ONCE = 64  # images that pass the tower together
 MOST_LOGITS = 2**26  # that candidates of a batch are given at a time
+MOST_CACHE = 2**33  # bytes of keys and values that are there together while answers are written or weighed
 
 
 class Written(str):
@@ -167,6 +168,10 @@ class LanguageBackbone(nn.Module):
     @torch.no_grad()
     def written(self, batch: dict[str, Tensor], limit: int) -> Tensor:
         """(B, limit) ids of greedy answers, their end included; -1 behind it."""
+        rows = self._at_once(batch["prompt"].shape[1] + limit)
+        return torch.cat([self._written(part, limit) for part in _parts(batch, rows)])
+
+    def _written(self, batch: dict[str, Tensor], limit: int) -> Tensor:
         prompt = self._asked(batch)
         stops, embed = torch.tensor(self.chat.stops, device=prompt.mask.device), self.adapted.get_input_embeddings()
         cache = self._cache()
@@ -202,11 +207,8 @@ class LanguageBackbone(nn.Module):
         """
         target_CK = self.chat.targets(candidates).to(self.bound.device)
         rows = max(1, MOST_LOGITS // (target_CK.numel() * self.adapted.config.get_text_config().vocab_size))
-        parts = [
-            self._likelihood({name: values[start : start + rows] for name, values in batch.items()}, target_CK)
-            for start in range(0, len(batch["prompt"]), rows)
-        ]
-        each_BCK = torch.cat(parts)
+        rows = min(rows, self._at_once((batch["prompt"].shape[1] + target_CK.shape[1]) * len(target_CK)))
+        each_BCK = torch.cat([self._likelihood(part, target_CK) for part in _parts(batch, rows)])
         return each_BCK.sum(-1) / (1 if over == "sum" else (target_CK != NONE).sum(-1))
 
     def _likelihood(self, batch: dict[str, Tensor], target_CK: Tensor) -> Tensor:
@@ -288,6 +290,11 @@ class LanguageBackbone(nn.Module):
         axes = (first_B1.expand_as(count_BL), first_B1 + inside_BL // columns, first_B1 + inside_BL % columns)
         return torch.stack([torch.where(shows_BL, axis, told_BL) for axis in axes]).clamp(min=0)
 
+    def _at_once(self, tokens: int) -> int:
+        """How many samples, of so many tokens each, are answered together."""
+        keys = self.decoder.layers[0].self_attn.k_proj
+        return max(1, MOST_CACHE // (2 * self.depth * keys.out_features * self.adapted.dtype.itemsize * tokens))
+
     def _cache(self) -> Any:
         from transformers import DynamicCache
 
@@ -353,3 +360,9 @@ class Tokens:
         return Tokens(
             self.embedded, self.mask.repeat_interleave(times, dim=0), self.positions.repeat_interleave(times, dim=axis)
         )
+
+
+def _parts(batch: dict[str, Tensor], rows: int) -> list[dict[str, Tensor]]:
+    """A batch as several of at most so many samples."""
+    starts = range(0, len(batch["prompt"]), rows)
+    return [{name: values[start : start + rows] for name, values in batch.items()} for start in starts]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Short runs by name."""
     results = tmp_path_factory.mktemp("results")
     wanted = {"mslora_cr": "smoke", "independent_lora": "smoke_fusion", "ncm": "smoke", "l2p": "smoke"}
-    wanted |= {"sequential_lora": "smoke_retrieval", "ranpac": "smoke", "der": "smoke", "er": "smoke_fusion"}
+    wanted |= {"sequential_lora": "smoke_retrieval", "ranpac": "smoke", "der": "smoke", "er": "smoke_fusion",
+               "lora_merge": "smoke"}  # fmt: skip
     for method, stream in wanted.items():
         argv = ["run", "--method", method, "--stream", stream, "--epochs", "1", "--lr", "0.01", "--quiet"]
         assert cli.main([*argv, "--limit", "24", "--results", str(results)]) == 0
@@ -76,12 +79,11 @@ def test_predictions_on_the_test_images_are_those_of_the_run(
     labels = {label.id: label.name for label in catalog.load("smoke", Path()).stream.labels()}
     with np.load(run / "predictions.npz", allow_pickle=False) as predictions:
         for place, name in enumerate(names):
-            images = str(folder / str(place))
-            assert cli.main(["predict", "--run", str(run), "--images", images, "--to", str(to)]) == 0
+            images, argv = str(folder / str(place)), ["predict", "--run", str(run), "--to", str(to), "--overwrite"]
+            assert cli.main([*argv, "--images", images]) == 0
             answers = predictions[f"2/{name}/hidden_answer"]
             assert [row["class"] for row in rows(to)] == [labels[answer] for answer in answers.tolist()]
-            argv = ["predict", "--run", str(run), "--images", images, "--task", name, "--to", str(to), "--top", "2"]
-            assert cli.main(argv) == 0
+            assert cli.main([*argv, "--images", images, "--task", name, "--top", "2"]) == 0
             told = torch.from_numpy(predictions[f"2/{name}/given_logits"]).float().softmax(1)
             written = [float(row["probability"]) for row in rows(to)]
             assert {row["task"] for row in rows(to)} == {name} and len(written) == 2 * len(answers)
@@ -179,6 +181,39 @@ def test_folded_weights_are_open_clips(runs: dict[str, Path], tmp_path: Path) ->
         torch.testing.assert_close(theirs, mine, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("format", ["peft", "open_clip"])
+def test_what_is_exported_is_used_without_this_suite(
+    format: str, runs: dict[str, Path], tmp_path: Path
+) -> None:  # fmt: skip
+    """Equal classes and probabilities on images of odd sizes, in a process that cannot import it."""
+    run, rng, to = runs["mslora_cr"], np.random.default_rng(5), tmp_path / "exported"
+    task = trained.load(run).stream.tasks[1]
+    images = [tmp_path / f"{number}.png" for number in range(12)]
+    for path, (height, width) in zip(images, rng.integers(20, 200, (12, 2)), strict=True):
+        Image.fromarray(rng.integers(0, 256, (5, 5, 3), np.uint8)).resize((width, height)).save(path)
+    assert cli.main(["export", "--run", str(run), "--task", task.name, "--to", str(to), "--format", format]) == 0
+    code = "import runpy, sys; sys.modules['benchmark'] = sys.modules['methods'] = sys.modules['peft'] = None\n"
+    code += "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-W", "ignore", "-c", code, str(to / "use.py"), *map(str, images)]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()
+    told = {Path(path).name: (name, float(chance)) for path, name, chance in (line.split("\t") for line in said)}
+    argv = ["predict", "--run", str(run), "--images", str(tmp_path), "--task", task.name]
+    assert cli.main([*argv, "--to", str(tmp_path / "out.csv")]) == 0
+    mine = {row["image"]: row for row in rows(tmp_path / "out.csv") if "/" not in row["image"]}
+    assert {name: row["class"] for name, row in mine.items()} == {name: one for name, (one, _) in told.items()}
+    assert all(abs(float(mine[name]["probability"]) - chance) < 1e-3 for name, (_, chance) in told.items())
+    assert len((to / "use.py").read_text().splitlines()) <= 25
+    assert {path.stat().st_mode & 0o777 for path in to.rglob("*") if path.is_file()} == {0o644}
+    about, card = json.loads((to / "about.json").read_text()), (to / "README.md").read_text()
+    assert [(one["name"], tuple(one["prompts"])) for one in about["classes"]] == [
+        (label.name, label.prompts) for label in task.labels
+    ]
+    record = trained.load(run).record
+    for text in (task.labels[0].name, record.provenance.fingerprint, "made images", "no medical device", "95 %",
+                 record.provenance.data[task.name]):  # fmt: skip
+        assert text in card
+
+
 def test_predictions_of_odd_images_are_those_of_the_exported_model_and_its_own_transform(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -214,6 +249,12 @@ def test_predictions_of_odd_images_are_those_of_the_exported_model_and_its_own_t
         (["predict", "--images", "IMAGES", "--task", "gland_nucleus"], "did you mean 'gland_nuclei'"),
         (["predict", "--images", "nowhere"], "no such folder"),
         (["predict", "--images", "IMAGES", "--top", "0"], "--top"),
+        (["predict", "--images", "IMAGES", "--abstain", "1"], "--abstain: expected a probability"),
+        (["predict", "--images", "IMAGES", "--abstain", "nan"], "abstain"),
+        (
+            ["predict", "--images", "IMAGES", "--instruction", "What is shown?"],
+            "--instruction: is for answers in words",
+        ),
         (["export", "--task", "nothing", "--to", "TO"], "unknown task"),
         (["export", "--task", "gland_nuclei", "--to", "IMAGES"], "there is something already"),
         (["export", "--task", "gland_nuclei", "--to", "TO", "--format", "onnx"], "format"),
@@ -232,35 +273,46 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("method", ["ncm", "l2p", "ranpac"])
+def test_files_that_are_no_images_are_named_and_the_others_answered(
+    runs: dict[str, Path], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second time nothing is replaced unasked; of doubtful images no class is said."""
+    images, to = shutil.copytree(folder, tmp_path / "images"), tmp_path / "out.csv"
+    (images / "0" / "00.png").write_bytes(b"no image")
+    (images / "1" / "03.png").write_bytes((images / "1" / "03.png").read_bytes()[:60])
+    (images / "empty.jpg").touch()
+    argv = ["predict", "--run", str(runs["ncm"]), "--images", str(images), "--to", str(to)]
+    assert cli.main(argv) == 0
+    assert "17 images, 3 of them not readable" in " ".join(capsys.readouterr().out.split())
+    found = rows(to)
+    lost = {row["image"]: row for row in found if row["note"]}
+    assert lost.keys() == {"0/00.png", "1/03.png", "empty.jpg"} and len(found) == 17
+    assert all("not readable as an image" in row["note"] and not row["class"] for row in lost.values())
+    bar = sorted(row["probability"] for row in found if row["class"])[7]
+    assert cli.main([*argv, "--abstain", bar]) == 2
+    assert "--overwrite" in capsys.readouterr().err and rows(to) == found
+    assert cli.main([*argv, "--abstain", bar, "--overwrite", "--top-k", "2"]) == 0
+    first = {row["image"]: row for row in reversed(rows(to))}
+    for row in found:
+        again = first[row["image"]]
+        if not row["note"]:
+            sure = row["probability"] > bar  # what is just at the bar may round either way
+            assert again["class"] in (
+                (row["class"],) if sure else ("", row["class"])[: 1 + (row["probability"] == bar)]
+            )
+            assert again["probability"] == row["probability"] and bool(again["class"]) != bool(again["note"])
+    assert {bool(row["class"]) for row in first.values() if row["probability"]} == {True, False}
+    assert cli.main([*argv[:3], "--images", str(images / "empty.jpg"), "--to", str(tmp_path / "none.csv")]) == 2
+    assert "none is readable; empty.jpg: " in capsys.readouterr().err and not (tmp_path / "none.csv").exists()
+
+
+@pytest.mark.parametrize("method", ["ncm", "l2p", "ranpac", "lora_merge"])
 def test_what_is_more_than_a_lora_is_not_exported_as_one(method: str, runs: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no adapter to export|more than LoRA"):
+    with pytest.raises(UserError, match=r"no adapter to export|more than LoRA|are no LoRA"):
         from benchmark.deploy.export import export
 
         export(runs[method], "gland_nuclei", tmp_path / "to")
     assert not any(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("stream", ["smoke_generation", "smoke"])
-def test_a_vision_language_run_is_neither_predicted_with_nor_exported(
-    stream: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Whether its tasks are questions or classes that are asked for in words."""
-    argv = ["run", "--method", "mslora_cr", "--stream", stream, "--backbone", "tiny-llava", "--epochs", "1", "--quiet"]
-    assert cli.main([*argv, "--limit", "4", "--results", str(tmp_path)]) == 0
-    (run,) = tmp_path.glob("runs/*/*/*/*")
-    (task, *_) = (task.name for task in catalog.load(stream, Path()).stream)
-    before = sorted(tmp_path.rglob("*"))
-    for words in (
-        ["predict", "--images", str(folder), "--to", str(tmp_path / "out.csv")],
-        ["export", "--task", task, "--to", str(tmp_path / "out")],
-        ["export", "--task", task, "--to", str(tmp_path / "out"), "--format", "open_clip"],
-    ):
-        capsys.readouterr()
-        assert cli.main([*words, "--run", str(run)]) == 2
-        error = capsys.readouterr().err
-        assert "vision-language model" in error and error.count("\n") == 1
-    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_retrieval_and_unfinished_runs_are_refused(runs: dict[str, Path], folder: Path, tmp_path: Path) -> None:
@@ -271,7 +323,8 @@ def test_retrieval_and_unfinished_runs_are_refused(runs: dict[str, Path], folder
     with pytest.raises(UserError, match="learned from image and text"):
         predict(runs["independent_lora"], folder, None, tmp_path / "out.csv")
     assert not any(tmp_path.iterdir())
-    assert predict(runs["independent_lora"], folder, None, tmp_path / "out.csv", inputs="image") == 16
+    said = predict(runs["independent_lora"], folder, None, tmp_path / "out.csv", inputs="image")
+    assert said == f"{tmp_path / 'out.csv'}: 16 images"
     record = json.loads((runs["ncm"] / "run.json").read_text())
     unfinished = {name: part for name, part in record.items() if name not in ("files", "digest")}
     (tmp_path / "run.json").write_text(json.dumps(unfinished | {"status": "running"}))

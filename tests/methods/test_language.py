@@ -146,6 +146,28 @@ def test_what_is_said_does_not_depend_on_the_batch(layout: Layout) -> None:
             assert torch.allclose(layout.backbone.spoken(batch), spoken[rows], atol=1e-5)
 
 
+def test_keys_and_values_of_some_samples_are_held_at_a_time(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many bytes as were held of one sample more do not let it join; what is said is the same."""
+    whole, candidates, seen = layout.batch(), ["yes", "no", "a large opacity."], []
+    written, likely = layout.backbone.written(whole, LIMIT), layout.backbone.likelihood(whole, candidates)
+    decoded = layout.backbone._decoded
+
+    def watched(tokens: Any, cache: Any = None) -> Tensor:
+        made = decoded(tokens, cache)
+        held = [part for layer in cache.layers for part in (layer.keys, layer.values)] if cache is not None else []
+        seen.append(sum(part.nbytes for part in held))
+        return made
+
+    monkeypatch.setattr(layout.backbone, "_decoded", watched)
+    layout.backbone.written(whole, LIMIT), layout.backbone.likelihood(whole, candidates)
+    most = max(seen) // 2  # what fits half of the samples
+    seen.clear()
+    monkeypatch.setattr("methods.parts.language.MOST_CACHE", most)
+    assert torch.equal(layout.backbone.written(whole, LIMIT), written)
+    assert torch.allclose(layout.backbone.likelihood(whole, candidates), likely, atol=1e-5)
+    assert 0 < max(seen) <= most
+
+
 def test_likelihood_is_minus_the_loss_of_each_candidate(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     candidates = ["yes", "a large opacity.", "no gland"]
     batch = {name: values for name, values in layout.batch().items() if not name.startswith("target")}

@@ -346,12 +346,12 @@ def test_answers_in_words_beside_guesses_without_the_image(tasks: dict[str, tupl
     given, hidden = breakdown.answers(views.stream_view(records))
     assert (given.protocol, hidden.protocol) == ("given", "hidden")
     assert given.names[0] == "without the image" and sorted(given.names[1:]) == ["ewc", "lwf"]
-    own = ["exact match", "likeliest answer", "format kept", "truncated"]
+    own = ["exact match", "likeliest answer", "format kept", "truncated", "distinct"]
     told = [(line.task, line.lines, *line.words) for line in given.lines]
-    assert told[:4] == [("path_vqa", 4 * (place == 0), word) for place, word in enumerate(own)]
-    assert told[8:10] == [("ct_reports", 5, "token F1"), ("ct_reports", 0, "fact F1")]
+    assert told[:5] == [("path_vqa", 5 * (place == 0), word) for place, word in enumerate(own)]
+    assert told[10:12] == [("ct_reports", 6, "token F1"), ("ct_reports", 0, "fact F1")]
     last = [record.matrix("given")[-1][record.stream.task_names.index("ct_reports")] for record in records[:2]]
-    f1, facts = given.lines[8:10]
+    f1, facts = given.lines[10:12]
     assert f1.cells[0] == 0.25 and f1.cells[given.names.index("ewc")] == pytest.approx(np.mean(last))
     assert facts.cells[0] is None
     without = [replace(record, blind=None) for record in records]
@@ -381,8 +381,9 @@ def test_questions_and_answers_are_shown_whatever_they_say(tmp_path: Path) -> No
     html = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     page = Page(html)
     assert "<script>alert" not in html and 'No. <script>alert("x")</script> & so on' in page.text
-    assert html.count("Questions and answers</h4>") == 2 and page.text.count("when just learned") == 6
-    assert "answers of seed 0, order 0" in page.text and "Score matrix, identity given" in page.text
+    assert html.count("Answers to read</h3>") == 1 and page.text.count("when just learned") == 6
+    assert page.text.count("Cell by cell: format kept, distinct, truncated, fact F1") == 2
+    assert "Score matrix, identity given" in page.text
     assert "each task is scored by its own metric, accuracy, exact match or token F1." in page.text
     assert "5 tasks of classification, fusion and generation" in page.text
     assert "ct, token F1" in page.text  # under the name of a column

@@ -19,7 +19,7 @@ from rich.console import Console
 from benchmark import kinds
 from benchmark.config.run_config import RunConfig
 from benchmark.data.batches import TaskData
-from benchmark.record.answers import AnswerLine, read_answers
+from benchmark.record.answers import AnswerLine, read_answers, shown_places
 from benchmark.record.folder import RunFolder, State
 from benchmark.record.parts import Provenance
 from benchmark.record.schema import SCHEMA, Record, StreamEntry, TaskEntry, unmeasured
@@ -210,7 +210,7 @@ def test_samples_of_made_data_stand_in_the_record(straight: Path) -> None:
 
 @pytest.mark.parametrize("samples", [0, 1, 7, 8, 9, 24, 63, 1000])
 def test_shown_samples_are_spread_and_do_not_fall_in_step(samples: int) -> None:
-    places = written._spread(samples, 8)
+    places = shown_places(samples, 8)
     assert len(places) == min(samples, 8) == len(set(places)) and all(0 <= place < samples for place in places)
     assert places == sorted(places) and places[:1] == [0][:samples]
     for period in (2, 3, 4, 5) if samples >= 9 else ():

@@ -55,13 +55,16 @@ class Talk:
 
     def images(self, split: int, turns: Sequence[Turn]) -> NDArray[np.uint8]:
         """(N, size, size, 3) what the turns of a split are about: factors that they leave open are drawn as well."""
-        module = phantom.generator(self.name)
         images = np.empty((len(turns), phantom.SIZE, phantom.SIZE, 3), np.uint8)
         for i, turn in enumerate(turns):
-            rng = np.random.default_rng([*self.seed, split, i])
-            factors = phantom.draw_factors(self.region, sorted(module.FACTORS), rng) | turn.factors
-            images[i] = module.render(factors, rng, phantom.SIZE)
+            images[i] = self.image(split, i, turn)
         return images
+
+    def image(self, split: int, number: int, turn: Turn) -> NDArray[np.uint8]:
+        """(size, size, 3) what the turn of one sample of a split is about, by the sample's number."""
+        module, rng = phantom.generator(self.name), np.random.default_rng([*self.seed, split, number])
+        factors = phantom.draw_factors(self.region, sorted(module.FACTORS), rng) | turn.factors
+        return module.render(factors, rng, phantom.SIZE)
 
     def _endless(self, split: int) -> Iterator[Turn]:
         asked = dict.fromkeys(KINDS, 0)

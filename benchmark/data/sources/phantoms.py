@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -70,6 +70,15 @@ def _spoken(source: Source, made: dict[str, Any], split: str) -> Split:
     pairs = np.stack([np.arange(len(turns)), *text_2P.reshape(2, -1)], axis=1)
     texts, closed = tuple(written[place] for place in places), np.array([turn.closed for turn in turns])
     return Split(images, numbered(answers)[1], texts, pairs, closed)
+
+
+def pictures(source: Source, split: str, numbers: Sequence[int]) -> list[NDArray[np.uint8]]:
+    """(size, size, 3) the images of these samples of a generation task, as :func:`load` draws them, and no others."""
+    made, number = options(source), SPLITS.index(split)
+    about = talking.talk_of(source, made)
+    turns, seed = about.turns(number, made["sizes"][split]), (phantom.VERSION, made["seed"], number)
+    drawn = [(i, about.image(number, i, turns[i])) for i in numbers]
+    return [shifts.shifted(image, made["shift"], [*seed, i]) if "shift" in made else image for i, image in drawn]
 
 
 def _shifted(images: NDArray[np.uint8], made: dict[str, Any], seed: tuple[int, ...]) -> NDArray[np.uint8]:

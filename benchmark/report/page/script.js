@@ -58,8 +58,20 @@
     all("th[aria-sort] button", table).forEach((each) => each.addEventListener("click", () => sort(table, each.closest("th"))));
   });
 
+  // Answers to read, of all methods or of one.
+  all("form.reading").forEach((form) => {
+    const rows = all(".shot tr[data-method]", form.closest("section"));
+    const choose = () => rows.forEach((row) => {
+      row.hidden = form.elements.method.value !== "" && row.dataset.method !== form.elements.method.value;
+    });
+    form.hidden = false;
+    form.addEventListener("change", choose);
+    form.addEventListener("submit", (event) => event.preventDefault());
+    choose();
+  });
+
   // Filters of a leaderboard.
-  all("form.controls").forEach((form) => {
+  all("form.controls[data-table]").forEach((form) => {
     const rows = all("tbody tr", document.getElementById(form.dataset.table));
     const filter = () => {
       const words = form.elements.text.value.toLowerCase().split(/\s+/).filter(Boolean);
