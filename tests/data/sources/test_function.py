@@ -140,10 +140,11 @@ def test_a_data_set_of_torch_is_read_item_by_item(
     assert split.labels.tolist() == [0, 1, 0, 1, 0]
     for i, image in enumerate(split.images):
         assert np.array_equal(image, np.full((4, 5 + i * varied, 3), 10 * i, np.uint8))
-    made = cached(source, sources.identity(source), 8)["train"].images
+    before = sources.identity(source)
+    made = cached(source, before, 8)["train"].images
     assert np.array_equal(made, resized(list(split.images), 8))
     other = plugin(tmp_path, monkeypatch, body.replace("10 * i", "100 + i"), "classification", n=5)
-    assert sources.identity(other) != sources.identity(source)
+    assert sources.identity(other) != before
 
 
 @pytest.mark.parametrize(
