@@ -198,7 +198,7 @@ def data_(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--backbone", default=families.USUAL, help="whose image size the page shows")
     parser.add_argument("--to", default="build/data", help="folder that the page is written to")
-    parser.add_argument("--download", action="store_true", help="download what the stream's sources download themselves")
+    parser.add_argument("--download", action="store_true", help="get what the stream's sources download")
     given, console = _parse(parser, argv), _console()
     places.data_folder(given.data)
     data, to = Path(given.data), Path(given.to)

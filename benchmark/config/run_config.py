@@ -61,7 +61,7 @@ class RunConfig(Budget):
         schedule: cosine (to 0) or constant.
         warmup: part of the steps in which the learning rate rises.
         augment: none, flip, or crop (flip and random resized crop).
-        method: a file of methods/ or package.module:Class.
+        method: a file of methods/, package.module:Class or path/to/file.py.
         stream: a file of datasets/streams/ or the path of a YAML file.
         backbone: phantom-clip, ViT-B-16/openai, hf-hub:..., local-dir:..., or an open_clip architecture; where answers
             are words tiny-llava, hf:OWNER/NAME or local-dir:...; auto: the default of the stream's kind.

@@ -16,7 +16,8 @@ from tests.source_files import stream_file
 
 SHIPPED = {
     "phantom8": (8, 32), "phantom20": (20, 80), "smoke": (2, 8),
-    "medical10": (10, 43), "mbiil_cls": (4, 14), "medmnist12": (12, 80),
+    "medical10": (10, 43), "mbiil_cls": (4, 14), "medmnist12": (12, 80), "cifar100_10": (10, 100),
+    "medmnist12_64": (12, 80), "medmnist12_128": (12, 80), "medmnist12_224": (12, 80),
     "smoke_fusion": (2, 8), "phantom_notes6": (6, 24), "mbiil_vqa": (2, 4), "phantom_domain6": (6, 4),
     "smoke_retrieval": (2, 0), "phantom_retrieval6": (6, 0), "mbiil_reports": (2, 0), "covid_notes3": (3, 0),
     "smoke_generation": (2, 0), "smoke_mixed": (4, 6), "phantom_mbiil8": (8, 0), "mbiil8": (8, 0),

@@ -49,7 +49,8 @@ def listed(source: Source) -> dict[str, list[Sample]]:
 
 def passed_over(source: Source) -> str:
     """Folders with images that belong to no class that is listed, or to no split, with how many there are in each."""
-    root, folders = Path(source.options["path"]), {str(name).split("/")[0] for name in source.options["folders"]}
+    root = Path(source.options["path"])
+    folders = {str(name).split("/")[0] for name in one_for_each_class(source, "folders")}
     given = source.options.get("splits") or {}
     tops = [root / str(given.get(split, split)) for split in SPLITS]
     there = [top for top in tops if isdir(top)] if given or isdir(tops[0]) else []

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
+from benchmark import cli
 from benchmark.data import sources
 from benchmark.data.catalog import Source
 from tests.source_files import CLASSES, WHERE, in_folders, listed, names, pixels, refused, save
@@ -101,3 +103,25 @@ def test_an_empty_class_or_split_is_refused(chest: Path, classed: Path) -> None:
     for path in [*classed.rglob("*-[1-9]*.png")]:
         path.unlink()
     assert "val: no images in this split" in refused(in_folders(classed))  # one image a class: nothing to draw from
+
+
+def test_folders_that_no_class_and_no_split_names_are_told(chest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sources.passed_over(in_folders(chest)) == f"{WHERE}: train/OTHER (1 images) in {chest}"
+    shutil.rmtree(chest / "train" / "OTHER")
+    assert sources.passed_over(in_folders(chest)) == ""
+    save(chest / "train" / "COVID" / "deep" / "1.png", pixels(1))
+    save(chest / "train" / "COVID" / "2.png", pixels(2))
+    save(chest / "valid" / "NORMAL" / "1.png", pixels(3))  # a split's name misspelt
+    (chest / "train" / "empty").mkdir()
+    save(chest / "train" / ".hidden" / "1.png", pixels(4))
+    told = f"{WHERE}: valid (1 images), train/COVID (2 images) in {chest}"
+    assert sources.passed_over(in_folders(chest)) == told
+    assert sources.passed_over(in_folders(chest, splits={"train": "train", "val": "valid", "test": "test"})) == (
+        f"{WHERE}: val (6 images), train/COVID (2 images) in {chest}"
+    )
+    task = {"name": "t", "modality": "x-ray", "source": "folder", "path": chest.name, "template": "{}"}
+    task |= {"classes": ["NORMAL", "PNEUMONIA"]}
+    (chest.parent / "s.yaml").write_text(yaml.safe_dump({"name": "s", "tasks": [task]}))
+    assert cli.main(["plan", "--method", "ncm", "--stream", str(chest.parent / "s.yaml")]) == 0
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "train/COVID (2 images)" in error and "no class or split that is listed" in error

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from benchmark.data import catalog, sources
+from benchmark.data.cache import cached, resized
 from benchmark.data.catalog import Source
 from tests.source_files import WHERE, YES_NO, refused
 
@@ -109,3 +111,53 @@ def test_a_function_that_is_not_there(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "no_such_package.data cannot be imported: ModuleNotFoundError" in missing
     assert "unknown function 'lod' (did you mean 'load'?)" in refused(source("own_data:lod"))
     assert ".arguments: expected names and values" in refused(source("own_data:load", arguments=[1]))
+
+
+PAIRS = """
+    from PIL import Image
+    import torch
+    class Held(torch.utils.data.Dataset):
+        def __len__(self):
+            return n
+        def __getitem__(self, i):
+            pixels = np.full((4, 5 + i * varied, 3), 10 * i, np.uint8)
+            return form(pixels), (i % 2 if n < 5 else np.array([i % 2]))
+    return Held()"""
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["pixels", "Image.fromarray(pixels)", "Image.fromarray(pixels).convert('RGBA')", "torch.from_numpy(pixels)",
+     "torch.from_numpy(pixels).permute(2, 0, 1) / 255"],
+)  # fmt: skip
+@pytest.mark.parametrize("varied", [0, 1])
+def test_a_data_set_of_torch_is_read_item_by_item(
+    form: str, varied: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    body = f"varied = {varied}" + PAIRS.replace("form(pixels)", form)
+    source = plugin(tmp_path, monkeypatch, body, "classification", n=5)
+    split = sources.load(source, "train")
+    assert split.labels.tolist() == [0, 1, 0, 1, 0]
+    for i, image in enumerate(split.images):
+        assert np.array_equal(image, np.full((4, 5 + i * varied, 3), 10 * i, np.uint8))
+    before = sources.identity(source)
+    made = cached(source, before, 8)["train"].images
+    assert np.array_equal(made, resized(list(split.images), 8))
+    other = plugin(tmp_path, monkeypatch, body.replace("10 * i", "100 + i"), "classification", n=5)
+    assert sources.identity(other) != before
+
+
+@pytest.mark.parametrize(
+    ("item", "says"),
+    [
+        ("np.zeros((4, 4), np.uint8)", "[0]: expected an image and its label"),
+        ("(np.zeros((4, 4), np.uint8), 'yes')", "[0]: label: expected a class's number, got 'yes'"),
+        ("(np.full((4, 4), -1.5), 0)", "before they are normalised"),
+        ("(np.zeros((2, 4, 4), np.uint8), 0)", "uint8 (2, 4, 4)"),
+        ("(np.zeros((4, 4), np.uint8), 7)", "lists 2 classes"),
+    ],
+)
+def test_an_item_that_is_none_is_told_with_its_place(
+    item: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert says in refused(plugin(tmp_path, monkeypatch, f"return [{item}]", "classification"))
