@@ -73,12 +73,17 @@ def test_one_run_decides_no_sentence(tmp_path: Path) -> None:
     assert "What forgets" not in text and "What it costs" not in text
 
 
-def test_costs_are_no_seconds(drawn: dict[str, Any]) -> None:
+def test_costs_are_no_seconds(tmp_path: Path, drawn: dict[str, Any]) -> None:
     said = findings.costs(leaderboard.rows(plain()))
     assert said and not any(" s " in sentence or "Training" in sentence for sentence in said)
     plates.of_stream(views.stream_view(plain()), {}, False)
     assert {name.split("-")[1] for name in drawn} >= {"parameters", "memory"}
     assert not any("train_seconds" in column.key for column in report.COLUMNS)
+    lines = [f"{findings.OPERATORS},,{method},three,{value}" for method, value in (("ewc", 900), ("lwf", 1200))]
+    save(tmp_path, *plain())
+    (tmp_path / "speed.csv").write_text("\n".join(["quantity,unit,method,stream,value", *lines, "odd"]))
+    report.build(tmp_path)
+    assert "operators of a training step at the last task: 900 (ewc) to 1,200 (lwf)." in page(tmp_path)
 
 
 def test_a_sweep_under_one_changed_setting_is_shown_whole(tmp_path: Path, drawn: dict[str, Any]) -> None:
