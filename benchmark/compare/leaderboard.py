@@ -163,11 +163,11 @@ def _streams(results: Path) -> list[str]:
 def _write(results: Path, entering: list[Record], stream: str | None) -> list[Path]:
     """The files of one stream or of all, then those over all streams; all texts are made before a file is written."""
     streams: dict[str, list[Record]] = {name: [] for name in _streams(results)}
-    mine = {record.stream.folder for record in entering if record.own or len(read_from(results)) == 1}
+    kept = {record.stream.folder for record in entering if record.own or len(read_from(results)) == 1}
     for record in entering:
-        if record.stream.folder in mine:
+        if record.stream.folder in kept:
             streams.setdefault(record.stream.folder, []).append(record)
-    entering = entering if mine else []
+    entering = entering if kept else []
     texts: dict[str, str] = {}
     for folder in sorted(streams):
         if stream in (None, folder):

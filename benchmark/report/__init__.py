@@ -6,8 +6,10 @@ The page needs no network: style, script and figures stand in it. Its parts are 
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -22,6 +24,7 @@ from benchmark.record.shelves import read_from
 from benchmark.record.stored import read_all
 from benchmark.record.summary import MISSING_RATES
 from benchmark.report.board import COLUMNS
+from benchmark.report.findings import OPERATORS
 from benchmark.report.sections import Addresses, Papers, overall_section, stream_section
 from benchmark.report.wording import PAGE, environment
 
@@ -51,7 +54,8 @@ def build(
     places = (quote(Path(os.path.relpath(place, to)).as_posix()) for place in (read_from(results)[0], results))
     results_at = Addresses(*places)
     papers = Papers()
-    sections = [stream_section(records, results_at, matrices, papers) for records in by_stream]
+    operators = _operators(results)
+    sections = [stream_section(records, results_at, matrices, papers, operators) for records in by_stream]
     views = [section.view for section in sections]
     overall = overall_section(
         [record for records in by_stream for record in records], views, results_at, papers, metric
@@ -69,6 +73,17 @@ def build(
     write_text(to / "index.html", page)
     folders = {"figures": papers.images, "tables": papers.tables}
     return [to / "index.html", *(to / name for name, files in folders.items() if files)]
+
+
+def _operators(results: Path) -> dict[str, dict[str, float]]:
+    """Stream -> method -> operators of a training step, as far as ``speed`` has counted them."""
+    found: dict[str, dict[str, float]] = {}
+    for file in (place / "speed.csv" for place in read_from(results)):
+        with suppress(OSError, ValueError, KeyError, TypeError), file.open(encoding="utf-8") as lines:
+            for line in csv.DictReader(lines):
+                if line["quantity"] == OPERATORS:
+                    found.setdefault(line["stream"], {})[line["method"]] = float(line["value"])
+    return found
 
 
 def _chosen(results: Path, streams: Sequence[str], metric: str | None) -> list[list[Record]]:

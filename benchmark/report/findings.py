@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from statistics import fmean
+from types import MappingProxyType
 
 from benchmark.compare.entries import GROUPS, trial, trial_stream
 from benchmark.compare.rows import LeaderboardRow, OverallRow, PairRow
@@ -18,6 +19,7 @@ from benchmark.report.details import MethodView
 from benchmark.report.views import StreamView
 from benchmark.report.wording import p_value, per_cent
 
+OPERATORS = "computing operators a step"  # of speed.csv
 NOTHING = 0.0005  # less than this is 0.0 per cent as printed
 Best = list[tuple[str, dict[str, LeaderboardRow | None]]]  # a group, and by protocol its best row
 TOLD = ("Told which task it is", "Not told which task it is")  # how a sentence on each protocol begins
@@ -144,16 +146,18 @@ def forgetting(rows: Sequence[LeaderboardRow]) -> list[str]:
     return said
 
 
-def costs(rows: Sequence[LeaderboardRow]) -> list[str]:
-    """The dearest and the cheapest method that trains, by parameters and memory kept: seconds of runs depend on what
-    else the machine did."""
+def costs(rows: Sequence[LeaderboardRow], operators: Mapping[str, float] = MappingProxyType({})) -> list[str]:
+    """The dearest and the cheapest method that trains, by parameters, memory kept and the operators of a step, as far
+    as ``speed`` has counted these: seconds of runs depend on what else the machine did."""
     mine = [row for row in told(rows) if row.protocol == PROTOCOLS[0] and row.trainable_params]
     said = []
     for name, label, shown in (
         ("trainable_params", "Trained parameters", lambda value: f"{value:,.0f}"),
         ("stored_bytes", "Kept between tasks", lambda value: f"{value / 2**20:,.2f} MiB"),
+        (OPERATORS, "Computing operators of a training step at the last task", lambda value: f"{value:,.0f}"),
     ):
-        known = [(value, row.method) for row in mine if (value := row.value(name)) is not None]
+        values = {row.method: operators.get(row.method) if name == OPERATORS else row.value(name) for row in mine}
+        known = [(value, method) for method, value in values.items() if value is not None]
         known.sort(key=itemgetter(0))
         if len(known) > 1:
             (low, cheapest), (high, dearest) = known[0], known[-1]

@@ -44,7 +44,7 @@ def forest(of: Mapping[str, Mapping[str, PairRow]], x: str) -> Figure:
     """A line for every rival: the mean difference of each protocol and its 95 % interval, in points from 0."""
     beside = min(0.5, (0.5 + 0.075 * max(map(len, of))) / 6.4)
     figure, axes = blank_figure(width=6.4, height=1.3 + 0.28 * len(of), left=beside, bottom_inches=0.62)
-    for place, (_, pair) in enumerate(reversed(of.items())):
+    for place, (_, pair) in enumerate(reversed([*of.items()])):
         for protocol, row in pair.items():
             colour, marker, above = LOOKS[protocol]
             axes.plot([100 * row.ci_low, 100 * row.ci_high], [place + above] * 2, color=colour, linewidth=1.4)

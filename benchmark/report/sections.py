@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -120,21 +120,23 @@ class OverallSection:
 
 
 def stream_section(
-    records: Sequence[Record], results_at: Addresses, matrices: bool, papers: Papers
+    records: Sequence[Record], results_at: Addresses, matrices: bool, papers: Papers,
+    operators: Mapping[str, Mapping[str, float]],
 ) -> StreamSection:  # fmt: skip
     """The section of one stream; its figures and its table go into ``papers``.
 
     Args:
         records: of one stream, at least one of which enters the leaderboard.
         results_at: the addresses of the folders of results.
+        operators: stream -> method -> operators of a training step.
         matrices: whether the score matrix of every method is drawn for papers.
     """
     view = stream_view(records)
     rows, best = view.rows, findings.best_of_groups(view.rows)
-    trial, conditions = trial_stream(view.name), findings.conditions(rows)
+    trial_only, conditions = trial_stream(view.name), findings.conditions(rows)
     tables = {f"{view.part(each)}.tex": latex.leaderboard(view.name, view.measure, rows, each) for each in conditions}
     papers.tables.update(tables)
-    steps_said, no_steps = findings.steps([] if trial else view.methods)
+    steps_said, no_steps = findings.steps([] if trial_only else view.methods)
     compared = comparisons.pairs(view.runs, next(iter(conditions), ""))
     pairs, no_pairs = panels.pairs(view, compared)
     class_recalls = breakdown.recalls(view)
@@ -142,14 +144,14 @@ def stream_section(
     return StreamSection(
         view=view,
         about=_about(view),
-        lead=[] if trial else findings.lead(rows, compared, view.measure),
+        lead=[] if trial_only else findings.lead(rows, compared, view.measure),
         condition=next(iter(conditions), ""),
         tables=list(tables),
         shown=findings.defaults(rows),
         best=best,
         bold=_bold(rows, best),
-        forgetting=[] if trial else findings.forgetting(rows),
-        costs=[] if trial else findings.costs(rows),
+        forgetting=[] if trial_only else findings.forgetting(rows),
+        costs=[] if trial_only else findings.costs(rows, operators.get(view.name, {})),
         evidence=findings.evidence(view),
         span=panels.span(rows),
         scales=panels.scales(view.methods),

@@ -239,7 +239,8 @@ def test_unusual_streams_are_shown(tmp_path: Path) -> None:
     report.build(save(tmp_path, silent, single, tuned))
     page = Page((tmp_path / "report" / "index.html").read_text(encoding="utf-8"))
     assert {name for name in page.boards if name} == {"silent-board", "single-board", "three-board"}
-    assert "no answer" in page.text and "Without training: ncm." in page.text
+    assert "no answer" in page.text and "Without training" not in page.text  # of one run nothing is said
+    assert "All with lr=1." in (tmp_path / "report/tables/three-lr-1.tex").read_text(encoding="utf-8")
     assert "Not ranked, one run only, which says nothing about chance: every method." in page.text
 
 
@@ -313,7 +314,8 @@ def test_the_verb_imports_no_torch_and_keeps_no_state(tmp_path: Path) -> None:
     command = [sys.executable, "-c", program, "report", "--results", str(tmp_path), "--to", str(tmp_path / "out")]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     assert output == [str(tmp_path / "out" / name) for name in ("index.html", "figures", "tables")] + ["[]"]
-    assert "limited data: 1 run." in Page((tmp_path / "out" / "index.html").read_text(encoding="utf-8")).text
+    text = Page((tmp_path / "out" / "index.html").read_text(encoding="utf-8")).text
+    assert "limited" not in text and "2 methods, 2 runs." in text
 
 
 # Its parts
@@ -436,7 +438,9 @@ def test_the_headline() -> None:
     ):
         assert findings.lead(plain, [replace(pair, **changes)], "accuracy")[0].next == said + told
     assert (
-        findings.forgetting(rows)[0] == "Identity given: 3 of 3 methods forget nothing (a, b, d), d forgets most (0.0)."
+        findings.forgetting(rows)[0]
+        == "Identity given: 3 of 3 methods forget nothing (a, learned 71.0; b, learned 51.0; d, learned 31.0); "
+        "most by d, learned 31.0 (0.0)."
     )
     assert findings.unranked(rows) == [("not the same seeds and orders as its rivals, or no rival", ["d", "c"])]
 
@@ -484,7 +488,7 @@ def test_critical_differences() -> None:
 
 
 def test_latex(tmp_path: Path) -> None:
-    text = latex.leaderboard("my_stream", "accuracy", leaderboard.rows(many()))
+    text = latex.leaderboard("my_stream", "accuracy", leaderboard.rows(many()), "")
     assert r"\toprule" in text and r"\bottomrule" in text and "my\\_stream" in text.split("\\label")[0]
     assert text.count(r"\textbf{") == 4  # the best of two groups under two protocols
     assert "zero\\_shot & plain & 1 & " in text and ODD not in text

@@ -56,8 +56,8 @@ def test_speed_writes_every_number_beside_its_floor(
     monkeypatch.chdir(tmp_path)
     argv = ["--methods", "sequential_lora", "mslora_cr", "--streams", "smoke", "--limit", "8", "--device", "cpu"]
     assert cli.main(["speed", *argv]) == 0
-    assert [str(path) for path in Path().rglob("*") if path.is_file()] == ["results/speed.csv"]
-    rows = list(csv.DictReader(Path("results/speed.csv").read_text().splitlines()))
+    assert [str(path) for path in Path().rglob("*") if path.is_file()] == ["results/local/speed.csv"]
+    rows = list(csv.DictReader(Path("results/local/speed.csv").read_text().splitlines()))
     by = {(row["quantity"], row["method"]): row for row in rows}
     assert float(by["peak memory", "sequential_lora"]["ratio"]) == 1.5
     assert float(by["start to the first step", "sequential_lora"]["ratio"]) == 3.0
