@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmark.compare.stats import interval
 from benchmark.compare.tables import percent, spoken
+from benchmark.config import families
 from benchmark.data import catalog
 from benchmark.data.yaml_files import read
 from benchmark.errors import UserError
@@ -28,9 +29,10 @@ def card(record: Record, task: Task) -> str:
     place = record.stream.task_names.index(task.name)
     kind, before = record.stream.kinds[place], record.stream.task_names[:place]
     after = record.stream.task_names[place + 1 :]
-    labels = f"Classes: {', '.join(label.name for label in task.labels)}.\n\n" if task.labels else ""
+    labels = f"Classes: {'; '.join(label.name for label in task.labels)}.\n\n" if task.labels else ""
     learned = f"Learned before: {', '.join(before) or 'nothing'}; after: {', '.join(after) or 'nothing'}."
-    limits = IN_WORDS if kind.speaks else LIMITS
+    said = families.note(record.backbone)
+    limits = (IN_WORDS if kind.speaks else LIMITS) + (f"\n- {said}" if said else "")
     return f"""# {record.method} on {task.name}
 
 What the method `{record.method}` answers the task `{task.name}` ({kind.name}, {task.modality}) with, after the whole
@@ -120,4 +122,4 @@ def _scores(record: Record, task: Task, place: int) -> Iterator[str]:
     recalls = ((record.class_recall or {}).get(PROTOCOLS[0]) or {}).get(task.name)
     if recalls:
         each = zip(record.stream.tasks[place].labels, recalls, strict=True)
-        yield "- of each class: " + ", ".join(f"{label} {percent(recall)}" for label, recall in each)
+        yield "- of each class: " + "; ".join(f"{label} {percent(recall)}" for label, recall in each)

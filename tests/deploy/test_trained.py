@@ -29,17 +29,29 @@ from methods.parts import backbones
 CPU = torch.device("cpu")
 
 
+STREAMS = {
+    "mslora_cr": "smoke", "independent_lora": "smoke_fusion", "ncm": "smoke", "l2p": "smoke", "ranpac": "smoke",
+    "sequential_lora": "smoke_retrieval", "der": "smoke", "er": "smoke_fusion", "lora_merge": "smoke",
+}  # fmt: skip
+
+
+class Runs(dict[str, Path]):
+    """A short run of each method, made when it is first asked for."""
+
+    def __init__(self, results: Path) -> None:
+        super().__init__()
+        self.results = results
+
+    def __missing__(self, method: str) -> Path:
+        argv = ["run", "--method", method, "--stream", STREAMS[method], "--epochs", "1", "--lr", "0.01", "--quiet"]
+        assert cli.main([*argv, "--limit", "24", "--results", str(self.results)]) == 0
+        self[method] = next(self.results.glob(f"runs/*/{method}/*/*"))
+        return self[method]
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Short runs by name."""
-    results = tmp_path_factory.mktemp("results")
-    wanted = {"mslora_cr": "smoke", "independent_lora": "smoke_fusion", "ncm": "smoke", "l2p": "smoke"}
-    wanted |= {"sequential_lora": "smoke_retrieval", "ranpac": "smoke", "der": "smoke", "er": "smoke_fusion",
-               "lora_merge": "smoke"}  # fmt: skip
-    for method, stream in wanted.items():
-        argv = ["run", "--method", method, "--stream", stream, "--epochs", "1", "--lr", "0.01", "--quiet"]
-        assert cli.main([*argv, "--limit", "24", "--results", str(results)]) == 0
-    return {method: next(results.glob(f"runs/*/{method}/*/*")) for method in wanted}
+    return Runs(tmp_path_factory.mktemp("results"))
 
 
 def samples(task: int, stream: str = "smoke") -> Tensor:
