@@ -120,7 +120,7 @@ def run(argv: Sequence[str]) -> int:
     if record.ranked:
         console.print(tables.table(Path(config.results), record.stream.folder))
     else:
-        console.print("a run with --limit or --split val is marked and enters no leaderboard")
+        console.print("a run with --limit, --split val or on a stream to tune on is marked and enters no leaderboard")
     console.print(f"record {folder}/run.json, matrices {folder}/*.csv", highlight=False, soft_wrap=True)
     return 0
 

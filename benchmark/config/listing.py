@@ -13,6 +13,7 @@ from benchmark.data import catalog
 from benchmark.data.yaml_files import read
 from benchmark.errors import unknown
 
+TUNING = " [to tune on, never ranked]"
 BACKBONES = [
     ("phantom-clip", "CLIP, shipped, 64 px, trained on made images: the default of classification, fusion, retrieval"),
     ("ViT-B-16/openai", "architecture/tag: any pair of open_clip.list_pretrained(), downloaded on first use"),
@@ -41,7 +42,9 @@ def rows(what: str) -> list[tuple[str, str]]:
         cards = [registry.card(name) for name in registry.names()]
         return [(c.name, c.summary + ("" if c.group == "plain" else f" [{c.group}]")) for c in cards]
     if what == "streams":
-        return [(name, str(_yaml("streams", name).get("description", ""))) for name in catalog.names("streams")]
+        found = [(name, _yaml("streams", name)) for name in catalog.names("streams")]
+        told = {name: "" if content.get("ranked", True) else TUNING for name, content in found}
+        return [(name, f"{content.get('description', '')}{told[name]}") for name, content in found]
     if what == "cards":
         return [(name, str(_yaml("cards", name).get("title", ""))) for name in catalog.names("cards")]
     return BACKBONES

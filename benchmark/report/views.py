@@ -107,7 +107,8 @@ def _left_out(records: Iterable[Record]) -> dict[str, int]:
     for record in records:
         if not counts(record):
             validation = record.split != "test"
-            reason = "not finished" if not record.complete else "validation split" if validation else "limited data"
+            limited = "limited data" if record.limit is not None else "a stream to tune on"
+            reason = "not finished" if not record.complete else "validation split" if validation else limited
             found[reason] = found.get(reason, 0) + 1
     return found
 
