@@ -20,6 +20,7 @@ USAGE = """usage: python -m benchmark VERB [options]        (python -m benchmark
   run --method M            run a method over a stream, write its record, print the tables
   plan --method M           what would run, where, and how long it would take; --methods ...: of a grid
   sweep --methods "A B"     run what is missing of methods x streams x seeds x orders: here, on Slurm, on Ray
+  tune --methods "A B"      the same trials for each, on streams made for it; run --preset tuned has the best
   list [methods|streams|cards|backbones]
   show NAME                 a method, a stream or a card in full
   check --method M          does a method keep the contract?
@@ -36,7 +37,9 @@ USAGE = """usage: python -m benchmark VERB [options]        (python -m benchmark
   pretrain [--to DIR]       train phantom-clip, the default backbone of images and notes, anew
 """
 
-PATIENCE = {"sweep": 60.0, "worker": None}  # seconds: cells are ended first; of what copies itself no thread may watch
+PATIENCE = {  # seconds: cells are ended first; of what copies itself no thread may watch
+    "sweep": 60.0, "tune": 60.0, "worker": None,
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -150,6 +153,13 @@ def sweep_(argv: Sequence[str]) -> int:
     from benchmark.sweep import sweep
 
     return sweep.run(sweep.planned(argv), _console())
+
+
+def tune_(argv: Sequence[str]) -> int:
+    """Try the same points for every method and freeze what is best; exit status 1 if a trial came to no end."""
+    from benchmark.sweep import tune
+
+    return tune.run(tune.planned(argv), _console())
 
 
 def worker_(argv: Sequence[str]) -> int:
@@ -447,6 +457,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": run,
     "plan": plan,
     "sweep": sweep_,
+    "tune": tune_,
     "worker": worker_,
     "list": list_,
     "show": show,

@@ -5,8 +5,8 @@
 Symmetric contrastive loss (Radford et al., ICML 2021) on images and captions of all nine generators, and a regression
 of the six factors from the image embedding, whose head is dropped afterwards: it says densely what a caption says in
 words, without which so small a tower would need many times the images. No image comes from a class of a shipped stream
-of classification that is ranked and has classes of its own: factors that fall into a region of one of its tasks are drawn again, and
-seeds differ.
+of classification that is ranked and has classes of its own: factors that fall into a region of one of its tasks are
+drawn again, and seeds differ.
 
 Legend: B batch, P pairs, E embedding, N samples.
 """

@@ -42,6 +42,7 @@ class MethodCard:
     kinds: tuple[str, ...]
     version: int
     presets: dict[str, dict[str, Any]] = field(hash=False)
+    search: dict[str, tuple[float, float]] = field(default_factory=dict, hash=False)
 
     @property
     def group(self) -> str:
@@ -139,7 +140,7 @@ def _defaults(lineage: list[tuple[ast.Module, ast.ClassDef]]) -> dict[str, Any]:
 
 def _card(name: str, module: str, file: Path, cls: str, lineage: list[tuple[ast.Module, ast.ClassDef]]) -> MethodCard:
     tree = lineage[0][0]
-    flags, kinds, version = dict(FLAGS), KINDS, 1
+    flags, kinds, version, search = dict(FLAGS), KINDS, 1, {}
     for _, node in reversed(lineage):
         for item in node.body:
             if not isinstance(item, (ast.Assign, ast.AnnAssign)) or item.value is None:
@@ -151,12 +152,14 @@ def _card(name: str, module: str, file: Path, cls: str, lineage: list[tuple[ast.
                 kinds = tuple(_literal(item.value, f"{node.name}.kinds"))
             elif isinstance(target, ast.Name) and target.id == "version":
                 version = int(_literal(item.value, f"{node.name}.version"))
+            elif isinstance(target, ast.Name) and target.id == "search":
+                search = dict(_literal(item.value, f"{node.name}.search"))
     presets: dict[str, dict[str, Any]] = {}
     for item in tree.body:
         if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name) and item.targets[0].id == "PRESETS":
             presets = _literal(item.value, f"{file}: PRESETS")
     doc = ast.get_docstring(tree) or ""
-    return MethodCard(name, module, cls, file, doc, _defaults(lineage), flags, kinds, version, presets)
+    return MethodCard(name, module, cls, file, doc, _defaults(lineage), flags, kinds, version, presets, search)
 
 
 def _method_in(file: Path) -> tuple[str, list[tuple[ast.Module, ast.ClassDef]]] | None:
