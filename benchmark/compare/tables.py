@@ -78,12 +78,12 @@ def _styled(text: str, style: str = "") -> Text:
 def table(results: Path, stream: str) -> Table:
     """The leaderboard of a stream, one line per (method, key): per cent with the standard deviation over runs.
 
-    Rank, worst (the lowest task), forgetting and BWT are with the identity given; bold is the best default of its group
+    Rank, worst (the lowest task), forgetting and BWT are with the identity given; bold is the best of its preset, group
     and backbone. ``n=1`` stands for the rank of a default that ran once.
     """
     known_stream(Path(results), stream)
     every = rows(read_all(Path(results), stream))
-    hidden = {(row.method, row.key): row for row in every if row.protocol == "hidden"}
+    hidden = {(row.method, row.key, row.preset): row for row in every if row.protocol == "hidden"}
     primary = every[0].primary if every else ""
     metric = "each task's own metric" if primary == OWN else spoken(primary)
     measure = f": {metric} in per cent, mean ± standard deviation over runs" if every else ""
@@ -96,27 +96,32 @@ def table(results: Path, stream: str) -> Table:
         result.add_column(name, justify="right", no_wrap=True)
     best = _best(every)
     for row in (row for row in every if row.protocol == "given"):
-        cells = [_styled(text) for text in (_rank(row), row.method, row.settings, row.group, str(row.n_runs))]
-        other, names = hidden[row.method, row.key], ("worst_task", "forgetting", "bwt")
+        cells = [_styled(text) for text in (_rank(row), row.method, _settings(row), row.group, str(row.n_runs))]
+        other, names = hidden[row.method, row.key, row.preset], ("worst_task", "forgetting", "bwt")
         for name, mine in (("last_acc", row), ("last_acc", other), *((name, row) for name in names)):
             value = mine.value(f"{name}_mean")
-            first = row.default and value is not None and value == best[name, *mine.rank_class]
+            first = bool(row.preset) and value is not None and value == best[name, *mine.rank_class]
             cells.append(_styled(percent(value, mine.value(f"{name}_std")), "bold" if first else ""))
         result.add_row(*cells)
     return result
 
 
 def _rank(row: LeaderboardRow) -> str:
-    once = row.default and row.n_runs == 1
+    once = bool(row.preset) and row.n_runs == 1
     return decimals(row.rank, 2) or ("n=1" if once else "")
 
 
-def _best(every: Sequence[LeaderboardRow]) -> dict[tuple[str, str, str, str], float]:
-    """The best mean of the defaults by (name, group, protocol, backbone): least forgetting, most of the rest."""
-    best: dict[tuple[str, str, str, str], float] = {}
+def _settings(row: LeaderboardRow) -> str:
+    """What differs from the defaults, after the name of the preset that it is, where it is another one."""
+    return row.settings if row.default or not row.preset else f"{row.preset}: {row.settings}".removesuffix(": ")
+
+
+def _best(every: Sequence[LeaderboardRow]) -> dict[tuple[str, ...], float]:
+    """The best mean by name and what is ranked together: least forgetting, most of the rest."""
+    best: dict[tuple[str, ...], float] = {}
     choices: tuple[tuple[str, Callable[[float, float], float]], ...]
     choices = (("last_acc", max), ("worst_task", max), ("forgetting", min), ("bwt", max))
-    for row in filter(lambda row: row.default, every):
+    for row in filter(lambda row: row.preset, every):
         for name, choose in choices:
             place, value = (name, *row.rank_class), row.value(f"{name}_mean")
             if value is not None:
