@@ -216,18 +216,20 @@ class _Work:
         if not due:
             return 0
         cells = {cell.plan.path: (ask, cell) for ask in due for cell in self._cells(ask)}
-        made = sweep.arranged([cell for _, cell in cells.values()], (), self.tuning.given, self.tuning.engine)
+        for ask, cell in cells.values():
+            if cell.found.complete:  # and whoever ran it was stopped before it had its line
+                self._kept(ask, cell, engines.Outcome(0, 0, ""))
+        missing = [cell for _, cell in cells.values() if not cell.found.complete]
+        made = sweep.arranged(missing, (), self.tuning.given, self.tuning.engine)
         left: list[str] = []
 
         def ended(outcome: engines.Outcome) -> str:
             cell = made.cells[outcome.place]
             ask, _ = cells[cell.plan.path]
-            trial = _ended(ask, cell, outcome)
+            trial = self._kept(ask, cell, outcome)
             if trial is None:
                 left.append(ask.title)
                 return f"{ask.title}: NO END: {outcome.line.removeprefix('error: ')}"
-            trials.add(self.tuning.results, [trial])
-            _cleared(cell.plan.path)
             told = percent(trial.score) if trial.status == "complete" else f"{trial.status.upper()}: {trial.note}"
             return f"{ask.title}: {told}, {trial.seconds:.1f} s"
 
@@ -235,6 +237,14 @@ class _Work:
         if left:
             self.console.print(f"{len(left)} trials came to no end; the same command runs them again", highlight=False)
         return len(left)
+
+    def _kept(self, ask: Asked, cell: GridRun, outcome: engines.Outcome) -> Trial | None:
+        """The line of a trial that has ended, written; its folder goes then."""
+        trial = _ended(ask, cell, outcome)
+        if trial is not None:
+            trials.add(self.tuning.results, [trial])
+            _cleared(cell.plan.path)
+        return trial
 
     def _cells(self, ask: Asked) -> list[GridRun]:
         """The one cell of a trial."""
