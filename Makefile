@@ -23,7 +23,7 @@ OPTIONS = --results $(RESULTS) $(if $(BACKBONE),--backbone $(BACKBONE)) \
 CELL = $(if $(METHOD),--method $(METHOD)) --stream $(STREAM) --seed $(SEED) --order $(ORDER) $(OPTIONS)
 GRID = --methods "$(METHODS)" --streams "$(STREAMS)" --seeds $(SEEDS) --orders $(ORDERS) $(OPTIONS)
 
-.PHONY: help setup extras bench sweep tune plan check smoke methods streams leaderboard claims verify report merge predict export pretrain speed \
+.PHONY: help setup extras bench sweep tune tuning plan check smoke methods streams leaderboard claims verify report merge predict export pretrain speed \
 	test test-all test-faults lint
 .DEFAULT_GOAL := help
 
@@ -70,6 +70,8 @@ tune: STREAMS := $(if $(filter-out classification fusion retrieval,$(or $(KINDS)
 tune: extras
 	@$(PY) -m benchmark tune --methods "$(METHODS)" --results $(RESULTS) $(if $(KINDS),--kinds "$(KINDS)") \
 		$(if $(TRIALS),--trials $(TRIALS)) --engine $(BACKEND) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
+tuning: setup
+	@$(PY) -m benchmark tuning --results $(RESULTS)
 plan: extras
 	@$(PY) -m benchmark plan $(if $(filter command line,$(origin METHODS)),$(GRID),$(CELL))
 check: STREAMS := smoke_generation

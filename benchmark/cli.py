@@ -21,6 +21,7 @@ USAGE = """usage: python -m benchmark VERB [options]        (python -m benchmark
   plan --method M           what would run, where, and how long it would take; --methods ...: of a grid
   sweep --methods "A B"     run what is missing of methods x streams x seeds x orders: here, on Slurm, on Ray
   tune --methods "A B"      the same trials for each, on streams made for it; run --preset tuned has the best
+  tuning                    tuning.md: what tuning found, what it cost, whether it holds
   list [methods|streams|cards|backbones]
   show NAME                 a method, a stream or a card in full
   check --method M          does a method keep the contract?
@@ -160,6 +161,20 @@ def tune_(argv: Sequence[str]) -> int:
     from benchmark.sweep import tune
 
     return tune.run(tune.planned(argv), _console())
+
+
+def tuning_(argv: Sequence[str]) -> int:
+    """What tuning found, from the trials."""
+    parser = _parser("tuning")
+    parser.add_argument("--results", default="results", help="folder of tuning/, beside which tuning.md is written")
+    given = _parse(parser, argv)
+    from benchmark.data import places
+    from benchmark.report import tuning_page
+
+    places.results_folder(given.results)
+    for path in tuning_page.write(Path(given.results)):
+        _console().print(str(path), highlight=False, markup=False, soft_wrap=True)
+    return 0
 
 
 def worker_(argv: Sequence[str]) -> int:
@@ -458,6 +473,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "plan": plan,
     "sweep": sweep_,
     "tune": tune_,
+    "tuning": tuning_,
     "worker": worker_,
     "list": list_,
     "show": show,
