@@ -104,9 +104,11 @@ def planned(argv: Sequence[str]) -> Tuning:
         UserError: an argument that does not fit.
     """
     try:
-        given = parser().parse_args(list(argv))
+        given, others = parser().parse_known_args(list(argv))
     except argparse.ArgumentError as error:
         raise UserError(" ".join(str(error).split())) from None
+    if others:
+        raise UserError(f"{others[0]}: no option of tune, whose trials have the common budget")
     if not " ".join(given.methods).strip():
         raise UserError('--methods is missing, for example: python -m benchmark tune --methods "ewc lwf"')
     typed, asked_kinds = grid.split("methods", given.methods), grid.split("kinds", given.kinds)
