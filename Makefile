@@ -24,8 +24,8 @@ OPTIONS = $(AT) $(if $(BACKBONE),--backbone $(BACKBONE)) \
 CELL = $(if $(METHOD),--method $(METHOD)) --stream $(STREAM) --seed $(SEED) --order $(ORDER) $(OPTIONS)
 GRID = --methods "$(METHODS)" --streams "$(STREAMS)" --seeds $(SEEDS) --orders $(ORDERS) $(OPTIONS)
 
-.PHONY: help setup extras bench sweep plan check smoke methods data streams compare leaderboard claims verify report merge predict \
-	export pretrain speed \
+.PHONY: help setup extras bench sweep tune tuning plan check smoke methods data streams compare leaderboard claims verify \
+	report merge predict export pretrain speed \
 	test test-all test-faults lint
 .DEFAULT_GOAL := help
 
@@ -33,6 +33,7 @@ help:
 	@echo "make bench METHOD=mslora_cr [STREAM= BACKBONE= SEED= ORDER= LIMIT= EPOCHS= DATA= RESULTS= PRESET= FORCE=1 ARGS=]"
 	@echo "make bench METHOD=mslora_cr STREAM=smoke_generation      a stream that is answered in words (make streams)"
 	@echo 'make sweep METHODS="mslora_cr stacked_lora" [STREAMS=phantom8 SEEDS=0,1,2 ORDERS=0,1 BACKEND=local|slurm|ray JOBS= REDO=stale ...]'
+	@echo 'make tune METHODS="ewc lwf" [TRIALS=9 KINDS="classification fusion"]   the same trials for each; then PRESET=tuned'
 	@echo "make plan METHOD=... or METHODS=... | check METHOD=... | smoke | methods | streams | leaderboard | claims | report"
 	@echo "make data [STREAM=... DATA=dir]                         what data are here; of a stream what is in it, and a page of it"
 	@echo 'make compare METHOD=mine [WITH="ncm ranpac" STREAM=]      runs it where the table has runs; its row among them'
@@ -84,6 +85,12 @@ bench: extras
 	@$(PY) -m benchmark run $(CELL)
 sweep: extras
 	@$(PY) -m benchmark sweep $(GRID) --engine $(BACKEND) $(if $(JOBS),--jobs $(JOBS)) $(if $(REDO),--redo $(REDO))
+tune: STREAMS := $(if $(filter-out classification fusion retrieval,$(or $(KINDS),generation)),smoke_generation,smoke)
+tune: extras
+	@$(PY) -m benchmark tune --methods "$(METHODS)" --results $(RESULTS) $(if $(KINDS),--kinds "$(KINDS)") \
+		$(if $(TRIALS),--trials $(TRIALS)) --engine $(BACKEND) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
+tuning: setup
+	@$(PY) -m benchmark tuning --results $(RESULTS)
 plan: extras
 	@$(PY) -m benchmark plan $(if $(filter command line,$(origin METHODS)),$(GRID),$(CELL))
 check: STREAMS := smoke_generation

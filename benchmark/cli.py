@@ -21,6 +21,8 @@ USAGE = """usage: python -m benchmark VERB [options]        (python -m benchmark
   run --method M            run a method over a stream, write its record, print the tables
   plan --method M           what would run, where, and how long it would take; --methods ...: of a grid
   sweep --methods "A B"     run what is missing of methods x streams x seeds x orders: here, on Slurm, on Ray
+  tune --methods "A B"      the same trials for each, on streams made for it; run --preset tuned has the best
+  tuning                    tuning.md: what tuning found, what it cost, whether it holds
   list [methods|streams|cards|backbones]
   show NAME                 a method, a stream or a card in full
   data [--stream S]         what data are here, and where the rest is had; of a stream what is in it, and a page of it
@@ -40,7 +42,9 @@ USAGE = """usage: python -m benchmark VERB [options]        (python -m benchmark
 """
 
 RESULTS = "folder of runs/ and leaderboards/; default: results/local, with the stored ones of results/ beside"
-PATIENCE = {"sweep": 60.0, "worker": None}  # seconds: cells are ended first; of what copies itself no thread may watch
+PATIENCE = {  # seconds: cells are ended first; of what copies itself no thread may watch
+    "sweep": 60.0, "tune": 60.0, "worker": None,
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,7 +128,7 @@ def run(argv: Sequence[str]) -> int:
     if record.ranked:
         console.print(standings.table(Path(config.results), record.stream.folder))
     else:
-        console.print("a run with --limit or --split val is marked and enters no leaderboard")
+        console.print("a run with --limit, --split val or on a stream to tune on is marked and enters no leaderboard")
     console.print(f"record {folder}/run.json, matrices {folder}/*.csv", highlight=False, soft_wrap=True)
     return 0
 
@@ -154,6 +158,27 @@ def sweep_(argv: Sequence[str]) -> int:
     from benchmark.sweep import sweep
 
     return sweep.run(sweep.planned(argv), _console())
+
+
+def tune_(argv: Sequence[str]) -> int:
+    """Try the same points for every method and freeze what is best; exit status 1 if a trial came to no end."""
+    from benchmark.sweep import tune
+
+    return tune.run(tune.planned(argv), _console())
+
+
+def tuning_(argv: Sequence[str]) -> int:
+    """What tuning found, from the trials."""
+    parser = _parser("tuning")
+    parser.add_argument("--results", default="results", help="folder of tuning/, beside which tuning.md is written")
+    given = _parse(parser, argv)
+    from benchmark.data import places
+    from benchmark.report import tuning_page
+
+    places.results_folder(given.results)
+    for path in tuning_page.write(Path(given.results)):
+        _console().print(str(path), highlight=False, markup=False, soft_wrap=True)
+    return 0
 
 
 def worker_(argv: Sequence[str]) -> int:
@@ -567,6 +592,8 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": run,
     "plan": plan,
     "sweep": sweep_,
+    "tune": tune_,
+    "tuning": tuning_,
     "worker": worker_,
     "list": list_,
     "show": show,

@@ -5,8 +5,8 @@
 Symmetric contrastive loss (Radford et al., ICML 2021) on images and captions of all nine generators, and a regression
 of the six factors from the image embedding, whose head is dropped afterwards: it says densely what a caption says in
 words, without which so small a tower would need many times the images. No image comes from a class of a shipped stream
-of classification with classes of its own: factors that fall into a region of one of its tasks are drawn again, and
-seeds differ.
+of classification that is ranked and has classes of its own: factors that fall into a region of one of its tasks are
+drawn again, and seeds differ.
 
 Legend: B batch, P pairs, E embedding, N samples.
 """
@@ -46,7 +46,7 @@ PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.3, 0.3, 0.3], "interpolation": 
 
 
 def forbidden() -> dict[str, list[phantom.Region]]:
-    """Generator -> every class region of the shipped classification streams with classes of their own.
+    """Generator -> every class region of the ranked, shipped classification streams with classes of their own.
 
     Each is wider by a margin towards the middle. Fusion, retrieval and domain streams are not among them: what is new
     there are the notes, the wordings and the shifts, while their images may resemble those of pretraining.
@@ -54,7 +54,7 @@ def forbidden() -> dict[str, list[phantom.Region]]:
     regions: dict[str, list[phantom.Region]] = {name: [] for name in phantom.GENERATORS}
     for name in catalog.names("streams"):
         recipe = catalog.load(name, None)
-        if (recipe.stream.kinds, recipe.stream.label_space) != (("classification",), "own"):
+        if not recipe.ranked or (recipe.stream.kinds, recipe.stream.label_space) != (("classification",), "own"):
             continue
         for source in recipe.sources:
             if source.kind == "phantom":

@@ -78,6 +78,7 @@ class IncrementalMethod(L.LightningModule):
     version = 1  # raised when what the method computes changes at the same arguments: part of its runs' key
     ddp = True  # the loss is a mean over the batch plus a term of the parameters: processes may share a batch
     kinds: tuple[str, ...] = ("classification",)  # of tasks it learns; also "fusion", "retrieval" and "generation"
+    search: dict[str, tuple[float, float]] = {}  # arguments to tune, at most three, each with its range (make tune)
     candidates = "own"  # labels over which a sample's loss runs: its own task's, or those "seen", of all tasks begun
 
     backbone: Backbone

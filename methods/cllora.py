@@ -70,6 +70,7 @@ class CLLora(IncrementalMethod):
     """
 
     ddp = False  # a training step takes an optimiser step of its own, on gradients that are not shared
+    search = {"strength": (1.25, 20.0), "temperature": (0.5, 8.0), "orthogonality": (2.5e-05, 0.0004)}
 
     def __init__(
         self,

@@ -104,6 +104,7 @@ class CMAMoE(IncrementalMethod):
     kinds = ("classification", "fusion", "retrieval")
     version = 2  # 1: scale 1, normed and align_weight 0.1 by default
     ddp = False  # samples of a batch are compared with each other
+    search = {"scale": (0.025, 0.4), "align_weight": (0.125, 2.0), "distil_weight": (0.25, 4.0)}
 
     def __init__(
         self,

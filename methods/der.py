@@ -54,6 +54,7 @@ class DER(SequentialLora):
     keeps_images = True
     ddp = False  # every process would draw its own replay
     kinds = ("classification",)
+    search = {"alpha": (0.075, 1.2), "beta": (0.125, 2.0)}
 
     def __init__(
         self, alpha: float = 0.3, beta: float = 0.5, buffer_size: int = 500, candidates: str = "seen", **lora: Any

@@ -106,6 +106,8 @@ class DualPrompt(IncrementalMethod):
 
     general: nn.Parameter
 
+    search = {"pull": (0.025, 0.4), "scale": (2.5, 40.0)}
+
     def __init__(
         self,
         g_length: int = 5,

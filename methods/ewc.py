@@ -96,6 +96,8 @@ class EWC(SequentialLora):
         lora: arguments of :class:`~methods.sequential_lora.SequentialLora`.
     """
 
+    search = {"strength": (25.0, 400.0)}
+
     def __init__(self, strength: float = 100.0, gamma: float = 1.0, **lora: Any) -> None:
         super().__init__(**lora)
         at_least(0, strength=strength)

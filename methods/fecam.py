@@ -80,6 +80,8 @@ class FeCAM(IncrementalMethod):
         beta: Tukey's power, in (0, 1]; 1 leaves the features as they are.
     """
 
+    search = {"g1": (0.25, 4.0), "beta": (0.25, 1.0)}  # beta: at most 1
+
     def __init__(self, g1: float = 1.0, g2: float = 0.0, beta: float = 1.0) -> None:
         super().__init__()
         at_least(0, g1=g1, g2=g2)

@@ -83,6 +83,7 @@ class InfLoRA(IncrementalMethod):
 
     needs_length = True
     kinds = ("classification", "generation")
+    search = {"lamb": (0.8, 0.9875)}  # 1 - lamb by four
 
     def __init__(
         self,

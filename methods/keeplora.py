@@ -79,6 +79,8 @@ class KeepLora(SequentialLora):
         lora: arguments of :class:`~methods.sequential_lora.SequentialLora`, of every task's LoRA.
     """
 
+    search = {"w_energy": (0.15, 0.95)}  # a share: below 1
+
     def __init__(
         self, w_energy: float = 0.6, text_w_energy: float = 0.6, energy: float = 0.99, after: str = "gradient",
         start: str = "zero", portion: float = 1.0, faithful: bool = False, **lora: Any,

@@ -85,6 +85,8 @@ class L2P(IncrementalMethod):
     prompts: nn.Parameter
     keys: nn.Parameter
 
+    search = {"pull": (0.025, 0.4), "init": (0.25, 4.0)}
+
     def __init__(self, pool: int = 10, length: int = 5, top_k: int = 5, pull: float = 0.1, init: float = 1.0) -> None:
         super().__init__()
         at_least(1, pool=pool, length=length)

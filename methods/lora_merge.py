@@ -79,6 +79,8 @@ class LoraMerge(SequentialLora):
         lora: arguments of :class:`~methods.sequential_lora.SequentialLora`, of every task's LoRA.
     """
 
+    search = {"density": (0.05, 0.8)}
+
     def __init__(
         self, rule: str = "ties", density: float = 0.2, scale: float = 0.0, train: str = "independent",
         weights: str = "equal", elect: str = "total", alpha: float = 0.5, merged_rank: int = 0,

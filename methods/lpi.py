@@ -117,6 +117,7 @@ class LPI(IncrementalMethod):
 
     kinds = ("classification", "fusion", "retrieval")
     version = 2  # 1: a gain of 10 by default
+    search = {"gain": (0.25, 4.0), "align_weight": (0.025, 0.4), "task_weight": (0.025, 0.4)}
 
     def __init__(
         self,

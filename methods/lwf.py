@@ -55,6 +55,7 @@ class LwF(SequentialLora):
     """
 
     kinds = ("classification", "generation")
+    search = {"strength": (0.75, 12.0), "temperature": (0.5, 8.0)}
 
     def __init__(self, strength: float = 3.0, temperature: float = 2.0, **lora: Any) -> None:
         super().__init__(**lora)

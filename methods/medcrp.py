@@ -72,6 +72,8 @@ class MedCRP(IndependentLora):
         lora: arguments of :class:`~methods.independent_lora.IndependentLora`.
     """
 
+    search = {"alpha": (1.25, 20.0), "strength": (25.0, 400.0)}
+
     def __init__(
         self, grouping: str = "crp", alpha: float = 5.0, strength: float = 100.0, faithful: bool = False, **lora: Any
     ) -> None:

@@ -112,6 +112,7 @@ class MoEAdapters(IncrementalMethod):
     """
 
     ddp = False  # the balance term and the experts' counts are of the whole batch
+    search = {"scale": (0.025, 0.4), "label_smoothing": (0.05, 0.8)}
 
     def __init__(
         self,

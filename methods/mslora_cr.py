@@ -153,6 +153,8 @@ class MSLoRACR(IndependentLora):
         lora: arguments of :class:`~methods.independent_lora.IndependentLora`.
     """
 
+    search = {"alpha": (0.025, 0.4), "beta": (0.0025, 0.04)}
+
     def __init__(self, alpha: float = 0.1, beta: float = 0.01, similarity: str = "exp_fro", **lora: Any) -> None:
         super().__init__(**lora)
         self.alpha, self.beta, self.similarity = alpha, beta, similarity

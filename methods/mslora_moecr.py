@@ -62,6 +62,7 @@ class MSLoRAMoECR(IndependentLora):
 
     kinds = ("classification", "generation")
     version = 2  # 1: weights were unit by default
+    search = {"alpha": (0.025, 0.4), "beta": (0.0025, 0.04)}
 
     def __init__(
         self,

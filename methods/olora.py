@@ -52,6 +52,7 @@ class OLora(SequentialLora):
     """
 
     kinds = ("classification", "generation")
+    search = {"lam1": (0.125, 2.0)}
 
     def __init__(self, lam1: float = 0.5, lam2: float = 0.0, **lora: Any) -> None:
         super().__init__(**lora)

@@ -154,6 +154,7 @@ class RAPF(IncrementalMethod):
 
     ddp = False  # every process would draw its own replay
     task_free = True
+    search = {"b": (0.15, 1.0), "tau": (0.1375, 1.0), "beta": (0.5, 8.0)}  # b: a share
 
     def __init__(
         self,

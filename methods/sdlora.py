@@ -86,6 +86,8 @@ class SDLora(IncrementalMethod):
             eighth; empty: the same rank always.
     """
 
+    search = {"scale_init": (0.2, 3.2)}
+
     def __init__(self, rank: int = 8, scale_init: float = 0.8, rank_schedule: str = "") -> None:
         super().__init__()
         self.rank, self.scale_init, self.rank_schedule = rank, scale_init, rank_schedule

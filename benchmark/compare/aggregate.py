@@ -15,7 +15,7 @@ from benchmark.record.summary import floats
 
 
 def aggregated(runs: Sequence[Record], protocol: str, code: str | None) -> LeaderboardRow:
-    """The row of the runs of one key, not ranked; ``code`` is the fingerprint of the working tree's."""
+    """The row of the runs of one key, without rank and preset; ``code`` is the fingerprint of the working tree's."""
     head = max(runs, key=age)
 
     def values(name: str) -> list[float | None]:
@@ -34,6 +34,7 @@ def aggregated(runs: Sequence[Record], protocol: str, code: str | None) -> Leade
         backbone=head.backbone,
         key=head.key,
         settings=head.settings,
+        preset="",
         group=head.group,
         protocol=protocol,
         primary=head.primary,

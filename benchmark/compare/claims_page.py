@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmark.compare.claims import EVERY, Claim, ClaimedSide, read
 from benchmark.compare.entries import counts
 from benchmark.compare.held import FAILS, HOLDS, UNTOLD, HeldClaim, held
+from benchmark.compare.presets import TUNED
 from benchmark.config import families
 from benchmark.data import yaml_files
 from benchmark.errors import UserError
@@ -27,8 +28,9 @@ Made by `make claims` from the records in `runs/` and from `benchmark/compare/cl
 claimed, by whom, and what was published. The claims were chosen before this page was first made, most of its first
 records were there.
 
-- **What is compared.** Two methods with default settings (others where the table of claims says so) on one stream and
-  backbone, in the runs that both have of the same order and seed. *Last score*: mean over tasks of the stream's
+- **What is compared.** Two methods on one stream and backbone, in the runs that both have of the same order and seed:
+  with what they were tuned to where both were (`make tune`; marked *tuned*), and with default settings (others where
+  the table of claims says so). *Last score*: mean over tasks of the stream's
   metric after the last task. *Given*: the model is told the task of a sample and chooses among its labels; *hidden*:
   among all labels learned so far, in retrieval among the items of all tasks seen. Each claim is tested with the
   identity of its source.
@@ -95,6 +97,7 @@ def cells(one: HeldClaim) -> tuple[str, ...]:
     """A line of the table, under ``HEADINGS``."""
     notes = [f"against {one.rival}", *one.notes] if one.claim.below.method == EVERY else one.notes
     stream = one.stream if one.backbone == families.USUAL else f"{one.stream}, {one.backbone}"
+    stream += ", tuned" if one.preset == TUNED else ""
     return (
         one.claim.name, stream, one.claim.identity, str(one.runs), _points(one.difference),
         "-" if math.isnan(one.low) else f"{_points(one.low)} to {_points(one.high)}", _p(one.p), _p(one.p_holm),

@@ -90,7 +90,7 @@ def _first(rivals: list[list[Record]]) -> list[Record]:
     """The default row of a method among its keys without settings."""
     if len(rivals) == 1:
         return rivals[0]
-    card = _card(rivals[0][0])
+    card = card_of(rivals[0][0])
     today = None if card is None else versions(card)
     return max(rivals, key=lambda runs: (runs[0].config.versions == today, len(runs), max(map(age, runs))))
 
@@ -107,7 +107,7 @@ def _named(runs: list[Record], first: dict[tuple[str, str], list[Record]]) -> li
     return [replace(run, settings=told) for run in runs]
 
 
-def _card(record: Record) -> MethodCard | None:
+def card_of(record: Record) -> MethodCard | None:
     """What the working tree says of a record's method; None where it has it no more."""
     try:
         return registry.card(record.config.method or record.method)
@@ -122,7 +122,7 @@ def candidates(record: Record) -> str:
 
 def method_args(record: Record) -> dict[str, Any]:
     """The method's arguments in a run, an argument that it has had only since as it was before: candidates were own."""
-    card = _card(record)
+    card = card_of(record)
     before = {"candidates": "own"} if card is not None and "candidates" in card.defaults else {}
     return before | record.config.method_args
 

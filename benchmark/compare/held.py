@@ -16,7 +16,9 @@ from statistics import NormalDist
 from benchmark.compare import samples, stats, variance
 from benchmark.compare.claims import EVERY, Claim, ClaimedSide
 from benchmark.compare.comparisons import Sitting
-from benchmark.compare.entries import age, by_key, candidates, counts, trial_stream
+from benchmark.compare.entries import age, by_key, candidates, card_of, counts, trial_stream
+from benchmark.compare.presets import TUNED, presets
+from benchmark.compare.rows import DEFAULT
 from benchmark.config import families
 from benchmark.record.schema import Record
 
@@ -42,6 +44,7 @@ class HeldClaim:
         needed: how many runs would tell a difference of the published size, or else of the observed one; None where no
             number would, or none can be said.
         notes: what else a reader has to know.
+        preset: of the rows on both sides: tuned, or as the claim says its sides.
     """
 
     claim: Claim
@@ -58,6 +61,7 @@ class HeldClaim:
     spread: variance.Spread
     needed: int | None = None
     notes: tuple[str, ...] = ()
+    preset: str = DEFAULT
 
     @property
     def verdict(self) -> str:
@@ -68,7 +72,8 @@ class HeldClaim:
 
 
 def held(claims: Sequence[Claim], records: Iterable[Record]) -> list[HeldClaim]:
-    """Every claim on every stream and backbone of the records that can tell of it, in the order of the claims.
+    """Every claim on every stream and backbone of the records that can tell of it, in the order of the claims: where
+    both sides were tuned first of their tuned rows, and then of those that the claim names.
 
     Backbones without trained weights tell of no method and are left out.
     """
@@ -77,7 +82,11 @@ def held(claims: Sequence[Claim], records: Iterable[Record]) -> list[HeldClaim]:
         if not families.note(record.backbone) and not trial_stream(record.stream.name):
             streams.setdefault((record.stream.folder, record.backbone), []).append(record)
     rows = {place: by_key(streams[place]) for place in sorted(streams)}
-    found = [one for claim in claims for place in rows for one in _on_stream(claim, rows[place])]
+    sides = {place: ((TUNED, tuned_rows(rows[place])), (DEFAULT, rows[place])) for place in rows}
+    found = [
+        replace(one, preset=preset)
+        for claim in claims for place in rows for preset, mine in sides[place] for one in _on_stream(claim, mine)
+    ]  # fmt: skip
     corrected = stats.holm([one.p for one in found])
     tested = sum(not math.isnan(one.p) for one in found)
     return [
@@ -86,8 +95,16 @@ def held(claims: Sequence[Claim], records: Iterable[Record]) -> list[HeldClaim]:
     ]
 
 
+def tuned_rows(rows: list[list[Record]]) -> list[list[Record]]:
+    """The rows of tuned settings, as if these were the defaults; none where they are the defaults throughout."""
+    chosen = [runs for runs in rows if TUNED in presets(runs[0], card_of(runs[0]))]
+    if all(runs[0].settings == "" for runs in chosen):
+        return []
+    return [[replace(run, settings="") for run in runs] for runs in chosen]
+
+
 def _on_stream(claim: Claim, rows: list[list[Record]]) -> Iterator[HeldClaim]:
-    if not {kind.name for kind in rows[0][0].stream.kinds} <= claim.kinds:
+    if not rows or not {kind.name for kind in rows[0][0].stream.kinds} <= claim.kinds:
         return
     above = _row(rows, claim.above)
     others = {runs[0].method for runs in rows} - {claim.above.method}

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from benchmark.compare import comparisons, per_task
 from benchmark.compare.aggregate import aggregated
-from benchmark.compare.entries import by_key, code_of, counts, group_place, seen_by
-from benchmark.compare.rows import LEADERBOARD, OVERALL, OVERALL_PAIRS, PAIRS, LeaderboardRow
+from benchmark.compare.entries import by_key, card_of, code_of, counts, group_place, seen_by
+from benchmark.compare.presets import presets
+from benchmark.compare.rows import DEFAULT, LEADERBOARD, OVERALL, OVERALL_PAIRS, PAIRS, LeaderboardRow
 from benchmark.compare.stats import average_ranks
 from benchmark.errors import UserError, unknown
 from benchmark.record.files import csv_text, decimals, write_text
@@ -31,26 +32,27 @@ DIGITS = {"rank": 2, "train_seconds_mean": 2, "eval_seconds_mean": 2, "peak_memo
 
 
 def rows(records: Iterable[Record]) -> list[LeaderboardRow]:
-    """The leaderboard of one stream, a row per (method, key, protocol), in the order of the file.
+    """The leaderboard of one stream, in the order of the file: a row per (method, key, protocol) and preset of it.
 
-    ``rank`` is given only to defaults (``settings`` empty) and counts among the same group, protocol and backbone:
+    ``rank`` is given only to rows of a preset and counts among the same preset, group, protocol and backbone:
     ``cell_ranks`` of the last accuracies as printed. ``stale`` compares with the code of the working tree. Own rows
     beside stored ones are ranked among them and change no stored rank.
     """
     entering = [record for record in records if counts(record)]
     found: list[LeaderboardRow] = []
-    rivals: dict[tuple[str, str, str], dict[int, dict[tuple[int, int], float]]] = {}
+    rivals: dict[tuple[str, str, str, str], dict[int, dict[tuple[int, int], float]]] = {}
     methods: dict[int, str] = {}  # without the mark of own ones
     for runs in by_key(entering):
-        code = code_of(runs[0])
+        code, names = code_of(runs[0]), presets(runs[0], card_of(runs[0]))
         for protocol in PROTOCOLS:
-            row = aggregated(runs, protocol, code)
-            if row.default and row.last_acc_mean is not None:
-                scores = {(run.order, run.seed): decimals(run.number(protocol, "last_acc")) for run in runs}
-                cells = {cell: float(score) for cell, score in scores.items()}
-                rivals.setdefault(row.rank_class, {})[len(found)] = cells
-                methods[len(found)] = runs[0].method
-            found.append(row)
+            made = aggregated(runs, protocol, code)
+            for row in (replace(made, preset=name) for name in names or ("",)):
+                if row.preset and row.last_acc_mean is not None:
+                    scores = {(run.order, run.seed): decimals(run.number(protocol, "last_acc")) for run in runs}
+                    cells = {cell: float(score) for cell, score in scores.items()}
+                    rivals.setdefault(row.rank_class, {})[len(found)] = cells
+                    methods[len(found)] = runs[0].method
+                found.append(row)
     for places in rivals.values():
         stored = {methods[place]: place for place in places if not found[place].own}
         for place in places:
@@ -84,11 +86,13 @@ def reference_cells(rivals: Sequence[Iterable[tuple[int, int]]]) -> list[tuple[i
     return sorted(cell for cell, number in had.items() if 2 * number > len(rivals))
 
 
-def _place(row: LeaderboardRow) -> tuple[int, int, str, float, float, str, str]:
-    """Best average rank first, then without one; equals by mean last accuracy as printed, then by name."""
+def _place(row: LeaderboardRow) -> tuple[int, int, str, bool, float, float, str, str, str]:
+    """Of a group the tuned and official rows last; best average rank first, then without one; equals by mean last
+    accuracy as printed, then by name."""
     rank = float("inf") if row.rank is None else row.rank
     last = -float(decimals(row.last_acc_mean) or "-inf")
-    return PROTOCOLS.index(row.protocol), *group_place(row.group), rank, last, row.method, row.key
+    group = PROTOCOLS.index(row.protocol), *group_place(row.group)
+    return *group, row.preset not in ("", DEFAULT), rank, last, row.method, row.key, row.preset
 
 
 # Files

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmark.compare import comparisons, leaderboard
 from benchmark.compare.entries import counts
-from benchmark.compare.rows import LEADERBOARD, LeaderboardRow
+from benchmark.compare.rows import DEFAULT, LEADERBOARD, LeaderboardRow
 from benchmark.compare.tables import percent
 from benchmark.errors import UserError
 from benchmark.kinds import Column, Kind
@@ -69,6 +69,7 @@ def _stream(found: Sequence[Record], stream: str, inputs: str = "") -> list[str]
     if not here:
         raise UserError(f"<!-- leaderboard {stream} -->: no records of this stream")
     every = leaderboard.rows(here)
+    every = [row for row in every if row.preset in ("", DEFAULT)]
     hidden = {(row.method, row.key): row for row in every if row.protocol == "hidden"}
     both = [(row, hidden[row.method, row.key]) for row in every if row.protocol == "given"]
     return _of_inputs(both, here[0].kind) if inputs else _of_defaults(both, here[0].kind)

@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
-STREAM_CAPACITY = "method.capacity=stream"
+DEFAULT, STREAM_CAPACITY = "default", "method.capacity=stream"
 
 
 @dataclass(frozen=True)
 class LeaderboardRow:
-    """One (method, key, protocol) of ``<stream>.csv``.
+    """One (method, key, protocol) of ``<stream>.csv``, twice where it stands under two presets.
 
     Attributes:
-        rank: among the defaults of the same group, protocol and backbone.
+        rank: among the rows of the same preset, group, protocol and backbone; None without a preset.
         settings: what differs from the defaults.
+        preset: default, tuned or official, told from the values; empty where they are none of these.
         worst_task_mean: the mean over runs of the lowest task's last score.
         ece_mean: the expected calibration error, of labels alone; the lower the better.
         primary: the metric of ``last_acc`` and all others that no other metric is named for.
@@ -34,6 +35,7 @@ class LeaderboardRow:
     backbone: str
     key: str
     settings: str
+    preset: str
     group: str
     protocol: str
     primary: str
@@ -72,18 +74,18 @@ class LeaderboardRow:
 
     @property
     def default(self) -> bool:
-        """Whether it is of a method's default settings; others have no rank."""
-        return self.settings == ""
+        """Whether it stands under a method's default settings."""
+        return self.preset == DEFAULT
 
     @property
     def usual(self) -> bool:
         """Whether it is of the defaults but for the capacity of joint training, which is shown at both."""
-        return self.settings in ("", STREAM_CAPACITY)
+        return self.default or self.settings == STREAM_CAPACITY
 
     @property
-    def rank_class(self) -> tuple[str, str, str]:
-        """Rows of the same group, protocol and backbone are compared."""
-        return self.group, self.protocol, self.backbone
+    def rank_class(self) -> tuple[str, str, str, str]:
+        """Rows of the same preset, group, protocol and backbone are compared."""
+        return self.preset, self.group, self.protocol, self.backbone
 
     @property
     def cells(self) -> dict[str, object]:

@@ -56,10 +56,10 @@ def table(results: Path, stream: str, metric: str | None = None) -> Group:
 
 
 def board(every: Sequence[LeaderboardRow], stream: str) -> Group:
-    """A line per (method, key), group by group: per cent, the last score with the standard deviation over runs.
+    """A line per (method, key, preset), group by group: per cent, the last score with its standard deviation over runs.
 
     Rank, balanced accuracy, worst (the lowest task), learned (right after its task) and forgot are with the identity
-    given; bold is the best default of its group and backbone. ``n=1``: the rank of a default that ran once.
+    given; bold is the best of its preset, group and backbone. ``n=1``: the rank of a row of a preset that ran once.
     """
     from rich.console import Group
     from rich.text import Text
@@ -93,8 +93,8 @@ def _lines(every: Sequence[LeaderboardRow]) -> Iterator[RenderableType]:
     from rich.padding import Padding
     from rich.text import Text
 
-    hidden = {(row.method, row.key): row for row in every if row.protocol == "hidden"}
-    both = [(row, hidden[row.method, row.key]) for row in every if row.protocol == "given"]
+    hidden = {(row.method, row.key, row.preset): row for row in every if row.protocol == "hidden"}
+    both = [(row, hidden[row.method, row.key, row.preset]) for row in every if row.protocol == "given"]
     shown = [each for each in COLUMNS if any(_value(each, pair) is not None for pair in both)]
     headings = (("", "#"), ("", "method"), ("", "n"), *(each.heading for each in shown))
     cells = [[_rank(given), given.method, str(given.n_runs), *(_cell(each, (given, other)) for each in shown)]
@@ -113,12 +113,12 @@ def _lines(every: Sequence[LeaderboardRow]) -> Iterator[RenderableType]:
         text = Text(_joined(line, widths), no_wrap=True)
         for at, each in enumerate(shown):
             value = _value(each, (given, other))
-            if given.default and value is not None and value == best[at][(given, other)[each.hidden].rank_class]:
+            if given.preset and value is not None and value == best[at][(given, other)[each.hidden].rank_class]:
                 start = sum(widths[: at + 3]) + at + 3
                 text.stylize("bold", start, start + widths[at + 3])
         yield text
-        if given.settings:
-            yield Padding(Text(given.settings, style="dim", overflow="fold"), (0, 0, 0, widths[0] + 3))
+        if _settings(given):
+            yield Padding(Text(_settings(given), style="dim", overflow="fold"), (0, 0, 0, widths[0] + 3))
 
 
 def _joined(cells: Sequence[str], widths: Sequence[int]) -> str:
@@ -136,15 +136,20 @@ def _cell(column: Shown, both: Both) -> str:
 
 
 def _rank(row: LeaderboardRow) -> str:
-    once = row.default and row.n_runs == 1
+    once = bool(row.preset) and row.n_runs == 1
     return decimals(row.rank, 2) or ("n=1" if once else "")
 
 
-def _best(column: Shown, both: Sequence[Both]) -> dict[tuple[str, str, str], float]:
-    """The best mean of the defaults by group, protocol and backbone."""
-    best: dict[tuple[str, str, str], float] = {}
+def _settings(row: LeaderboardRow) -> str:
+    """What differs from the defaults, after the name of the preset that it is, where it is another one."""
+    return row.settings if row.default or not row.preset else f"{row.preset}: {row.settings}".removesuffix(": ")
+
+
+def _best(column: Shown, both: Sequence[Both]) -> dict[tuple[str, ...], float]:
+    """The best mean of what is ranked together: a preset's rows by group, protocol and backbone."""
+    best: dict[tuple[str, ...], float] = {}
     for pair in both:
         row, value = pair[column.hidden], _value(column, pair)
-        if row.default and value is not None:
+        if row.preset and value is not None:
             best[row.rank_class] = column.best(best.get(row.rank_class, value), value)
     return best

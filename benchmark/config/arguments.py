@@ -1,7 +1,8 @@
 """The arguments of a run, in two stages: the method's name first, then its class's arguments.
 
 ``--method mslora_cr --method.rank 16``, or in a config file ``method: {name: mslora_cr, rank: 16}``. Defaults come
-from RunConfig and the method's ``__init__``, then ``--preset`` (PRESETS of its file), ``--config``, the command line.
+from RunConfig and the method's ``__init__``, then ``--preset`` (PRESETS of its file, or what it was tuned to),
+``--config``, the command line.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from benchmark.config import tuned
 from benchmark.config.registry import MethodCard, card, load, named
 from benchmark.config.run_config import WHOLE, RunConfig
+from benchmark.data import catalog
 from benchmark.data.yaml_files import check_keys, read
 from benchmark.errors import UserError, shown, unknown
 
@@ -62,7 +65,9 @@ def _parser(verb: str, described: MethodCard | None, cls: type[Any] | None) -> A
     prog = f"python -m benchmark {verb}"
     parser = ArgumentParser(prog=prog, description=about, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML with any of these arguments")
-    parser.add_argument("--preset", type=str | None, default=None, help="a PRESETS entry of the method's file")
+    parser.add_argument(
+        "--preset", type=str | None, default=None, help="a PRESETS entry of the method's file, or tuned"
+    )
     parser.add_class_arguments(RunConfig, nested_key=None, skip=SKIP)
     parser.add_argument("--method.name", type=str, help="the method")
     if described is not None and cls is not None:
@@ -133,6 +138,13 @@ def _value(argv: list[str], option: str) -> str | None:
     return found
 
 
+def _chosen(argv: list[str], name: str) -> str:
+    """What is typed for an option of a run or stands in its config file, else the default."""
+    config = json.loads(_value(argv, "--config") or "{}")
+    value = _value(argv, f"--{name}") or config.get(name) or getattr(RunConfig, name)
+    return str(value)
+
+
 def _of_file(path: str) -> dict[str, Any]:
     """What a config file says; there too the method may be given by its name alone."""
     content, where = read(Path(path), "--config"), f"--config {path}"
@@ -180,12 +192,12 @@ def _with_preset(argv: list[str], described: MethodCard) -> list[str]:
     preset = _value(argv, "--preset")
     if preset is None:
         return argv
-    if preset not in described.presets:
-        raise (
-            unknown("--preset", preset, described.presets)
-            if described.presets
-            else UserError(f"--preset {preset}: {described.name} has no presets")
-        )
-    values = dict(described.presets[preset])
+    known = described.presets
+    if preset == tuned.PRESET:
+        recipe = catalog.load(_chosen(argv, "stream"), None)
+        known = {preset: dict(tuned.values(described, recipe.stream.kinds, _chosen(argv, "backbone")))}
+    if preset not in known:
+        raise unknown("--preset", preset, [*known, tuned.PRESET])
+    values = dict(known[preset])
     nested = {f"method.{name}": value for name, value in values.pop("method", {}).items()}
     return [f"--{name}={value}" for name, value in (values | nested).items()] + argv

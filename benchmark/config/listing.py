@@ -14,6 +14,7 @@ from benchmark.data.yaml_files import read
 from benchmark.errors import unknown
 
 BESIDE = 24  # letters: where the second column begins
+TUNING = " [to tune on, never ranked]"
 BACKBONES = [
     ("phantom-clip", "CLIP, shipped, 64 px, trained on made images: the default of classification, fusion, retrieval"),
     ("ViT-B-16/openai", "architecture/tag: any pair of open_clip.list_pretrained(), downloaded on first use"),
@@ -43,7 +44,9 @@ def rows(what: str) -> list[tuple[str, str]]:
         found = {c.name: c.summary + ("" if c.group == "plain" else f" [{c.group}]") for c in cards}
         return sorted((found | {name: f"cannot be read: {why}" for name, why in registry.drafts().items()}).items())
     if what == "streams":
-        return [(name, str(_yaml("streams", name).get("description", ""))) for name in catalog.names("streams")]
+        found = [(name, _yaml("streams", name)) for name in catalog.names("streams")]
+        told = {name: "" if content.get("ranked", True) else TUNING for name, content in found}
+        return [(name, f"{content.get('description', '')}{told[name]}") for name, content in found]
     if what == "cards":
         return [(name, str(_yaml("cards", name).get("title", ""))) for name in catalog.names("cards")]
     return BACKBONES

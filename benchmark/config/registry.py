@@ -45,6 +45,7 @@ class MethodCard:
     kinds: tuple[str, ...]
     version: int
     presets: dict[str, dict[str, Any]] = field(hash=False)
+    search: dict[str, tuple[float, float]] = field(default_factory=dict, hash=False)
 
     @property
     def group(self) -> str:
@@ -148,7 +149,7 @@ def _defaults(lineage: list[tuple[ast.Module, ast.ClassDef]]) -> dict[str, Any]:
 
 def _card(name: str, module: str, file: Path, cls: str, lineage: list[tuple[ast.Module, ast.ClassDef]]) -> MethodCard:
     tree = lineage[0][0]
-    told: dict[str, Any] = FLAGS | {"kinds": LEARNS, "version": 1}
+    told: dict[str, Any] = FLAGS | {"kinds": LEARNS, "version": 1, "search": {}}
     for _, node in reversed(lineage):
         for item in node.body:
             if not isinstance(item, (ast.Assign, ast.AnnAssign)) or item.value is None:
@@ -165,8 +166,9 @@ def _card(name: str, module: str, file: Path, cls: str, lineage: list[tuple[ast.
                 raise UserError(f"{file}: PRESETS: expected name -> values, got {shown(presets)}")
     doc, flags = ast.get_docstring(tree) or "", {flag: bool(told[flag]) for flag in FLAGS}
     return MethodCard(
-        name, module, cls, file, doc, _defaults(lineage), flags, told["kinds"], int(told["version"]), presets
-    )
+        name, module, cls, file, doc, _defaults(lineage), flags, told["kinds"], int(told["version"]), presets,
+        told["search"],
+    )  # fmt: skip
 
 
 def _checked(what: str, value: Any, where: str) -> Any:
@@ -180,6 +182,8 @@ def _checked(what: str, value: Any, where: str) -> Any:
         return tuple(value)
     if what == "version" and (type(value) is not int or value < 1):
         raise UserError(f"{where}: version: expected a whole number of at least 1, got {shown(value)}")
+    if what == "search" and not isinstance(value, dict):
+        raise UserError(f"{where}: search: expected argument -> values to try, got {shown(value)}")
     return value
 
 

@@ -26,7 +26,7 @@ from benchmark.data.yaml_files import check_keys, read, text_of
 from benchmark.errors import UserError, shown, unknown
 from benchmark.stream import LABEL_SPACES, Label, Stream, Task
 
-STREAM_KEYS = ("name", "version", "description", "label_space", "orders", "tasks")
+STREAM_KEYS = ("name", "version", "description", "ranked", "label_space", "orders", "tasks")
 TABLES = ("overall", "matrix", "forgetting", "bwt", "pairs", "recall", "subgroups", "missing")  # files of leaderboards
 
 
@@ -56,13 +56,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A stream as described by its file: the tasks in listed order, where their samples come from, the orders."""
+    """A stream as described by its file: the tasks in listed order, where their samples come from, the orders.
+
+    A stream that is not ``ranked`` is one to choose settings on: it has no leaderboard.
+    """
 
     file: Path
     description: str
     stream: Stream
     sources: tuple[Source, ...]
     orders: tuple[tuple[int, ...], ...]
+    ranked: bool = True
 
     @property
     def source_kinds(self) -> tuple[str, ...]:
@@ -126,8 +130,11 @@ def load(name: str, data: Path | None) -> Recipe:
     description = content.get("description") or ""
     if not isinstance(description, str):
         raise UserError(f"{path}: description: expected text, got {shown(description)}")
+    ranked = content.get("ranked", True)
+    if not isinstance(ranked, bool):
+        raise UserError(f"{path}: ranked: expected true or false, got {shown(ranked)}")
     sources = tuple(entry.source for entry in entries)
-    return Recipe(path, description, stream, sources, _orders(content.get("orders"), len(entries), path))
+    return Recipe(path, description, stream, sources, _orders(content.get("orders"), len(entries), path), ranked)
 
 
 def source_of(item: Any, where: str, data: Path, folder: Path) -> Source:

@@ -78,7 +78,8 @@ class TaskEntry:
 class StreamEntry:
     """The stream in the order of the run; ``folder`` is its name, with the start of the hash where names clash.
 
-    ``kind`` is that of all tasks, or ``kinds.MIXED``, and then each task names its own.
+    ``kind`` is that of all tasks, or ``kinds.MIXED``, and then each task names its own. What is not ``ranked`` is a
+    stream to choose settings on.
     """
 
     name: Name
@@ -88,6 +89,7 @@ class StreamEntry:
     hash: Hex = ""
     kind: str = "classification"
     label_space: Annotated[str, Meta(pattern=r"^(own|shared)\Z")] = "own"
+    ranked: bool = True
 
     @property
     def task_names(self) -> list[str]:
@@ -221,7 +223,7 @@ class Record:
     @property
     def ranked(self) -> bool:
         """Whether it may enter a leaderboard."""
-        return self.complete and self.split == "test" and self.limit is None
+        return self.complete and self.split == "test" and self.limit is None and self.stream.ranked
 
     @property
     def named(self) -> str:
@@ -276,6 +278,7 @@ ORDER = (
 )  # fmt: skip
 
 LATER: dict[str, dict[str, Any]] = {  # than the first records: left out where they say nothing
+    "stream": {"ranked": True},
     "config": {"inputs": "both", "gallery": "seen", "over": "samples", "weights": "", "versions": {}},
     "provenance": {"processor": None, "bleu": None, "verified": None},
 }

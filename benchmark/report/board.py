@@ -31,6 +31,9 @@ UP, DOWN = "ascending", "descending"
 COLUMNS = (
     BoardColumn("method", "method", "method and what differs from its defaults"),
     BoardColumn("rank", "rank", "average rank among equals, 1 is best", UP),
+    BoardColumn(
+        "preset", "preset", "default, tuned (make tune) or official settings; only rows of one are ranked together"
+    ),
     BoardColumn("group", "group", "what the method needs; only rows of one group are ranked together"),
     BoardColumn("protocol", "identity", "is the model told which task a sample belongs to?"),
     BoardColumn("n_runs", "runs", "replicates: seeds times orders", DOWN),

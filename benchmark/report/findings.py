@@ -169,7 +169,7 @@ def costs(rows: Sequence[LeaderboardRow], operators: Mapping[str, float] = Mappi
 def unranked(rows: Sequence[LeaderboardRow]) -> list[tuple[str, list[str]]]:
     """Why rows have no rank, with their names; a row is named once although it stands under both protocols."""
     reasons: dict[str, list[str]] = {
-        "other settings than the defaults": [],
+        "other settings than the defaults, tuned or official": [],
         "one run only, which says nothing about chance": [],
         "no answer under one of the protocols": [],
         "not the same seeds and orders as its rivals, or no rival": [],
@@ -178,8 +178,8 @@ def unranked(rows: Sequence[LeaderboardRow]) -> list[tuple[str, list[str]]]:
     for row in rows:
         if row.rank is not None or trial(row.settings):
             continue
-        name = row.method if row.default else f"{row.method} ({row.settings})"
-        if not row.default:
+        name = row.method if row.default else f"{row.method} ({row.preset or row.settings})"
+        if not row.preset:
             reason = settings
         elif row.last_acc_mean is None:
             reason = silent

@@ -64,7 +64,7 @@ def stream_view(records: Sequence[Record]) -> StreamView:
     """
     entering = [record for record in records if counts(record)]
     rows, head = leaderboard.rows(entering), entering[0]
-    by_identity = {(row.method, row.key, row.protocol): row for row in rows}
+    by_identity = {(row.method, row.key, row.protocol): row for row in reversed(rows)}  # of two presets the first
     by_place = dict(zip(head.permutation, zip(head.stream.tasks, head.stream.measures, strict=True), strict=True))
     listed = [by_place[place] for place in sorted(by_place)]
     return StreamView(
@@ -92,7 +92,7 @@ def _in_order(
 ) -> list[tuple[tuple[str, str], list[Record]]]:  # fmt: skip
     """The runs of each (method, key) in the order of the leaderboard, identity given."""
     found = {(runs[0].named, runs[0].key): runs for runs in by_key(entering)}
-    places = [(row.method, row.key) for row in rows if row.protocol == PROTOCOLS[0]]
+    places = dict.fromkeys((row.method, row.key) for row in rows if row.protocol == PROTOCOLS[0])
     return [(place, found[place]) for place in places]
 
 
@@ -110,7 +110,8 @@ def _left_out(records: Iterable[Record]) -> dict[str, int]:
     found: dict[str, int] = {}
     for record in records:
         if not counts(record) and record.limit is None:
-            reason = "not finished" if not record.complete else "validation split"
+            tuning = "a stream to tune on" if record.split == "test" else "validation split"
+            reason = "not finished" if not record.complete else tuning
             found[reason] = found.get(reason, 0) + 1
     return found
 

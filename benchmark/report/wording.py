@@ -49,7 +49,7 @@ def exact(value: float | str | None, key: str) -> str:
 
 def rank(row: LeaderboardRow) -> str:
     """An average rank; ``n=1`` for a default row of one run, which has none."""
-    once = row.default and row.n_runs == 1
+    once = bool(row.preset) and row.n_runs == 1
     return decimals(row.rank, 2) or ("n=1" if once else NONE)
 
 

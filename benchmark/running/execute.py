@@ -113,7 +113,7 @@ def new_record(plan: Plan, device: str) -> Record:
     config, card, stream = plan.config, plan.card, plan.stream
     entry = StreamEntry(
         stream.name, plan.stream_folder, [TaskEntry.of(task, stream) for task in stream], stream.version,
-        plan.stream_hash, plan.kind.name, stream.label_space,
+        plan.stream_hash, plan.kind.name, stream.label_space, plan.recipe.ranked,
     )  # fmt: skip
     repeats = doubles.of_stream(plan.recipe, plan.identities)
     data = {task.name: digest for task, digest in zip(plan.recipe.stream, plan.identities, strict=True)}

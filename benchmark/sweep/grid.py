@@ -99,13 +99,13 @@ def parsed(parser: argparse.ArgumentParser, verb: str, argv: Sequence[str]) -> t
             raise UserError(f"{option.split('=')[0]}: {verb} takes {INSTEAD[option.split('=')[0]]}")
     if not " ".join(given.methods).strip():
         raise UserError(f'--methods is missing, for example: python -m benchmark {verb} --methods "mslora_cr ncm"')
-    methods, streams = (_split(name, getattr(given, name)) for name in ("methods", "streams"))
-    seeds, orders = (_numbers(name, getattr(given, name)) for name in ("seeds", "orders"))
+    methods, streams = (split(name, getattr(given, name)) for name in ("methods", "streams"))
+    seeds, orders = (numbers(name, getattr(given, name)) for name in ("seeds", "orders"))
     grid = Grid(methods, streams, seeds, orders, tuple(options))
     return grid, given
 
 
-def _split(name: str, words: Sequence[str]) -> tuple[str, ...]:
+def split(name: str, words: Sequence[str]) -> tuple[str, ...]:
     """Values with blanks or commas between them, each once."""
     text = " ".join(words).strip()
     values = re.split(r"\s*,\s*|\s+", text)
@@ -114,8 +114,8 @@ def _split(name: str, words: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))
 
 
-def _numbers(name: str, words: Sequence[str]) -> tuple[int, ...]:
-    values = _split(name, words)
+def numbers(name: str, words: Sequence[str]) -> tuple[int, ...]:
+    values = split(name, words)
     if not all(re.fullmatch("-?[0-9]{1,40}", value) for value in values):
         raise UserError(f"--{name}: expected whole numbers such as 0,1,2, got {shown(' '.join(words))}")
     numbers = tuple(dict.fromkeys(map(int, values)))

@@ -13,9 +13,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from benchmark.compare import leaderboard
+from benchmark.compare import choice, leaderboard
+from benchmark.config import registry
 from benchmark.errors import UserError, one_line
-from benchmark.record import foreign
+from benchmark.record import foreign, trials
 from benchmark.record.agreement import Common, common
 from benchmark.record.folder import RunFolder, replaced
 from benchmark.record.schema import Record
@@ -34,6 +35,7 @@ class Merged:
     copied: list[Path] = field(default_factory=list)
     same: list[Path] = field(default_factory=list)
     unfinished: int = 0
+    trials: int | None = None  # of tuning that were not here, None where there are none
     conflicts: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
@@ -42,6 +44,8 @@ class Merged:
             f"{len(self.copied)} copied, {len(self.same)} here already, {self.unfinished} unfinished left out, "
             f"{len(self.conflicts)} in conflict, {len(self.left_out)} refused"
         )
+        if self.trials is not None:
+            yield f"{self.trials} trials of tuning added"
         yield from (f"left out: {one_line(line)}" for line in self.left_out)
         yield from self.conflicts
         if self.conflicts:
@@ -49,7 +53,8 @@ class Merged:
 
 
 def merge(source: Path, results: Path, prefer: str | None = None) -> Merged:
-    """Copy the complete records below ``source`` that ``results`` lacks, and rebuild the leaderboards.
+    """Copy the complete records below ``source`` that ``results`` lacks, and rebuild the leaderboards; likewise the
+    trials of tuning there, and what methods are tuned to.
 
     Args:
         source: another results folder, whose ``local`` is brought too, or the ``runs`` of one. What is stored beside
@@ -62,6 +67,9 @@ def merge(source: Path, results: Path, prefer: str | None = None) -> Merged:
     source, results = Path(source), Path(results)
     folders = [runs for runs in _runs_of(source, results) if runs.is_dir()]
     merged, found = Merged(), [run for runs in folders for run in foreign.runs_in(runs)]
+    merged.trials = _trials(source, results)
+    if not found and merged.trials is not None:
+        return merged
     if not found:
         raise UserError(f"--from {source}: no records there (<stream>/<method>/<key>/<run>/run.json)")
     here: dict[str, Common | None] = {}
@@ -74,6 +82,16 @@ def merge(source: Path, results: Path, prefer: str | None = None) -> Merged:
             merged.unfinished += 1
     leaderboard.build(results)
     return merged
+
+
+def _trials(source: Path, results: Path) -> int | None:
+    """How many trials of tuning were added; None where there are none."""
+    methods, added = trials.methods_with(source), 0
+    for method in methods:
+        added += trials.add(results, trials.read(source, method))
+        if method in registry.names():
+            choice.frozen(registry.card(method), trials.read(results, method))
+    return added if methods else None
 
 
 def _runs_of(source: Path, results: Path) -> list[Path]:

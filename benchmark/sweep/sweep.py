@@ -51,7 +51,7 @@ class Sweep:
 
     def cuda(self, config: RunConfig) -> bool:
         """Whether a cell finds a CUDA device where it runs."""
-        return _cuda(self.engine, self.options)(config)
+        return cuda_of(self.engine, self.options)(config)
 
 
 def parser(verb: str) -> argparse.ArgumentParser:
@@ -60,11 +60,16 @@ def parser(verb: str) -> argparse.ArgumentParser:
     result = grid.parser(verb, about)
     result.add_argument("--redo", choices=grid.REDO, default="none", help="complete cells to run anew: those neither "
                         "made nor verified by this tree's code (stale), or all (none)")  # fmt: skip
-    result.add_argument("--engine", choices=ENGINES, default="local", help="where cells run (local)")
-    result.add_argument("--jobs", type=int, help="cells at a time (local: one per GPU, or one per core)")
-    result.add_argument("--engine_args", default="{}", help="JSON: of slurm those of submitit's executor and cluster, "
-                        "of ray num_cpus, num_gpus and max_retries of a cell and those of ray.init")  # fmt: skip
+    add_engine(result)
     return result
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """The options that say where cells run."""
+    parser.add_argument("--engine", choices=ENGINES, default="local", help="where cells run (local)")
+    parser.add_argument("--jobs", type=int, help="cells at a time (local: one per GPU, or one per core)")
+    parser.add_argument("--engine_args", default="{}", help="JSON: of slurm those of submitit's executor and cluster, "
+                        "of ray num_cpus, num_gpus and max_retries of a cell and those of ray.init")  # fmt: skip
 
 
 def planned(argv: Sequence[str], verb: str = "sweep") -> Sweep:
@@ -74,6 +79,17 @@ def planned(argv: Sequence[str], verb: str = "sweep") -> Sweep:
         UserError: an argument that does not fit, a stream or record that cannot be read.
     """
     asked, given = grid.parsed(parser(verb), verb, argv)
+    options = engine_options(given)
+    cells, skipped = grid.runs(asked, cuda_of(given.engine, options))
+    return arranged(cells, skipped, given, options)
+
+
+def engine_options(given: argparse.Namespace) -> dict[str, Any]:
+    """What ``--engine_args`` says, checked as all that says where cells run.
+
+    Raises:
+        UserError: something does not fit.
+    """
     try:
         options = json.loads(given.engine_args, object_pairs_hook=_different, parse_constant=_no_number)
         if not isinstance(options, dict):
@@ -86,8 +102,19 @@ def planned(argv: Sequence[str], verb: str = "sweep") -> Sweep:
         raise UserError(f"--engine_args: the local engine has none, got {', '.join(options)}")
     if given.engine != "local":
         {"slurm": slurm, "ray": ray}[given.engine].check(options)
-    cuda = _cuda(given.engine, options)
-    cells, skipped = grid.runs(asked, cuda)
+    return options
+
+
+def arranged(
+    cells: list[GridRun], skipped: Sequence[str], given: argparse.Namespace, options: dict[str, Any]
+) -> Sweep:  # fmt: skip
+    """A sweep of these cells; those of a method that are expected to take longest come first.
+
+    Args:
+        given: the engine and the jobs of :func:`add_engine`, and ``redo`` where there is one.
+        options: of the engine.
+    """
+    cuda = cuda_of(given.engine, options)
     places: list[local.Slot] = []
     if given.engine == "local":
         devices = local.gpus() if any(cuda(cell.plan.config) for cell in cells) else []
@@ -95,7 +122,8 @@ def planned(argv: Sequence[str], verb: str = "sweep") -> Sweep:
     expected = forecast.expectation(cells, cuda)
     order = {method: at for at, method in enumerate(dict.fromkeys(cell.plan.card.name for cell in cells))}
     cells.sort(key=lambda cell: (order[cell.plan.card.name], -(expected(cell).seconds or 0.0)))
-    return Sweep(tuple(cells), tuple(skipped), given.redo, given.engine, given.jobs, options, tuple(places))
+    redo = getattr(given, "redo", "none")
+    return Sweep(tuple(cells), tuple(skipped), redo, given.engine, given.jobs, options, tuple(places))
 
 
 def _different(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -109,7 +137,7 @@ def _no_number(text: str) -> Any:
     raise ValueError(f"{text} is no number")
 
 
-def _cuda(engine: str, options: dict[str, Any]) -> Callable[[RunConfig], bool]:
+def cuda_of(engine: str, options: dict[str, Any]) -> Callable[[RunConfig], bool]:
     """Of a cluster its cells have a CUDA device if they ask for one; here they have what there is."""
     if engine == "local":
         return forecast.finds_cuda
@@ -142,13 +170,15 @@ def run(sweep: Sweep, console: Console) -> int:
     for line in (*sweep.skipped, *twice, *forecast.overview(sweep.cells, sweep.redo, expected, sweep.width)):
         console.print(line, highlight=False, soft_wrap=True)
     failed: dict[int, str] = {}
-    with _shown(console, len(due)) as show, closing(_started(sweep, due)) as outcomes:
-        for outcome in outcomes:
-            cell = due[outcome.place]
-            trouble = _trouble(cell, outcome)
-            if trouble:
-                failed[outcome.place] = trouble
-            show(f"{cell.plan.title}: {f'FAILED: {trouble}' if trouble else _scores(cell)}")
+
+    def ended(outcome: engines.Outcome) -> str:
+        cell = due[outcome.place]
+        trouble = _trouble(cell, outcome)
+        if trouble:
+            failed[outcome.place] = trouble
+        return f"{cell.plan.title}: {f'FAILED: {trouble}' if trouble else _scores(cell)}"
+
+    attend(sweep, due, console, ended)
     for folder in dict.fromkeys(cell.plan.stream_folder for cell in sweep.cells):
         results = Path(sweep.cells[0].plan.config.results)
         if run_files(results, folder):
@@ -160,6 +190,17 @@ def run(sweep: Sweep, console: Console) -> int:
             command = shlex.join(due[place].argv)
             console.print(f"    python -m benchmark run {command}", highlight=False, markup=False, soft_wrap=True)
     return 1 if failed else 0
+
+
+def attend(sweep: Sweep, due: Sequence[GridRun], console: Console, ended: Callable[[engines.Outcome], str]) -> None:
+    """Run these cells to their ends.
+
+    Args:
+        ended: told of every one that has ended; what it returns is printed.
+    """
+    with _shown(console, len(due)) as show, closing(_started(sweep, due)) as outcomes:
+        for outcome in outcomes:
+            show(ended(outcome))
 
 
 def _started(sweep: Sweep, due: Sequence[GridRun]) -> Generator[engines.Outcome]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark.config import search
 from benchmark.running.answers.question import Cell, unlabelled
 from benchmark.running.load import built
 from benchmark.running.loop import Loop
@@ -32,6 +34,25 @@ def same_cell(one: Cell | None, other: Cell | None) -> bool:
 
 def builds_without_arguments(bench: Bench) -> None:
     built(bench.cls)
+
+
+def its_search_is_of_its_arguments(bench: Bench) -> None:
+    """What ``tune`` would try of it: arguments that there are, in ranges that contain their defaults."""
+    said = search.wrong(bench.cls.search, defaults_of(bench.cls))
+    assert said is None, f"search: {said}"
+
+
+def defaults_of(cls: type) -> dict[str, object]:
+    """The defaults of ``__init__``, with those of the bases where it passes ``**kwargs`` on."""
+    found: dict[str, object] = {}
+    for each in cls.__mro__:
+        own = vars(each).get("__init__")
+        if own is not None:
+            parameters = inspect.signature(own).parameters.values()
+            found = {p.name: p.default for p in parameters if p.default is not p.empty} | found
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break
+    return found
 
 
 def runs_a_stream(bench: Bench) -> None:
@@ -288,6 +309,7 @@ def nothing_global_changes(bench: Bench) -> None:
 
 CHECKS: tuple[Callable[[Bench], None], ...] = (
     builds_without_arguments,
+    its_search_is_of_its_arguments,
     runs_a_stream,
     only_trainable_parameters_change,  # what is wrong with it makes most others fail
     same_seed_gives_the_same_matrix,

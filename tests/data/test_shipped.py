@@ -10,6 +10,7 @@ import open_clip
 import pytest
 import yaml
 
+from benchmark.compare import choice
 from benchmark.data import catalog, phantom, sources, task_keys
 from benchmark.data.sources import phantoms
 from tests.source_files import stream_file
@@ -20,7 +21,9 @@ SHIPPED = {
     "medmnist12_64": (12, 80), "medmnist12_128": (12, 80), "medmnist12_224": (12, 80),
     "smoke_fusion": (2, 8), "phantom_notes6": (6, 24), "mbiil_vqa": (2, 4), "phantom_domain6": (6, 4),
     "smoke_retrieval": (2, 0), "phantom_retrieval6": (6, 0), "mbiil_reports": (2, 0), "covid_notes3": (3, 0),
-    "smoke_generation": (2, 0), "smoke_mixed": (4, 6), "phantom_mbiil8": (8, 0), "mbiil8": (8, 0),
+    "phantom_tune4": (4, 16), "phantom_tune_notes3": (3, 12), "phantom_tune_retrieval3": (3, 0),
+    "phantom_tune_mbiil4": (4, 0), "smoke_generation": (2, 0),
+    "smoke_mixed": (4, 6), "phantom_mbiil8": (8, 0), "mbiil8": (8, 0),
 }  # fmt: skip
 
 
@@ -232,3 +235,37 @@ def test_only_what_has_sides_or_text_is_kept_from_the_mirror(data: Path) -> None
     kept = {name: [task.name for task in catalog.load(name, data).stream if not task.mirror] for name in SHIPPED}
     assert kept["medical10"] == ["pneumonia", "sars_cov2_ct", "iqoth_lung_ct"] and len(kept["covid_notes3"]) == 3
     assert not any(tasks for name, tasks in kept.items() if name.startswith(("phantom", "smoke")))
+
+
+def made_of(names: list[str]) -> dict[str, set[Any]]:
+    """What tells the classes and the images of made streams apart, over all of them."""
+    found: dict[str, set[Any]] = {name: set() for name in ("seeds", "regions", "labels", "prompts", "sentences")}
+    for recipe in (catalog.load(name, None) for name in names):
+        for task, source in zip(recipe.stream, recipe.sources, strict=True):
+            options = source.options if source.kind == "phantom" else {}
+            found["seeds"] |= {options[key] for key in ("seed",) if key in options}
+            for region in options.get("regions", ()):
+                bounds = tuple(sorted((factor, tuple(ends)) for factor, ends in region.items()))
+                found["regions"].add((options["generator"], bounds))
+            found["labels"] |= {label.name for label in task.labels}
+            found["prompts"] |= {prompt for label in task.labels for prompt in label.prompts}
+            found["sentences"] |= {text for texts in options.get("notes", ()) for text in texts}
+    return found
+
+
+def test_streams_to_tune_on_share_no_class_and_no_image_with_a_ranked_one() -> None:
+    """Images of other seeds are other images: a sample is a pure function of seed, split and number."""
+    every = {name: catalog.load(name, None).ranked for name in catalog.names("streams")}
+    tuning = [name for name in every if not every[name]]
+    assert set(tuning) == set(choice.STREAMS.values())
+    ranked, own = made_of([name for name in every if every[name]]), made_of(tuning)
+    assert all(own[what] and ranked[what] for what in own)
+    assert {what: own[what] & ranked[what] for what in own} == {what: set() for what in own}
+    images = [
+        {image.tobytes() for s in catalog.load(name, None).sources for image in sources.load(s, "train").images[:8]}
+        for name in ("phantom_tune4", "phantom8", "phantom_tune_retrieval3", "phantom_retrieval6")
+    ]
+    assert len(set().union(*images)) == sum(map(len, images)) == 8 * (4 + 8 + 3 + 6)
+    for name in tuning:
+        assert all(source.options["sizes"]["train"] <= 96 for source in catalog.load(name, None).sources)
+        assert not catalog.load(name, None).orders[1:]

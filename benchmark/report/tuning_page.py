@@ -1,0 +1,226 @@
+"""``results/tuning.md``: what tuning found, what it costs and whether it holds, from the trials in ``results/tuning``.
+
+It says what there is, and what is missing. The same trials give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from statistics import fmean, stdev
+
+from benchmark.compare import choice
+from benchmark.compare.tables import percent
+from benchmark.config import families, registry, search
+from benchmark.errors import UserError
+from benchmark.record import trials
+from benchmark.record.files import decimals, write_text
+from benchmark.record.trials import FOLDER, Trial
+from benchmark.report import tuning_plots
+from benchmark.report.figures import render
+
+NAME, VALIDATED = "tuning.md", "phantom8"
+FEWEST = 3  # methods of which a rank correlation is told
+ABOUT = """\
+Made by `python -m benchmark tuning` from the trials in `tuning/`, which `make tune` leaves there.
+
+- Every method has the same trials: its default, then the points of one list over the learning rate (0.0005 to 0.02)
+  and at most three arguments that its file declares (`search`), each a quarter to four times its value.
+- A trial is an ordinary run on a stream made for it, whose classes and images no ranked stream has. Its **score** is
+  the mean of the last scores on the validation split with the identity given and hidden, in per cent. The best is
+  chosen, of equals the smaller rate; what diverged or failed is the worst.
+- **First task**: what the same trials say right after their first task alone, with the identity given and hidden.
+  *Its choice* is the score after all tasks of the trial that the first task would choose; *its cost* what the trials
+  took until then.
+- *tau*: Kendall's rank correlation of the methods; 1 is the same order, 0 none."""
+
+
+@dataclass(frozen=True)
+class TunedLine:
+    """A method's trials for one kind, in order, and those that were chosen: by all tasks, and by the first alone."""
+
+    method: str
+    trials: tuple[Trial, ...]
+
+    @property
+    def default(self) -> Trial:
+        return self.trials[0]
+
+    @property
+    def best(self) -> Trial:
+        return choice.best(self.trials)
+
+    @property
+    def first(self) -> Trial:
+        return choice.best(self.trials, choice.first_task)
+
+
+def write(results: Path) -> list[Path]:
+    """Write ``tuning.md`` and its figures; returns what was written.
+
+    Raises:
+        UserError: there are no trials.
+    """
+    results = Path(results)
+    names = [name for name in trials.methods_with(results) if name in registry.names()]
+    known = {name: trials.read(results, name) for name in names}
+    if not any(known.values()):
+        raise UserError(f"no trials below {results / FOLDER} yet: make tune METHODS=ewc")
+    page, drawn = text(known)
+    written = [results / NAME, *(results / FOLDER / name for name in drawn)]
+    for path, content in zip(written, [page, *drawn.values()], strict=True):
+        write_text(path, content)
+    return written
+
+
+def text(known: Mapping[str, Sequence[Trial]]) -> tuple[str, dict[str, str]]:
+    """The page, and its figures by file name.
+
+    Args:
+        known: method -> its trials, of every stream.
+    """
+    parts, drawn, missing = ["# Tuning", ABOUT], {}, []
+    for kind, stream in choice.STREAMS.items():
+        found = _lines(known, kind)
+        if not found:
+            missing.append(f"no trials for {kind}: `make tune METHODS=all KINDS={kind}`")
+            continue
+        parts += [f"## {kind.capitalize()}, on `{stream}`", *_of_kind(found)]
+        for name, figure in _figures(kind, found):
+            drawn[name] = figure
+            parts.append(f"![{name}]({FOLDER}/{name})")
+        counts = {len(line.trials) for line in found if not choice.fixed(registry.card(line.method), line.trials)}
+        if len(counts) > 1:
+            missing.append(f"{kind}: methods have {' or '.join(map(str, sorted(counts)))} trials, not as many each")
+        absent = [name for name in registry.names() if kind in registry.card(name).kinds and name not in
+                  {line.method for line in found}]  # fmt: skip
+        if absent:
+            missing.append(f"{kind}: no trials of {', '.join(absent)}")
+    more, lacking = _validated(known)
+    parts += [f"## Does it hold? On the validation split of `{VALIDATED}`", *more]
+    missing += lacking
+    if missing:
+        parts += ["## What is missing", "\n".join(f"- {line}" for line in missing)]
+    return "\n\n".join(parts) + "\n", drawn
+
+
+def _lines(known: Mapping[str, Sequence[Trial]], kind: str) -> list[TunedLine]:
+    """The methods with trials for a kind, the best first."""
+    hashed = choice.stream_hash(kind)
+    found = []
+    for method, mine in known.items():
+        listed = choice.on_stream(mine, registry.card(method), kind, hashed)
+        if listed:
+            found.append(TunedLine(method, tuple(listed)))
+    return sorted(found, key=lambda line: (-(line.best.score or 0.0), line.method))
+
+
+def _of_kind(found: Sequence[TunedLine]) -> list[str]:
+    note = families.note(found[0].default.backbone)
+    headings = ("method", "trials", "failed", "default", "tuned", "gain", "chosen", "first task: its choice",
+                "seconds", "first task: its cost")  # fmt: skip
+    lines = []
+    for line in found:
+        both = line.best.score, line.default.score
+        gain = "-" if None in both else f"{100 * ((both[0] or 0) - (both[1] or 0)):+.1f}"
+        lines.append((
+            f"`{line.method}`", str(len(line.trials)), str(sum(t.status != "complete" for t in line.trials)),
+            percent(line.default.score), percent(line.best.score), gain, _values(line.best), percent(line.first.score),
+            f"{sum(t.seconds for t in line.trials):,.0f}", f"{sum(t.first_seconds for t in line.trials):,.0f}",
+        ))  # fmt: skip
+    whole = sum(t.seconds for line in found for t in line.trials)
+    early = sum(t.first_seconds for line in found for t in line.trials)
+    said = (f"{sum(len(line.trials) for line in found)} trials of {len(found)} methods took {whole / 60:,.0f} minutes "
+            f"of training and evaluation, their first tasks {early / 60:,.0f}. "
+            f"{_tau('defaults and tuned', [(t.default.score, t.best.score) for t in found])}")  # fmt: skip
+    return [*([note] if note else []), said, _table(headings, lines)]
+
+
+def _values(trial: Trial) -> str:
+    if trial.trial == 0:
+        return "the default"
+    rate = [f"lr {trial.lr:g}"] if trial.trained else []
+    return ", ".join([*rate, *(f"{name} {value:g}" for name, value in trial.args.items())])
+
+
+def _figures(kind: str, found: Sequence[TunedLine]) -> Iterable[tuple[str, str]]:
+    """Of the methods that train: score against rate; of those with several trials: the best of the first k."""
+    several = {line.method: line for line in found if len(line.trials) > 1}
+    trained = {name: line for name, line in several.items() if line.best.trained}
+    panels = {
+        name: ([(t.lr, t.score, t is line.best) for t in line.trials if t.score is not None and t.status == "complete"],
+               line.default.score)
+        for name, line in sorted(trained.items())
+    }  # fmt: skip
+    if panels:
+        yield f"{kind}-rates.svg", render(f"{kind}-rates", tuning_plots.rates, panels)[0]
+    curves = {
+        name: list(accumulate((t.score if t.status == "complete" and t.score else 0.0 for t in line.trials), max))
+        for name, line in sorted(several.items())
+    }
+    if curves:
+        yield f"{kind}-best-of-k.svg", render(f"{kind}-best-of-k", tuning_plots.best_of, curves)[0]
+
+
+# On the validation split of a ranked stream
+
+
+def _validated(known: Mapping[str, Sequence[Trial]]) -> tuple[list[str], list[str]]:
+    """Default, tuned and first-task values held against each other, and what is missing for it."""
+    found = {line.method: line for line in _lines(known, "classification")}
+    hashed, rows, pairs, firsts, agree = choice.hashed(VALIDATED), [], [], [], []
+    lacking: list[str] = []
+    for method, line in sorted(found.items()):
+        space = search.space(registry.card(method))
+        runs = [t for t in known[method] if (t.stream_hash, t.space) == (hashed, space)]
+        default, tuned, first = ([t for t in runs if t.trial == each.trial] for each in (
+            line.default, line.best, line.first))  # fmt: skip
+        if not default or not tuned:
+            lacking.append(method)
+            continue
+        rows.append((f"`{method}`", str(min(len(default), len(tuned))), _mean(default), _mean(tuned), _mean(first),
+                     _values(line.best), _values(line.first)))  # fmt: skip
+        pairs.append((_score(default), _score(tuned)))
+        firsts.append((_score(tuned), _score(first)))
+        agree.append((line.default.score, _score(default)))
+    command = f'`python -m benchmark tune --methods "{" ".join(lacking)}" --validate`'
+    absent = [f"no runs on {VALIDATED} of {', '.join(lacking)}: {command}"] if lacking else []
+    if not rows:
+        return ["No method has runs of its default and of its tuned values there yet."], absent
+    said = " ".join((
+        _tau("defaults and tuned", pairs), _tau("tuned and what the first task alone chose", firsts),
+        _tau(f"the defaults' scores on the tuning stream and on `{VALIDATED}`", agree),
+    ))  # fmt: skip
+    headings = ("method", "seeds", "default", "tuned", "chosen by the first task", "tuned to", "first task's choice")
+    return [said, _table(headings, rows)], absent
+
+
+def _score(runs: Sequence[Trial]) -> float | None:
+    """The mean over seeds; None without a run, or where one has no score."""
+    values = [t.score if t.status == "complete" else None for t in runs]
+    known = [value for value in values if value is not None]
+    return fmean(known) if known and len(known) == len(values) else None
+
+
+def _mean(runs: Sequence[Trial]) -> str:
+    values = [t.score for t in runs if t.score is not None and t.status == "complete"]
+    spread = stdev(values) if len(values) > 1 else None
+    return percent(_score(runs), spread) if runs else "-"
+
+
+def _tau(what: str, pairs: Iterable[tuple[float | None, float | None]]) -> str:
+    """The rank correlation of the methods that have both scores, in a sentence."""
+    known = [(a, b) for a, b in pairs if a is not None and b is not None]
+    if len(known) < FEWEST:
+        return f"tau of {what}: too few methods to say."
+    from scipy.stats import kendalltau
+
+    value = float(kendalltau(*zip(*known, strict=True)).statistic)
+    return f"tau of {what}: {decimals(value, 2) or '-'} ({len(known)} methods)."
+
+
+def _table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    every = [headings, ["---"] * len(headings), *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in every)
