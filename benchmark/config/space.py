@@ -89,7 +89,7 @@ def image_size(backbone: str, pretrained: str | None) -> int | None:
 
 def framing(backbone: str) -> Framing:
     """How a backbone has images fitted to that size, as far as a file of this machine tells; else open_clip's usual."""
-    told = described(backbone).get("preprocess_cfg")
+    told: Any = described(backbone).get("preprocess_cfg") or {}
     keys = {"mode": "resize_mode", "interpolation": "interpolation", "fill": "fill_color"}
     try:
         return Framing(**{ours: told[name] for ours, name in keys.items() if name in told})

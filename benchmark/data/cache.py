@@ -223,7 +223,9 @@ def _npy(array: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _write_images(path: Path, images: NDArray[np.uint8] | Images, size: int, framing: Framing) -> str:
+def _write_images(
+    path: Path, images: NDArray[np.uint8] | Images | list[NDArray[np.uint8]], size: int, framing: Framing
+) -> str:
     """Some at a time, so that memory holds few of them; written and not mapped, so that a full disk is an OSError."""
     header, content, left = io.BytesIO(), digesting(), iter(images)
     npy.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (len(images), 3, size, size)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -159,18 +160,18 @@ def _as_classes(trained: Trained, task: Task | None, top: int, abstain: float, b
     rows: list[Rows] = []
     for row, (chances, columns) in enumerate(zip(best_Bk.values.tolist(), best_Bk.indices.tolist(), strict=True)):
         found = [(labels[column], chance) for column, chance in zip(columns, chances, strict=True)]
-        told = [(_task(trained, task, route_B, row, label.id), label.name, decimals(p), "") for label, p in found]
-        unsure = [(told[0][0], "", told[0][2], f"no class: {told[0][1]} is less probable than {abstain:g}")]
+        told: Rows = [(_task(trained, task, route_B, row, label.id), label.name, decimals(p), "") for label, p in found]
+        unsure: Rows = [(told[0][0], "", told[0][2], f"no class: {told[0][1]} is less probable than {abstain:g}")]
         rows.append(unsure if chances[0] < abstain else told)
     return rows
 
 
 def _in_words(trained: Trained, task: Task | None, question: str, batch: Batch) -> list[Rows]:
     """Of every image the task, the question and the answer."""
-    method = trained.method
+    method, ask = trained.method, cast(Any, trained.method.answer)
     route_B = method.route(batch) if task is None else None
-    options = {"route": route_B} if route_B is not None and takes_route(method.answer) else {}
-    answers = method.answer(batch, task, **options)
+    options = {"route": route_B} if route_B is not None and takes_route(ask) else {}
+    answers = ask(batch, task, **options)
     return [
         [(_task(trained, task, route_B, row), question, str(answer), "" if getattr(answer, "stopped", True) else CUT)]
         for row, answer in enumerate(answers)

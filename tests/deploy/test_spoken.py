@@ -67,7 +67,7 @@ def test_answers_on_the_test_images_are_those_of_the_run(
             assert {row["task"] for row in found} <= {task.name for task in recipe.stream}
     assert rows(to)[8]["image"] == "odd.png" and rows(to)[0].keys() >= {"image", "task", "answer", "note"}
     for wrong, message in (
-        ([], "say what is asked by --instruction"), (["--instruction", " "], "expected 1 to 500 words"),
+        ([], "say what is asked by --instruction"), (["--instruction", "so " * 501], "expected 1 to 500 words"),
         (["--instruction", "What?", "--top", "2"], "--top: is for classes"),
         (["--instruction", "What?", "--abstain", "0.5"], "--abstain: is for classes"),
     ):  # fmt: skip

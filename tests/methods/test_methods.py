@@ -97,7 +97,7 @@ class Leaky(StackedLora):
         return super().loss(batch)
 
     def scores(self, batch, labels, task):
-        self.memory["router_means"] = self.memory.get("router_means", torch.zeros(1)) + 1
+        self.memory["asked"] = self.memory.get("asked", torch.zeros(1)) + 1
         return super().scores(batch, labels, task)
 
 

@@ -44,7 +44,7 @@ def test_the_sizes_are_those_of_transformers() -> None:
             num_attention_heads=16, vocab_size=sizes.words,
         )  # fmt: skip
         with torch.device("meta"):
-            model = LlavaForConditionalGeneration(LlavaConfig(vision, text))
+            model = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text))
         assert sum(parameter.numel() for parameter in model.parameters()) == sizes.all
     pattern = r".*language_model\.layers\..*_proj"
     peft = get_peft_model(model, LoraConfig(r=4, target_modules=pattern))
