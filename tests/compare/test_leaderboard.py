@@ -72,7 +72,8 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
     low, high = given.pop("last_acc_ci_low"), given.pop("last_acc_ci_high")
     assert given == {
         "rank": "", "method": "ewc", "backbone": "phantom-clip", "key": "0123456789ab", "settings": "",
-        "preset": "default", "group": "plain", "protocol": "given", "primary": "accuracy", "n_runs": "2", "seeds": "0 1", "orders": "0",
+        "preset": "default", "group": "plain", "protocol": "given", "primary": "accuracy", "n_runs": "2", "seeds": "0 1",
+        "orders": "0",
         "last_acc_mean": "0.766667",  # (1.9 / 3 + 2.7 / 3) / 2
         "last_acc_std": "0.188562",  # (0.9 - 0.6333) / sqrt(2)
         "worst_task_mean": "0.700000",  # (0.5 + 0.9) / 2
