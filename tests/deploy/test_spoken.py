@@ -103,6 +103,7 @@ def test_an_adapter_on_the_plain_model_has_the_logits_of_the_run(
     assert read_record(run).config.backbone == "tiny-llava"
 
 
+@pytest.mark.slow
 def test_what_is_exported_answers_without_this_suite(runs: dict[str, Path], folder: Path, tmp_path: Path) -> None:
     """The same words in a fresh process that cannot import it, of an image of an odd size too."""
     run, to, out = runs["mslora_cr"], tmp_path / "adapter", tmp_path / "out.csv"

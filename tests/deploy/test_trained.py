@@ -193,7 +193,7 @@ def test_folded_weights_are_open_clips(runs: dict[str, Path], tmp_path: Path) ->
         torch.testing.assert_close(theirs, mine, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("format", ["peft", "open_clip"])
+@pytest.mark.parametrize("format", ["peft", pytest.param("open_clip", marks=pytest.mark.slow)])
 def test_what_is_exported_is_used_without_this_suite(
     format: str, runs: dict[str, Path], tmp_path: Path
 ) -> None:  # fmt: skip
