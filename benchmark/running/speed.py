@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from rich import box
 from rich.table import Table
 
 from benchmark.config.resolve import Plan
@@ -129,11 +130,7 @@ def table(found: Sequence[Speed]) -> Table:
     """Samples a second, and how they compare with the reference's on the same stream."""
     here = Hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu")).name
     title = f"samples a second, {here}; relative: to {REFERENCE}, without it to the first method"
-    result = Table(title=title, title_justify="left")
-    left = ("method", "stream")
-    right = ("first task", "last task", "last / first", "relative", "answered", "relative")
-    for name in (*left, *right):
-        result.add_column(name, justify="left" if name in left else "right")
+    result = _table(title, "first task", "last task", "last / first", "relative", "answered", "relative")
     for each in found:
         reference = reference_of(each, found)
         result.add_row(
@@ -144,11 +141,20 @@ def table(found: Sequence[Speed]) -> Table:
     return result
 
 
+def _table(title: str, *numbers: str) -> Table:
+    """Of methods and streams, whose names stay whole; where there is no room headings of numbers are folded."""
+    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("method", "stream"):
+        result.add_column(name, no_wrap=True)
+    for name in numbers:
+        result.add_column(name, justify="right", overflow="fold")
+    return result
+
+
 def operators_table(found: Sequence[Speed]) -> Table:
     """Operators a step at the last task, and how many more than the reference's."""
-    result = Table(title="operators of a training step at the last task", title_justify="left")
-    for name in ("method", "stream", "computing", "relative", "dispatched", "relative"):
-        result.add_column(name, justify="left" if name in ("method", "stream") else "right")
+    title = "operators of a training step at the last task"
+    result = _table(title, "computing", "relative", "dispatched", "relative")
     for each in found:
         reference = reference_of(each, found)
         computing = f"{each.computing or '-'}", _ratio(each.computing, reference.computing)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from benchmark.config import families, registry
 from benchmark.config.registry import MethodCard
 from benchmark.config.search import TRIALS, SearchPoint, points, space
 from benchmark.data.places import results_folder
+from benchmark.disk import remove
 from benchmark.errors import UserError, one_line, shown, unknown
 from benchmark.record import trials
 from benchmark.record.folder import RunFolder, State
@@ -39,7 +39,7 @@ MOST = 512  # trials
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedTrial:
     """One trial that is asked for: the point of that number of a method's list, on a stream."""
 
     card: MethodCard
@@ -160,16 +160,16 @@ def run(tuning: Tuning, console: Console) -> int:
     return 1 if left else 0
 
 
-def _listed(tuning: Tuning) -> Iterator[Asked]:
+def _listed(tuning: Tuning) -> Iterator[AskedTrial]:
     """Every trial of this part."""
     place, of = tuning.part
     for name, card, kind in tuning.learned():
         for number, point in enumerate(points(card, tuning.trials)):
             if number % of == place - 1:
-                yield Asked(card, name, kind, choice.STREAMS[kind], number, point)
+                yield AskedTrial(card, name, kind, choice.STREAMS[kind], number, point)
 
 
-def _fixed(tuning: Tuning, ask: Asked) -> bool:
+def _fixed(tuning: Tuning, ask: AskedTrial) -> bool:
     known = _known(tuning, ask.card, ask.kind)
     return bool(known) and choice.fixed(ask.card, known)
 
@@ -178,7 +178,7 @@ def _known(tuning: Tuning, card: MethodCard, kind: str) -> list[Trial]:
     return choice.on_stream(trials.read(tuning.results, card.name), card, kind, choice.stream_hash(kind))
 
 
-def _validation(tuning: Tuning) -> Iterator[Asked]:
+def _validation(tuning: Tuning) -> Iterator[AskedTrial]:
     """Of every tuned method the default, what was chosen, and what the first task alone would choose; each seed."""
     stream, kind = VALIDATED
     for name in tuning.names:
@@ -189,7 +189,7 @@ def _validation(tuning: Tuning) -> Iterator[Asked]:
             chosen = [0, choice.best(known).trial, choice.best(known, choice.first_task).trial]
             for seed in tuning.seeds:
                 for number in dict.fromkeys(chosen):
-                    yield Asked(card, name, kind, stream, number, listed[number], seed)
+                    yield AskedTrial(card, name, kind, stream, number, listed[number], seed)
 
 
 def _told(card: MethodCard, known: Sequence[Trial], tuning: Tuning) -> Iterator[str]:
@@ -209,7 +209,7 @@ class _Work:
     def __init__(self, tuning: Tuning, console: Console) -> None:
         self.tuning, self.console = tuning, console
 
-    def of(self, asked: Sequence[Asked]) -> int:
+    def of(self, asked: Sequence[AskedTrial]) -> int:
         """Run those that have no line yet; returns how many came to no end that can be recorded."""
         methods = {ask.card.name for ask in asked}
         done = {name: {trial.identity for trial in trials.read(self.tuning.results, name)} for name in methods}
@@ -240,7 +240,7 @@ class _Work:
             self.console.print(f"{len(left)} trials came to no end; the same command runs them again", highlight=False)
         return len(left)
 
-    def _kept(self, ask: Asked, cell: GridRun, outcome: engines.Outcome) -> Trial | None:
+    def _kept(self, ask: AskedTrial, cell: GridRun, outcome: engines.Outcome) -> Trial | None:
         """The line of a trial that has ended, written; its folder goes then."""
         trial = _ended(ask, cell, outcome)
         if trial is not None:
@@ -248,14 +248,14 @@ class _Work:
             _cleared(cell.plan.path)
         return trial
 
-    def _cells(self, ask: Asked) -> list[GridRun]:
+    def _cells(self, ask: AskedTrial) -> list[GridRun]:
         """The one cell of a trial."""
         options = (*self.tuning.options, *ask.point.options)
         cuda = sweep.cuda_of(self.tuning.given.engine, self.tuning.engine)
         return grid.runs(grid.Grid((ask.name,), (ask.stream,), (ask.seed,), (0,), options), cuda)[0]
 
 
-def _begun(ask: Asked) -> Trial:
+def _begun(ask: AskedTrial) -> Trial:
     """The line of a trial before it has run."""
     backbone = families.by_default(families.AUTO, kinds.of(ask.kind))
     return Trial(
@@ -264,7 +264,7 @@ def _begun(ask: Asked) -> Trial:
     )  # fmt: skip
 
 
-def _ended(ask: Asked, cell: GridRun, outcome: engines.Outcome) -> Trial | None:
+def _ended(ask: AskedTrial, cell: GridRun, outcome: engines.Outcome) -> Trial | None:
     """The line of a trial that has run; None where it came to no end of its own, and is to be run again."""
     found = RunFolder(cell.plan.path, cell.plan.key).found()
     trial, record = _begun(ask), found.record
@@ -281,7 +281,7 @@ def _ended(ask: Asked, cell: GridRun, outcome: engines.Outcome) -> Trial | None:
 
 def _cleared(folder: Path) -> None:
     """Remove a run's folder, and the folders around it that are empty then."""
-    shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):
+        remove(folder)
         for above in [*folder.parents][:4]:
             above.rmdir()

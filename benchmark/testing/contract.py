@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable
 from contextlib import suppress
 
+from dataclasses import is_dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -141,6 +143,8 @@ def same_value(one: object, other: object) -> bool:
         return len(one) == len(other) and all(map(same_value, one, other))
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same_value(one[key], other[key]) for key in one)
+    if is_dataclass(one) and type(one) is type(other):
+        return same_value(vars(one), vars(other))
     if type(one).__eq__ is object.__eq__:
         return type(one) is type(other)
     return bool(np.all(one == other))

@@ -198,7 +198,7 @@ def test_an_answer_from_other_than_the_sample_is_refused() -> None:
 
 
 def run(cls, folder: Path, **arguments) -> Record:
-    bench = Bench(lambda: cls(**arguments), folder)  # type: ignore[arg-type]
+    bench = Bench(tiny.given(cls, **arguments), folder)
     return bench.run().record
 
 

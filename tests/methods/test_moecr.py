@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ SCOPES = [("shared", 1), ("layer", LAYERS)]  # and how many sets of weights
 
 def test_all_experts_with_unit_weights_are_mslora_cr_to_the_last_bit(tmp_path: Path) -> None:
     theirs = Bench(MSLoRACR, tmp_path / "theirs").run()
-    ours = Bench(partial(MSLoRAMoECR, weights="unit"), tmp_path / "ours").run()  # type: ignore[arg-type]
+    ours = Bench(tiny.given(MSLoRAMoECR, weights="unit"), tmp_path / "ours").run()
     assert ours.record.scores == theirs.record.scores
     assert_same(state(ours.method), state(theirs.method), "MSLoRA-MoECR and MSLoRA-CR")
 
@@ -45,9 +44,7 @@ def test_the_contract_is_kept(weights: str, mask: str, scope: str, monkeypatch: 
     monkeypatch.setattr(backbones, "load", lambda name: tiny.backbone())
     listed = "-;0" if mask == "list" else ""
     arguments = {"weights": weights, "mask": mask, "mask_list": listed, "scope": scope}
-    made = partial(MSLoRAMoECR, **arguments)
-    made.kinds = MSLoRAMoECR.kinds  # type: ignore[attr-defined]
-    check_method(made, raise_on_failure=True)  # type: ignore[arg-type]
+    check_method(tiny.given(MSLoRAMoECR, **arguments), raise_on_failure=True)
 
 
 def task(index: int) -> Task:

@@ -181,7 +181,7 @@ def test_what_is_missing_is_said(page: Page) -> None:
     assert "ct_lung 50.0, mri_brain 100.0, ct_liver 25.0, us_breast 100.0 per cent" in page.text
     assert "Ranks over streams need at least 3 streams" in page.text
     assert "Not ranked, one run only, which says nothing about chance: zero_shot." in page.text
-    assert f"Not ranked, other settings than the defaults: ewc ({ODD})." in page.text
+    assert f"Not ranked, other settings than the defaults, tuned or official: ewc ({ODD})." in page.text
     assert "This method answers without a router." in page.text
 
 

@@ -109,7 +109,7 @@ def test_all_processes_learn_with_the_memory_of_the_first(rank: int, tmp_path: P
 
     trainer = SimpleNamespace(world_size=2, is_global_zero=rank == 0, strategy=SimpleNamespace(broadcast=broadcast))
     lesson = fit.Lesson([], (), state.FitCheckpoints(StateFiles(tmp_path, ()), 0), "")
-    watch = fit.EpochEnd(lesson, Display(Console(), 1, quiet=True), None)
+    watch = fit.EpochEnd(lesson, Display(Console(), 1, quiet=True), None, [])
     watch.on_fit_start(trainer, method)  # type: ignore[arg-type]
     assert dict(method.memory) == first and len(told) == 1
     trainer.world_size = 1

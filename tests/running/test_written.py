@@ -100,7 +100,7 @@ class Mute(IncrementalMethod):
     kinds = ("generation", "classification")
 
     def begin_task(self, task: Task) -> None:
-        pass
+        super().begin_task(task)
 
 
 def entry() -> StreamEntry:
