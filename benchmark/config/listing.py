@@ -44,9 +44,11 @@ def rows(what: str) -> list[tuple[str, str]]:
         found = {c.name: c.summary + ("" if c.group == "plain" else f" [{c.group}]") for c in cards}
         return sorted((found | {name: f"cannot be read: {why}" for name, why in registry.drafts().items()}).items())
     if what == "streams":
-        found = [(name, _yaml("streams", name)) for name in catalog.names("streams")]
-        told = {name: "" if content.get("ranked", True) else TUNING for name, content in found}
-        return [(name, f"{content.get('description', '')}{told[name]}") for name, content in found]
+        streams = {name: _yaml("streams", name) for name in catalog.names("streams")}
+        return [
+            (name, f"{stream.get('description', '')}{'' if stream.get('ranked', True) else TUNING}")
+            for name, stream in streams.items()
+        ]
     if what == "cards":
         return [(name, str(_yaml("cards", name).get("title", ""))) for name in catalog.names("cards")]
     return BACKBONES

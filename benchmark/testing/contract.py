@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import suppress
-
 from dataclasses import is_dataclass
 
 import numpy as np

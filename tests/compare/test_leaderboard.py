@@ -72,8 +72,8 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
     low, high = given.pop("last_acc_ci_low"), given.pop("last_acc_ci_high")
     assert given == {
         "rank": "", "method": "ewc", "backbone": "phantom-clip", "key": "0123456789ab", "settings": "",
-        "preset": "default", "group": "plain", "protocol": "given", "primary": "accuracy", "n_runs": "2", "seeds": "0 1",
-        "orders": "0",
+        "preset": "default", "group": "plain", "protocol": "given", "primary": "accuracy", "n_runs": "2",
+        "seeds": "0 1", "orders": "0",
         "last_acc_mean": "0.766667",  # (1.9 / 3 + 2.7 / 3) / 2
         "last_acc_std": "0.188562",  # (0.9 - 0.6333) / sqrt(2)
         "worst_task_mean": "0.700000",  # (0.5 + 0.9) / 2
@@ -128,9 +128,9 @@ def test_hits_of_another_number_give_no_interval() -> None:
 
 def test_the_columns_are_the_contract() -> None:
     assert ", ".join(LEADERBOARD) == (
-        "rank, method, backbone, key, settings, group, protocol, primary, n_runs, seeds, orders, last_acc_mean, "
-        "last_acc_std, last_acc_ci_low, last_acc_ci_high, worst_task_mean, avg_acc_mean, avg_acc_std, aia_mean, "
-        "forgetting_mean, forgetting_std, bwt_mean, bwt_std, fwt_mean, transfer_mean, learning_acc_mean, "
+        "rank, method, backbone, key, settings, preset, group, protocol, primary, n_runs, seeds, orders, "
+        "last_acc_mean, last_acc_std, last_acc_ci_low, last_acc_ci_high, worst_task_mean, avg_acc_mean, avg_acc_std, "
+        "aia_mean, forgetting_mean, forgetting_std, bwt_mean, bwt_std, fwt_mean, transfer_mean, learning_acc_mean, "
         "balanced_acc_mean, macro_auroc_mean, ece_mean, trainable_params, stored_bytes, train_seconds_mean, "
         "eval_seconds_mean, peak_memory_mib, candidates, code, verified, stale"
     )

@@ -198,7 +198,9 @@ def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
 def test_an_unknown_stream_is_told_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"unknown stream 'phantm8' \(did you mean 'phantom8'\?\)"):
         catalog.load("phantm8", tmp_path)
-    with pytest.raises(UserError, match=r"unknown stream 'zzz' \(valid: cifar100_10, covid_notes3, mbiil8, mbiil_cls, "):
+    with pytest.raises(
+        UserError, match=r"unknown stream 'zzz' \(valid: cifar100_10, covid_notes3, mbiil8, mbiil_cls, "
+    ):
         catalog.load("zzz", tmp_path)
 
 

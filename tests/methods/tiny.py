@@ -1,6 +1,13 @@
+"""A class with other defaults, for tests that take it by its class."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+Class = TypeVar("Class", bound=type)
 
 
-def given[M: type](cls: M, **arguments: object) -> M:
+def given(cls: Class, **arguments: object) -> Class:
     """The class with other defaults."""
 
     def __init__(self: Any, **others: object) -> None:
