@@ -159,7 +159,7 @@ def test_only_fit_owns_a_trainer_and_only_the_folder_deletes_runs() -> None:
         if re.search(r"from benchmark.disk import .*\bremove\b", text):
             assert name in (
                 "benchmark.record.folder", "benchmark.record.state_files", "benchmark.data.cache",
-                "benchmark.running.state", "benchmark.deploy.export",
+                "benchmark.running.state", "benchmark.deploy.export", "benchmark.sweep.tune",
             ), name  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
@@ -83,3 +83,15 @@ def images(count: int, seed: int = 0) -> Tensor:
     """uint8 (count, 3, SIZE, SIZE)."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
+
+
+Class = TypeVar("Class", bound=type)
+
+
+def given(cls: Class, **arguments: object) -> Class:
+    """The class with other defaults, for tests that take a method by its class."""
+
+    def __init__(self: Any, **others: object) -> None:
+        cls.__init__(self, **arguments | others)
+
+    return type(cls)(cls.__name__, (cls,), {"__init__": __init__, "__module__": cls.__module__})

@@ -20,7 +20,7 @@ from methods.base import IncrementalMethod
 from methods.sequential_lora import SequentialLora
 from methods.stacked_lora import StackedLora
 from methods.zero_shot import ZeroShot
-from tests.methods import tiny
+from tests import tiny
 
 SCORES = json.loads((Path(__file__).resolve().parents[1] / "golden" / "smoke_scores.json").read_text())
 SAMPLES = 8  # of each test set there: an accuracy moves in eighths
