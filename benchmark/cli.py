@@ -521,6 +521,8 @@ def merge_(argv: Sequence[str]) -> int:
 
 def predict_(argv: Sequence[str]) -> int:
     """Task, class and probability of new images, or an answer in words, by the method of a run."""
+    from benchmark.data import places
+
     parser = _parser("predict")
     parser.add_argument("--run", required=True, help="folder of a run that was made on this machine")
     parser.add_argument("--images", required=True, help="folder of images, or one image")
@@ -533,17 +535,20 @@ def predict_(argv: Sequence[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace the CSV if it is there")
     parser.add_argument("--top", "--top-k", type=int, default=1, help="rows for an image, likeliest class first")
     parser.add_argument("--abstain", type=float, default=0.0, help="no class below this probability")
+    parser.add_argument("--calibrate", action="store_true", help="probabilities by the temperature that fits the "
+                        "validation samples of the run's stream")  # fmt: skip
+    parser.add_argument("--data", default=places.USUAL_DATA, help="with --calibrate: folder of these samples")
     parser.add_argument("--method", default=None, help="of a run whose method is a plug-in: package.module:Class, "
                         "which is imported then; never because a record says so")  # fmt: skip
     given = _parse(parser, argv)
-    from benchmark.data import places
-
     places.writable(Path(given.to), f"--to {given.to}", folder=False)
+    if given.calibrate:
+        places.data_folder(given.data)
     from benchmark.deploy.predict import predict
 
     said = predict(
         Path(given.run), Path(given.images), given.task, Path(given.to), given.top, given.inputs, given.method,
-        given.instruction, given.abstain, given.overwrite,
+        given.instruction, given.abstain, given.overwrite, Path(given.data) if given.calibrate else None,
     )  # fmt: skip
     _console().print(said, highlight=False, markup=False, soft_wrap=True)
     return 0

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from benchmark.deploy import spoken, standalone
 from benchmark.deploy.acting import Factors, factors
+from benchmark.deploy.calibration import Temperature, kept
 from benchmark.deploy.model_card import card
 from benchmark.deploy.trained import Trained, load
 from benchmark.disk import remove, write_bytes
@@ -69,8 +70,8 @@ def export(run: Path, task: str, to: Path, format: str = "peft", method: str | N
             if speaks:
                 spoken.add_use(trained, chosen, building)
             else:
-                _for_open_clip(trained, chosen, found, format, building)
-            write_text(building / "README.md", card(trained.record, chosen))
+                _for_open_clip(trained, chosen, found, format, building, kept(run, chosen))
+            write_text(building / "README.md", card(trained.record, chosen, kept(run, chosen)))
             for path in building.rglob("*"):
                 path.chmod(0o755 if path.is_dir() else 0o644)  # some libraries write for their user alone
             building.replace(to)
@@ -85,7 +86,9 @@ def export(run: Path, task: str, to: Path, format: str = "peft", method: str | N
     return f"{use}open_clip.create_model({'local-dir:' + str(to)!r})"
 
 
-def _for_open_clip(trained: Trained, task: Task, found: Factors, format: str, to: Path) -> None:
+def _for_open_clip(
+    trained: Trained, task: Task, found: Factors, format: str, to: Path, temperature: Temperature | None
+) -> None:
     """The weights with the update folded in, or where open_clip alone has to fold it; and how it is asked."""
     config = trained.record.config
     name, model, _ = opened(config.backbone, config.pretrained)
@@ -98,7 +101,7 @@ def _for_open_clip(trained: Trained, task: Task, found: Factors, format: str, to
         write_bytes(to / "open_clip_model.safetensors", save(state))
         described = {"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": _preprocess(model)}
         write_text(to / "open_clip_config.json", json.dumps(described, indent=2) + "\n")
-    standalone.add_use(trained, task, places if format == "peft" else {}, to)
+    standalone.add_use(trained, task, places if format == "peft" else {}, to, temperature)
 
 
 def _adapter(experts: Experts, found: Factors, to: Path) -> None:

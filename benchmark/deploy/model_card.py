@@ -10,6 +10,7 @@ from benchmark.compare.tables import percent, spoken
 from benchmark.config import families
 from benchmark.data import catalog
 from benchmark.data.yaml_files import read
+from benchmark.deploy.calibration import Temperature
 from benchmark.errors import UserError
 from benchmark.record.schema import PROTOCOLS, Record
 from benchmark.report.origins import command, packages
@@ -18,13 +19,14 @@ from benchmark.stream import Task
 TOLD = ("title", "publication", "homepage", "licence")  # of a card
 HIDDEN = "without being told the task"
 LIMITS = """- It answers with one of the classes above whatever the image shows, a photograph of a cat included.
-- Its probabilities are those of a softmax and were not calibrated.
+- {calibration}
 - Scores are of test images of the same source as the training images: other devices, sites and patients may differ."""
+UNCALIBRATED = "Its probabilities are those of a softmax and were not calibrated."
 IN_WORDS = """- It answers whatever is asked, about whatever the image shows, and what reads well may be false.
 - Scores are of test questions of the same source as the training questions: other wordings and images may differ."""
 
 
-def card(record: Record, task: Task) -> str:
+def card(record: Record, task: Task, temperature: Temperature | None = None) -> str:
     """Markdown: what it is, its data, how it was trained, its scores, what it is for and where it ends, its origin."""
     place = record.stream.task_names.index(task.name)
     kind, before = record.stream.kinds[place], record.stream.task_names[:place]
@@ -32,7 +34,8 @@ def card(record: Record, task: Task) -> str:
     labels = f"Classes: {'; '.join(label.name for label in task.labels)}.\n\n" if task.labels else ""
     learned = f"Learned before: {', '.join(before) or 'nothing'}; after: {', '.join(after) or 'nothing'}."
     said = families.note(record.backbone)
-    limits = (IN_WORDS if kind.speaks else LIMITS) + (f"\n- {said}" if said else "")
+    calibration = UNCALIBRATED if temperature is None else f"Its probabilities are calibrated: {temperature.sentence}."
+    limits = (IN_WORDS if kind.speaks else LIMITS.format(calibration=calibration)) + (f"\n- {said}" if said else "")
     return f"""# {record.method} on {task.name}
 
 What the method `{record.method}` answers the task `{task.name}` ({kind.name}, {task.modality}) with, after the whole

@@ -17,6 +17,7 @@ from benchmark import kinds
 from benchmark.data.cache import resized
 from benchmark.data.sources.images import decoded
 from benchmark.data.task_keys import MOST_WORDS
+from benchmark.deploy.calibration import calibrated
 from benchmark.deploy.trained import Trained, load
 from benchmark.errors import UserError
 from benchmark.record.files import csv_text, decimals, write_text
@@ -34,12 +35,13 @@ Answers = Callable[[Batch], list[Rows]]
 def predict(
     run: Path, images: Path, task: str | None, to: Path, top: int = 1, inputs: str | None = None,
     method: str | None = None, instruction: str | None = None, abstain: float = 0.0, overwrite: bool = False,
+    calibrate: Path | None = None,
 ) -> str:  # fmt: skip
     """Write ``to``: what the method of a run says of every image below ``images``; returns in a line what was done.
 
     Of classes ``top`` rows for an image, the likeliest first; ``probability`` is the softmax over the candidates, which
-    no method here was trained to calibrate. Of tasks that are answered in words the instruction and the answer. A file
-    that is not readable has a row with the reason as its ``note``.
+    no method here was trained to calibrate: ``calibrate`` does. Of tasks that are answered in words the instruction and
+    the answer. A file that is not readable has a row with the reason as its ``note``.
 
     Args:
         task: whose classes are the candidates, or who answers; None: the classes of all tasks, and the method finds
@@ -48,6 +50,8 @@ def predict(
         inputs: ``image`` to let a run that learned from image and text answer without the text.
         method: the plug-in that made the run, ``package.module:Class``, if one did: it is imported.
         instruction: what is asked of every image, for an answer in words; None: what the task itself asks.
+        calibrate: the folder of data, to divide the scores by the temperature under which the validation samples of the
+            run's stream are likeliest (:mod:`benchmark.deploy.calibration`).
         abstain: an image whose likeliest class is less probable gets none.
 
     Raises:
@@ -63,10 +67,11 @@ def predict(
     chosen = None if task is None else trained.task(task)
     if chosen is None and trained.method.requires_task_id:
         raise UserError(f"{run}: {trained.record.method} has to be told the task: --task NAME")
-    asked = list(trained.stream) if chosen is None else [chosen]
+    asked, told = list(trained.stream) if chosen is None else [chosen], ""
     speaks = any(kinds.of(each.kind).speaks for each in asked)
     if speaks:
-        option = "--top" if top > 1 else "--abstain" if abstain else "--inputs" if inputs else ""
+        typed = {"--top": top > 1, "--abstain": abstain, "--inputs": inputs, "--calibrate": calibrate}
+        option = next((name for name, value in typed.items() if value), "")
         if option:
             raise UserError(f"{option}: is for classes, and {task or run} is answered in words")
         question = _question(asked, instruction, task or str(run))
@@ -74,23 +79,31 @@ def predict(
     else:
         _check_classes(trained, run, inputs, instruction)
         question = _question(asked, None, task or str(run)) if trained.method.backbone.speaks else ""
-        answers = partial(_as_classes, trained, chosen, top, abstain)
+        if calibrate is not None and trained.method.backbone.speaks:
+            raise UserError(f"--calibrate: is for the scores of a CLIP, and {run} learned on a vision-language model")
+        found = None if calibrate is None else calibrated(
+            run, trained, chosen, calibrate, inputs or trained.record.config.inputs
+        )  # fmt: skip
+        scale, told = (1.0, "") if found is None else (found.value, f"; {found.sentence}")
+        answers = partial(_as_classes, trained, chosen, top, abstain, scale)
     written, unread = [], []
     size = SPOKEN if trained.method.backbone.speaks else BATCH
     for part in (paths[start : start + size] for start in range(0, len(paths), size)):
-        found = [_read(path) for path in part]
-        images_here = [image for image in found if not isinstance(image, str)]
+        read = [_read(path) for path in part]
+        images_here = [image for image in read if not isinstance(image, str)]
         with torch.no_grad():
             rows = iter(answers(_batch(trained, images_here, question)) if images_here else [])
-        for path, image in zip(part, found, strict=True):
+        for path, image in zip(part, read, strict=True):
             name = path.relative_to(images).as_posix() if images.is_dir() else path.name
             unread += [f"{name}: {image}"] if isinstance(image, str) else []
             written += [(name, *row) for row in ([("", "", "", image)] if isinstance(image, str) else next(rows))]
     if len(unread) == len(paths):
         raise UserError(f"--images {images}: none is readable; {unread[0]}")
     write_text(to, csv_text(WORDS if speaks else CLASSES, written))
-    return f"{to}: {len(paths)} image{'s' * (len(paths) > 1)}" + (
-        f", {len(unread)} of them not readable (column note)" if unread else ""
+    return (
+        f"{to}: {len(paths)} image{'s' * (len(paths) > 1)}"
+        + (f", {len(unread)} of them not readable (column note)" if unread else "")
+        + told
     )
 
 
@@ -149,10 +162,12 @@ def _batch(trained: Trained, images: Sequence[NDArray[np.uint8]], question: str)
     return {"image": language.seen(pixels_BCHW), "prompt": language.prompts([question]).repeat(len(images), 1)}
 
 
-def _as_classes(trained: Trained, task: Task | None, top: int, abstain: float, batch: Batch) -> list[Rows]:
+def _as_classes(
+    trained: Trained, task: Task | None, top: int, abstain: float, scale: float, batch: Batch
+) -> list[Rows]:
     """Of every image the task, a class and its probability, ``top`` times."""
     method, labels = trained.method, trained.stream.labels() if task is None else task.labels
-    probability_BC = method.scores(batch, labels, task).float().softmax(dim=1)
+    probability_BC = (method.scores(batch, labels, task).float() / scale).softmax(dim=1)
     if probability_BC.isnan().any():
         raise UserError(f"{trained.record.method} has no answer {'without a task' if task is None else 'here'}")
     route_B = method.route(batch) if task is None else None

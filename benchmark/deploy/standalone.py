@@ -9,6 +9,7 @@ from typing import Any
 
 from safetensors.torch import save
 
+from benchmark.deploy.calibration import Temperature
 from benchmark.deploy.trained import Trained
 from benchmark.disk import write_bytes
 from benchmark.record.files import write_text
@@ -36,7 +37,7 @@ model.eval()
 for path in sys.argv[1:]:
     with torch.no_grad():
         features = model.encode_image(view(Image.open(path)).unsqueeze(0), normalize=True)
-    chances = (ABOUT["logit_scale"] * features @ classes.T).softmax(-1)[0]
+    chances = (ABOUT["logit_scale"] / ABOUT["temperature"] * features @ classes.T).softmax(-1)[0]
     print(path, ABOUT["classes"][int(chances.argmax())]["name"], f"{{float(chances.max()):.4f}}", sep="\\t")
 '''
 FOLD = """weights, lora = model.state_dict(), load_file(HERE / "adapter_model.safetensors")
@@ -46,10 +47,13 @@ for path, (name, start, stop) in ABOUT["places"].items():
 """
 
 
-def add_use(trained: Trained, task: Task, places: dict[str, Place], to: Path) -> None:
+def add_use(
+    trained: Trained, task: Task, places: dict[str, Place], to: Path, temperature: Temperature | None = None
+) -> None:
     """Write ``use.py`` with the classes of a task as the method compares images with them; without labels nothing.
 
     Args:
+        temperature: by which the logit scale is divided.
         places: of an adapter, by path of the adapted layer; empty where the weights in the folder hold all.
     """
     if not task.labels:
@@ -58,6 +62,7 @@ def add_use(trained: Trained, task: Task, places: dict[str, Place], to: Path) ->
     classes = [{"name": label.name, "prompts": list(label.prompts)} for label in task.labels]
     about: dict[str, Any] = {"task": task.name, "modality": task.modality, "classes": classes}
     about["logit_scale"] = backbone.logit_scale.exp().item()
+    about["temperature"] = 1.0 if temperature is None else temperature.value
     model = 'f"local-dir:{HERE}"'
     if places:
         about["places"] = places

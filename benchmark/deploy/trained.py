@@ -19,10 +19,12 @@ from benchmark.errors import UserError, unknown
 from benchmark.record.folder import METHOD
 from benchmark.record.schema import Configuration, Record
 from benchmark.record.shelves import OWN, STORED
-from benchmark.record.stored import read_record
+from benchmark.record.stored import RECORD, read_record
 from benchmark.running.load import attached, quiet
 from benchmark.stream import Budget, Stream, Task
 from methods.base import IncrementalMethod
+
+MOST_NAMED = 12  # runs in one line
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ def load(folder: Path, typed: str | None = None) -> Trained:
             the one typed, what it says cannot be built, or its stream's labels have changed.
     """
     quiet()
+    if Path(folder).is_dir() and not (Path(folder) / RECORD).is_file():
+        raise UserError(f"{folder}: no run itself{_below(Path(folder))}")
     record = read_record(folder)
     state, config = Path(folder) / METHOD, record.config
     if not record.complete:
@@ -83,6 +87,13 @@ def load(folder: Path, typed: str | None = None) -> Trained:
     if lost:
         raise UserError(f"{state}: does not fit this version of {record.method} ({', '.join(sorted(lost)[:3])})")
     return Trained(method.eval(), stream, record)
+
+
+def _below(folder: Path) -> str:
+    """Which runs a folder of runs has that left their method here."""
+    found = sorted(path.parent.relative_to(folder).as_posix() for path in folder.rglob(METHOD))
+    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    return f"; below it, to choose from: {', '.join(found[:MOST_NAMED])}{more}" if found else ", and none is below it"
 
 
 def _instead(folder: Path) -> str:

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor
 from benchmark import cli
 from benchmark.data import catalog, identity
 from benchmark.data.batches import task_data
-from benchmark.deploy import trained
+from benchmark.deploy import calibration, trained
 from benchmark.errors import UserError
 from benchmark.running import state as running_state
 from methods.parts import backbones
@@ -140,6 +141,69 @@ def test_a_finished_run_keeps_no_images_unless_asked(
 
 def task_of(method: str) -> str:
     return catalog.load({"er": "smoke_fusion"}.get(method, "smoke"), Path()).stream.tasks[0].name
+
+
+@pytest.mark.parametrize("task", ["gland_nuclei", None])
+def test_calibrated_probabilities_are_those_of_divided_scores_and_stay_with_the_run(
+    task: str | None, runs: dict[str, Path], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(runs["mslora_cr"], tmp_path / "run")
+    argv = ["predict", "--run", str(run), "--images", str(folder / "0"), "--overwrite", "--top", "99"]
+    argv += ["--task", task] if task else []
+    plain, scaled = tmp_path / "plain.csv", tmp_path / "scaled.csv"
+    assert cli.main([*argv, "--to", str(plain)]) == 0 and not (run / "temperature.json").exists()
+    capsys.readouterr()
+    assert cli.main([*argv, "--to", str(scaled), "--calibrate"]) == 0
+    found = json.loads((run / "temperature.json").read_text())[task or "*"]
+    told = capsys.readouterr().out
+    assert f"chosen on {found['chosen_on']} validation samples" in told and f"{100 * found['after']:.1f} %" in told
+    assert found["chosen_on"] == (8 if task else 16) and found["value"] != 1
+    for before, after in zip(by_image(plain), by_image(scaled), strict=True):
+        assert [row["class"] for row in before] == [row["class"] for row in after]
+        log_p = torch.tensor([float(row["probability"]) for row in before]).log()
+        expected = (log_p / found["value"]).softmax(0)
+        assert torch.allclose(torch.tensor([float(row["probability"]) for row in after]), expected, atol=1e-3)
+    (run / "temperature.json").write_text((run / "temperature.json").read_text().replace(str(found["value"]), "1.0"))
+    assert cli.main([*argv, "--to", str(scaled), "--calibrate"]) == 0  # what was found is not looked for again
+    assert scaled.read_bytes() == plain.read_bytes()
+
+
+def by_image(path: Path) -> list[list[dict[str, str]]]:
+    return [[*of] for _, of in groupby(rows(path), lambda row: row["image"])]
+
+
+@pytest.mark.parametrize("temperature", [0.2, 1.0, 3.0])
+def test_the_temperature_is_found_that_the_labels_were_drawn_with(temperature: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = 4 * torch.randn(20_000, 5, generator=generator)
+    labels = torch.multinomial((scores / temperature).softmax(1), 1, generator=generator)[:, 0]
+    assert calibration.fitted(scores, labels) == pytest.approx(temperature, rel=0.05)
+
+
+def test_an_export_has_the_temperature_of_its_run(runs: dict[str, Path], folder: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(runs["mslora_cr"], tmp_path / "run")
+    export = ["export", "--run", str(run), "--task", "gland_nuclei", "--format", "open_clip"]
+    assert cli.main([*export, "--to", str(tmp_path / "plain")]) == 0
+    predict = ["predict", "--run", str(run), "--images", str(folder / "0"), "--task", "gland_nuclei", "--calibrate"]
+    assert cli.main([*predict, "--to", str(tmp_path / "out.csv")]) == 0
+    assert cli.main([*export, "--to", str(tmp_path / "scaled")]) == 0
+    value = json.loads((run / "temperature.json").read_text())["gland_nuclei"]["value"]
+    abouts = [json.loads((tmp_path / name / "about.json").read_text()) for name in ("plain", "scaled")]
+    assert [about["temperature"] for about in abouts] == [1.0, value]
+    cards = [(tmp_path / name / "README.md").read_text() for name in ("plain", "scaled")]
+    assert "were not calibrated" in cards[0] and "are calibrated: temperature" in cards[1]
+
+
+def test_a_folder_of_runs_says_which_are_there(
+    runs: dict[str, Path], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = runs["mslora_cr"]
+    for above in [*run.parents][:3]:
+        assert cli.main(["predict", "--run", str(above), "--images", str(folder), "--to", str(tmp_path / "o.csv")]) == 2
+        error = capsys.readouterr().err
+        assert "no run itself" in error and run.relative_to(above).as_posix() in error and error.count("\n") == 1
+    assert cli.main(["predict", "--run", str(tmp_path), "--images", str(folder), "--to", str(tmp_path / "o.csv")]) == 2
+    assert "and none is below it" in capsys.readouterr().err
 
 
 def test_a_routed_task_is_where_the_router_sends_the_image(runs: dict[str, Path], folder: Path, tmp_path: Path) -> None:
@@ -267,6 +331,7 @@ def test_predictions_of_odd_images_are_those_of_the_exported_model_and_its_own_t
             ["predict", "--images", "IMAGES", "--instruction", "What is shown?"],
             "--instruction: is for answers in words",
         ),
+        (["predict", "--images", "IMAGES", "--calibrate", "--data", "nowhere"], "nowhere"),
         (["export", "--task", "nothing", "--to", "TO"], "unknown task"),
         (["export", "--task", "gland_nuclei", "--to", "IMAGES"], "there is something already"),
         (["export", "--task", "gland_nuclei", "--to", "TO", "--format", "onnx"], "format"),
