@@ -7,10 +7,16 @@ import hashlib
 import os
 import shutil
 from contextlib import suppress
+from glob import glob
 from pathlib import Path
 
 Data = bytes | bytearray | memoryview
 UNABLE = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EISDIR)  # of file systems that cannot fsync a folder
+
+
+def below(folder: Path, pattern: str) -> list[Path]:
+    """What fits the pattern below a folder, sorted, hidden files left out; folders may vanish meanwhile."""
+    return sorted(folder / name for name in glob(pattern, root_dir=folder))
 
 
 def write_bytes(path: Path, data: Data) -> None:

@@ -66,3 +66,23 @@ def test_anything_is_removed_and_links_are_not_followed(tmp_path: Path) -> None:
         disk.remove(tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
     assert (kept / "inner" / "file").read_text() == "stays"
+
+
+def test_a_folder_that_vanishes_while_it_is_read_has_nothing_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that failed before it wrote anything takes its folders away, beside runs that look around."""
+    for name in ("b/one/run.json", "a/two/run.json", "a/.hidden/run.json"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    every = [tmp_path / "a/two/run.json", tmp_path / "b/one/run.json"]
+    assert disk.below(tmp_path, "*/*/run.json") == every and disk.below(tmp_path / "none", "*") == []
+    scan = os.scandir
+
+    def vanishing(path: str) -> object:
+        if os.fspath(path).rstrip("/").endswith("/a"):
+            raise FileNotFoundError(path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    assert disk.below(tmp_path, "*/*/run.json") == every[1:]

@@ -16,6 +16,7 @@ from typing import Any
 from benchmark.config.families import LOCAL, SPEAKING, USUAL
 from benchmark.config.registry import MethodCard, package_folder, part_versions
 from benchmark.config.run_config import RunConfig, canonical
+from benchmark.disk import below
 from benchmark.errors import UserError
 from benchmark.record.schema import LATER, Configuration, Record
 from benchmark.record.stored import RECORD, read_record
@@ -69,7 +70,7 @@ def kept_key(folders: Sequence[Path], config: Configuration, defaults: Mapping[s
     same = list(dict.fromkeys([key, *chain.from_iterable(earlier)]))
 
     def kept(each: str) -> int:
-        return sum(len(list((folder / each).glob(f"*/{RECORD}"))) for folder in folders)
+        return sum(len(below(folder / each, f"*/{RECORD}")) for folder in folders)
 
     return max(same, key=kept)  # of equals the run's own
 
@@ -80,7 +81,7 @@ def _earlier(folder: Path, key: str, weights: str, defaults: Mapping[str, Any], 
     A record that does not say its weights is of an edition whose key was the sha256 of all its settings and of the
     weights, which tells whether they were these.
     """
-    for place in sorted(folder.glob("*/")):
+    for place in below(folder, "*/"):
         record = None if place.name == key else _one_of(place)
         if record is None or record.key != place.name or record.stream.hash != stream_hash:
             continue
@@ -92,7 +93,7 @@ def _earlier(folder: Path, key: str, weights: str, defaults: Mapping[str, Any], 
 
 def _one_of(place: Path) -> Record | None:
     """A record of a key, whose settings are those of all; None where none can be read."""
-    for file in sorted(place.glob(f"*/{RECORD}")):
+    for file in below(place, f"*/{RECORD}"):
         try:
             return read_record(file)
         except UserError:

@@ -17,6 +17,7 @@ from benchmark.config.registry import package_folder
 from benchmark.config.resolve import Plan
 from benchmark.data import cache, sources
 from benchmark.data.sources.contents import cache_folder
+from benchmark.disk import below
 from benchmark.errors import UserError
 from benchmark.record.schema import Record
 from benchmark.record.shelves import read_from
@@ -155,7 +156,7 @@ def _stored(plan: Plan) -> int:
 
 def _records(plan: Plan) -> Iterator[Record]:
     places = read_from(Path(plan.config.results))
-    for file in (file for place in places for file in place.glob(f"runs/*/{plan.card.name}/*/*/{RECORD}")):
+    for file in (file for place in places for file in below(place, f"runs/*/{plan.card.name}/*/*/{RECORD}")):
         try:
             yield read_record(file)
         except UserError:

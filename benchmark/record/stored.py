@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from benchmark.disk import make_room, write_bytes
+from benchmark.disk import below, make_room, write_bytes
 from benchmark.errors import UserError, notice
 from benchmark.kinds import OWN
 from benchmark.record.agreement import common
@@ -57,8 +57,8 @@ def stream_folder(results: Path, name: str, hashed: str) -> str:
 def run_files(results: Path, stream: str | None = None) -> list[Path]:
     """Every ``run.json``, of one stream's folder or of all, sorted."""
     runs = Path(results) / "runs"
-    folders = [runs / stream] if stream is not None else runs.glob("*")
-    return sorted(path for folder in folders for path in folder.glob(f"*/*/*/{RECORD}"))
+    folders = [runs / stream] if stream is not None else below(runs, "*")
+    return sorted(path for folder in folders for path in below(folder, f"*/*/*/{RECORD}"))
 
 
 def read_record(path: Path) -> Record:

@@ -30,8 +30,9 @@ SPEAKING = [name for name in registry.names() if "generation" in registry.card(n
 TELLING = ("mslora_cr", "ewc", "er")  # experts and a router, a gradient a sample, a buffer
 WORDS = [pytest.param(name, marks=() if name in TELLING else pytest.mark.slow) for name in SPEAKING]
 PAIRING = [name for name in registry.names() if "retrieval" in registry.card(name).kinds]
-ALIKE = (  # of two inputs they make what mslora_cr, ewc and er make, with which they share all that is made of them
-    "independent_lora", "stacked_lora", "medcrp", "sequential_lora", "joint_lora", "lora_merge", "keeplora",
+ALIKE = (  # of two inputs they make what mslora_cr makes, with which they share all that is made of them
+    "independent_lora", "stacked_lora", "medcrp", "sequential_lora", "joint_lora", "lora_merge", "keeplora", "ewc",
+    "er",
 )  # fmt: skip
 PAIRS = [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in PAIRING]
 

@@ -35,7 +35,7 @@ def test_all_experts_with_unit_weights_are_mslora_cr_to_the_last_bit(tmp_path: P
 @pytest.mark.parametrize(
     "weights, mask, scope",
     [
-        ("mean", "modality", "shared"),
+        pytest.param("mean", "modality", "shared", marks=pytest.mark.slow),  # the defaults: test_methods.py
         pytest.param("softmax", "list", "shared", marks=pytest.mark.slow),
         pytest.param("cls_gate", "list", "layer", marks=pytest.mark.slow),
     ],
