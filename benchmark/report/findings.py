@@ -22,6 +22,7 @@ from benchmark.report.wording import p_value, per_cent
 OPERATORS = "computing operators a step"  # of speed.csv
 NOTHING = 0.0005  # less than this is 0.0 per cent as printed
 Best = list[tuple[str, dict[str, LeaderboardRow | None]]]  # a group, and by protocol its best row
+NOT_OURS = "neither made nor verified by the code that built this page"
 TOLD = ("Told which task it is", "Not told which task it is")  # how a sentence on each protocol begins
 
 
@@ -191,8 +192,10 @@ def unranked(rows: Sequence[LeaderboardRow]) -> list[tuple[str, list[str]]]:
 
 
 def stale(rows: Sequence[LeaderboardRow]) -> list[str]:
-    """The methods whose rows were neither made nor verified by the tree's code, in the order of the table."""
-    return list(dict.fromkeys(row.method for row in rows if row.stale))
+    """The methods whose rows were neither made nor verified by the tree's code, in the order of the table; or that it
+    is every row."""
+    names = list(dict.fromkeys(row.method for row in rows if row.stale))
+    return ["every row"] if names and all(row.stale for row in rows) else names
 
 
 def evidence(view: StreamView) -> list[str]:
@@ -206,7 +209,7 @@ def evidence(view: StreamView) -> list[str]:
     if not told(view.rows):
         said.append("No method has run more than once: who is ahead is not said.")
     old = stale([row for row in view.rows if not trial(row.settings)])
-    said.append(f"Stale, neither made nor verified by the code that built this page: {', '.join(old)}." if old else
+    said.append(f"Stale, {NOT_OURS}: {', '.join(old)}." if old else
                 "Nothing is stale: every row was made or verified by the code that built this page.")  # fmt: skip
     said += [note for name in sorted({run.backbone for run in runs}) if (note := families.note(name))]
     known = {task: asdict(counts) for run in runs for task, counts in (run.repeats or {}).items()}
@@ -228,8 +231,12 @@ def changed(view: StreamView) -> str:
 
 def freshness(views: Sequence[StreamView]) -> str:
     """One sentence on stale rows over all streams."""
-    old = [f"{', '.join(stale(view.rows))} on {view.name}" for view in views if stale(view.rows)]
-    return f"Stale: {'; '.join(old)}." if old else "Nothing is stale."
+    old = {view.name: stale(view.rows) for view in views if stale(view.rows)}
+    whole = [name for name, names in old.items() if names == ["every row"]]
+    said = [f"{', '.join(names)} on {name}" for name, names in old.items() if name not in whole]
+    if whole:
+        said.insert(0, "every row" if len(whole) == len(views) else f"every row on {', '.join(whole)}")
+    return f"Stale, {NOT_OURS}: {'; '.join(said)}." if said else "Nothing is stale."
 
 
 def steps(methods: Sequence[MethodView]) -> tuple[str, str]:

@@ -63,6 +63,16 @@ def test_trials_are_in_no_sentence_rank_or_count(tmp_path: Path) -> None:
         report.build(save(tmp_path / "smoke", *trials[:2]))
 
 
+def test_what_is_stale_is_named_row_by_row_only_where_it_is_not_every_row() -> None:
+    three = views.stream_view(plain())  # made records: all of other code than the tree's
+    mixed = replace(three, rows=[replace(row, stale=row.method == "ewc") for row in three.rows])
+    fresh = replace(three, rows=[replace(row, stale=False) for row in three.rows])
+    mixed, fresh = replace(mixed, name="mixed"), replace(fresh, name="fresh")
+    assert findings.freshness([three]).endswith("page: every row.")
+    assert findings.freshness([three, mixed, fresh]).endswith(f"page: every row on {three.name}; ewc on mixed.")
+    assert findings.freshness([fresh]) == "Nothing is stale."
+
+
 def test_one_run_decides_no_sentence(tmp_path: Path) -> None:
     rows = leaderboard.rows([*plain(), *flat("once", "03", 0.99)])
     assert [lead.who for lead in findings.lead(rows, [], "accuracy")] == ["ewc", "ewc"]
