@@ -10,18 +10,20 @@ from benchmark.compare.stats import deviation, mean
 from benchmark.kinds import OWN
 from benchmark.kinds.generation import ASIDE
 from benchmark.record.files import csv_text, decimals
-from benchmark.record.schema import PROTOCOLS, Record
+from benchmark.record.parts import ClassConfusion
+from benchmark.record.schema import PROTOCOLS, Record, TaskEntry
 from benchmark.record.summary import floats, missing_rows
 
 FORMULAS = {"forgetting": metrics.forgetting_per_task, "bwt": metrics.backward_transfer_per_task}
-SUFFIXES = (".matrix.csv", *(f".{name}.csv" for name in FORMULAS), ".recall.csv", ".subgroups.csv", ".missing.csv")
+SUFFIXES = (".matrix.csv", *(f".{name}.csv" for name in FORMULAS), ".recall.csv", ".sensitivity.csv",
+            ".confusion.csv", ".subgroups.csv", ".missing.csv")  # fmt: skip
 
 Lines = Callable[[Sequence[Record], str], Iterable[list[object]]]  # from the runs of a key and the protocol
 
 
 def texts(keys: Sequence[Sequence[Record]]) -> dict[str, str]:
-    """The content of the files by suffix, from the runs of each key of one stream; ``.recall.csv`` and
-    ``.subgroups.csv`` where some kept them, ``.missing.csv`` where some were asked without an input."""
+    """The content of the files by suffix, from the runs of each key of one stream; those of classes and subgroups where
+    some kept them, ``.missing.csv`` where some were asked without an input."""
     measures = _measures(keys[0][0])
     found = {".matrix.csv": _text(("stage", "task"), measures, keys, _matrix_lines)}
     for name in FORMULAS:
@@ -29,6 +31,9 @@ def texts(keys: Sequence[Sequence[Record]]) -> dict[str, str]:
         found[f".{name}.csv"] = _text(("task",), columns, keys, _lines_of(name))
     if any(run.class_recall for runs in keys for run in runs):
         found[".recall.csv"] = _text(("task", "class"), ("recall",), keys, _recall_lines)
+    if any(run.class_confusion for runs in keys for run in runs):
+        found[".sensitivity.csv"] = _text(("task", "class"), ("sensitivity",), keys, _sensitivity_lines)
+        found[".confusion.csv"] = _text(("task", "class", "answered"), ("share",), keys, _confusion_lines)
     if any(run.subgroups for runs in keys for run in runs):
         named = ("task", "column", "value", "n_samples")
         found[".subgroups.csv"] = _text(named, measures[:1], keys, _subgroup_lines)
@@ -106,6 +111,48 @@ def recalls(runs: Sequence[Record], protocol: str) -> dict[tuple[int, str, int, 
             for place, (label, recall) in enumerate(zip(task.labels, kept.get(task.name, ()), strict=False)):
                 found.setdefault((listed, task.name, place, label), []).append(recall)
     return dict(sorted(found.items()))
+
+
+def _sensitivity_lines(runs: Sequence[Record], protocol: str) -> Iterator[list[object]]:
+    """Task, class, mean and deviation of its sensitivity over the runs that kept it, and n."""
+    for (_, task, _, label), values in sensitivities(runs, protocol).items():
+        yield [task, label, *_spread(values), len(values)]
+
+
+def sensitivities(runs: Sequence[Record], protocol: str) -> dict[tuple[int, str, int, str], list[float | None]]:
+    """As :func:`recalls`, the sensitivity of each class where the identity is given."""
+    found: dict[tuple[int, str, int, str], list[float | None]] = {}
+    for listed, task, told in _told_apart(runs, protocol):
+        for place, (label, share) in enumerate(zip(task.labels, told.sensitivity, strict=True)):
+            found.setdefault((listed, task.name, place, label), []).append(share)
+    return dict(sorted(found.items()))
+
+
+def _confusion_lines(runs: Sequence[Record], protocol: str) -> Iterator[list[object]]:
+    """Task, class, answer, mean and deviation of the share of the class's samples with this answer, and n."""
+    for (_, task, _, label, _, said), values in confusions(runs, protocol).items():
+        yield [task, label, said, *_spread(values), len(values)]
+
+
+def confusions(runs: Sequence[Record], protocol: str) -> dict[tuple[int, str, int, str, int, str], list[float | None]]:
+    """(place of the task, its name, place of the class, its name, place of the answer, its name) -> the share of the
+    class's samples with this answer in every run that kept it, None for a class without samples."""
+    found: dict[tuple[int, str, int, str, int, str], list[float | None]] = {}
+    for listed, task, told in _told_apart(runs, protocol):
+        for place, (label, row) in enumerate(zip(task.labels, told.counts, strict=True)):
+            for column, (said, count) in enumerate(zip(task.labels, row, strict=True)):
+                key = (listed, task.name, place, label, column, said)
+                found.setdefault(key, []).append(count / sum(row) if sum(row) else None)
+    return dict(sorted(found.items()))
+
+
+def _told_apart(runs: Sequence[Record], protocol: str) -> Iterator[tuple[int, TaskEntry, ClassConfusion]]:
+    """Of every run that kept them the tasks, with their places in the stream's listed order; given alone."""
+    for run in runs if protocol == PROTOCOLS[0] else ():
+        kept = run.class_confusion or {}
+        for listed, task in zip(run.permutation, run.stream.tasks, strict=True):
+            if task.name in kept:
+                yield listed, task, kept[task.name]
 
 
 def _subgroup_lines(runs: Sequence[Record], protocol: str) -> Iterator[list[object]]:

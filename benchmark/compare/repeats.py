@@ -12,8 +12,8 @@ from benchmark.record.schema import Matrix, Provenance, Record
 from benchmark.record.stored import csv_texts
 
 PARTS = (  # beside the summary
-    "scores", "router_accuracy", "router_confusion", "hits", "class_recall", "subgroups", "missing", "partition",
-    "blind", "samples",
+    "scores", "router_accuracy", "router_confusion", "hits", "class_recall", "class_confusion", "subgroups",
+    "missing", "partition", "blind", "samples",
 )  # fmt: skip
 
 

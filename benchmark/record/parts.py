@@ -268,6 +268,20 @@ class SubgroupScore:
     score: Share | None
 
 
+@dataclass(frozen=True)
+class ClassConfusion:
+    """How the final model, told the task, takes its K classes for one another.
+
+    Attributes:
+        counts: (K, K) test samples: a row is the class that they show, a column the one that was answered.
+        sensitivity: (K,) the share of a class's samples that are found where at least nine tenths of the task's others
+            are not taken for it; None where there are none of it, or no others.
+    """
+
+    counts: list[list[Count]]
+    sensitivity: list[Share | None]
+
+
 def said(text: str) -> str:
     """A text as ``Said`` may hold it: what acts on a terminal, or is half a character, replaced; the rest cut off."""
     plain = re.sub(f"[{_NOT_SAID}]", "\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n").replace("\t", " "))

@@ -25,6 +25,7 @@ from benchmark.record.parts import (
     MOST_SHOWN,
     PROTOCOLS,
     AnswerSample,
+    ClassConfusion,
     Configuration,
     Costs,
     Count,
@@ -127,6 +128,7 @@ class Record:
         groups: task -> which of these samples belong together; without the tasks where each stands for itself.
         class_recall: protocol -> task -> the final model's recall of each of its labels, None where a label has no test
             sample or the method no answer; of tasks with labels.
+        class_confusion: task -> how its classes are taken for one another; of tasks with labels.
         subgroups: protocol -> task -> column of its table -> value -> the final model's score of the samples with it;
             of tasks that name such columns.
         diverged: where the run stopped, if a loss, a parameter or a score was not finite.
@@ -165,6 +167,7 @@ class Record:
     hits: dict[str, dict[str, SampleScores | None]] | None = None
     groups: dict[str, SampleGroups] | None = None
     class_recall: dict[str, dict[str, Row]] | None = None
+    class_confusion: dict[str, ClassConfusion] | None = None
     subgroups: dict[str, dict[str, dict[str, dict[str, SubgroupScore]]]] | None = None
     missing: dict[str, dict[str, Row]] | None = None
     repeats: dict[str, Repeats] | None = None
@@ -269,8 +272,8 @@ class Record:
 
 
 LAST = (  # where a run has them
-    "router_confusion", "hits", "groups", "class_recall", "subgroups", "missing", "repeats", "partition", "blind",
-    "samples", "diverged", "files",
+    "router_confusion", "hits", "groups", "class_recall", "class_confusion", "subgroups", "missing", "repeats",
+    "partition", "blind", "samples", "diverged", "files",
 )  # fmt: skip
 ORDER = (
     "schema", "key", "method", "group", "stream", "config", "settings", "backbone", "seed", "order", "permutation",

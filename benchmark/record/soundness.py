@@ -114,6 +114,9 @@ def _of_samples(record: Record, names: set[str]) -> Iterator[str]:
     for protocol, recalls in (record.class_recall or {}).items():
         if {task: len(row) for task, row in recalls.items()} != labels:
             yield f"class_recall.{protocol} is not a number for each label of each task"
+    for task, told in (record.class_confusion or {}).items():
+        if {len(told.counts), len(told.sensitivity), *map(len, told.counts)} != {labels.get(task)}:
+            yield f"class_confusion.{shown(task)} is not a row and a number for each label of a task"
     for protocol, kept in (record.hits or {}).items():
         if sum(hits.n for hits in kept.values() if hits is not None) > MOST_SAMPLES:
             yield f"hits.{protocol} is of more than {MOST_SAMPLES} samples"

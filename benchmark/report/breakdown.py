@@ -21,6 +21,7 @@ Kept = Callable[[Sequence[Record], str], Mapping[Any, list[float | None]]]
 
 
 BLIND = "without the image"
+OFTEN = 0.2  # of a class's samples, so that another answer is shown
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,20 @@ def recalls(view: StreamView) -> list[Breakdown]:
     return _of(view, per_task.recalls, lambda place, label: [str(label)])
 
 
+def sensitivities(view: StreamView) -> list[Breakdown]:
+    """The sensitivity of every class; empty where no run kept it."""
+    return _of(view, per_task.sensitivities, lambda place, label: [str(label)])
+
+
+def confusions(view: StreamView) -> list[Breakdown]:
+    """Which classes are answered with which others, where some method does so with a fifth of the class or more."""
+
+    def wrong(runs: Sequence[Record], protocol: str) -> Mapping[Any, list[float | None]]:
+        return {at: shares for at, shares in per_task.confusions(runs, protocol).items() if at[2] != at[4]}
+
+    return _of(view, wrong, lambda place, label, column, said: [str(label), str(said)], least=OFTEN)
+
+
 def subgroups(view: StreamView) -> list[Breakdown]:
     """The score of every subgroup: its column, its value, how many samples it has; empty where no task has some."""
     return _of(view, per_task.subgroups, lambda column, value, n: [str(column), str(value) or "not told", str(n)])
@@ -70,15 +85,17 @@ def answers(view: StreamView) -> list[Breakdown]:
 def _of(
     view: StreamView, kept: Kept, words: Callable[..., list[str]],
     first: Mapping[str, Callable[[tuple[Any, ...]], list[float | None]]] = MappingProxyType({}),
+    least: float = 0.0,
 ) -> list[Breakdown]:  # fmt: skip
-    """``first``: columns that stand before those of the methods."""
+    """``first``: columns that stand before those of the methods. ``least``: of some method, for a line to be there."""
     runs_of = {(runs[0].named, runs[0].key): runs for runs in by_key(view.runs)}
     found = []
     for protocol in PROTOCOLS:
         rows = [row for row in findings.defaults(view.rows) if row.protocol == protocol]
         columns = {row.method: kept(runs_of[row.method, row.key], protocol) for row in rows}
         columns = {name: column for name, column in columns.items() if any(map(whole, column.values()))}
-        places = sorted({place for column in columns.values() for place in column})
+        means = [(place, mean(values)) for column in columns.values() for place, values in column.items()]
+        places = sorted({place for place, share in means if least == 0 or (share or 0.0) >= least})
         tasks = [place[1] for place in places]
         lines = [
             BreakdownLine(

@@ -91,6 +91,8 @@ class StreamSection:
     recalls: Links
     class_recalls: list[breakdown.Breakdown]
     no_class_recalls: str
+    sensitivities: list[breakdown.Breakdown]
+    confusions: list[breakdown.Breakdown]
     subgroups: list[breakdown.Breakdown]
     answers: list[breakdown.Breakdown]
     reading: list[reading.TaskReading]
@@ -163,6 +165,8 @@ def stream_section(
         links=_links(view, bool(pairs), results_at),
         class_recalls=class_recalls,
         no_class_recalls="" if class_recalls or not view.kind.labelled else NO_CLASS_RECALLS,
+        sensitivities=breakdown.sensitivities(view),
+        confusions=breakdown.confusions(view),
         subgroups=breakdown.subgroups(view),
         answers=breakdown.answers(view),
         reading=read,
@@ -201,6 +205,7 @@ def _bold(rows: Sequence[LeaderboardRow], best: Best) -> set[tuple[str, str, str
 def _links(view: StreamView, paired: bool, results_at: Addresses) -> Links:
     suffixes = ["", ".matrix", ".forgetting", ".bwt"]
     suffixes += [".recall"] if any(run.class_recall for run in view.runs) else []
+    suffixes += [".sensitivity", ".confusion"] if any(run.class_confusion for run in view.runs) else []
     suffixes += [".subgroups"] if any(run.subgroups for run in view.runs) else []
     suffixes += [".missing"] if any(method.missing for method in view.methods) else []
     suffixes += [".pairs"] if paired else []

@@ -198,6 +198,7 @@ class Loop:
         self.record = replace(
             self.record, router_confusion=confusion, hits=hits, groups=groups,
             class_recall=apart.class_recall(cells, self.stream) if self.record.kind.labelled else None,
+            class_confusion=apart.class_confusion(cells, self.stream),
             subgroups=apart.subgroups(cells, self.stream),
         )  # fmt: skip
 

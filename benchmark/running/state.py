@@ -129,8 +129,8 @@ def cut_rows(record: Record, rows: int) -> Record:
     cost = replace(record.cost, eval_seconds=record.cost.eval_seconds[:rows])
     return replace(
         record, status="running", stages=rows, scores=scores, router_accuracy=router, cost=cost, summary=None,
-        router_confusion=None, hits=None, groups=None, class_recall=None, subgroups=None, missing=None, samples=None,
-        files=None,
+        router_confusion=None, hits=None, groups=None, class_recall=None, class_confusion=None, subgroups=None,
+        missing=None, samples=None, files=None,
     )  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def test_committed_records_come_back_as_they_are() -> None:
 
 def test_old_records_without_what_came_later() -> None:
     value = raw()
-    for name in ("router_confusion", "hits", "class_recall", "subgroups", "missing"):
+    for name in ("router_confusion", "hits", "class_recall", "class_confusion", "subgroups", "missing"):
         assert name not in value
     assert "inputs" not in value["config"] and "gallery" not in value["config"]
     record = Record.from_json(value)

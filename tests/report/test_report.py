@@ -23,6 +23,7 @@ from benchmark.compare.rows import PairRow
 from benchmark.config import arguments
 from benchmark.errors import UserError
 from benchmark.record.partition import Partition
+from benchmark.record.parts import ClassConfusion
 from benchmark.record.schema import Configuration, Record, StreamEntry, TaskEntry
 from benchmark.record.stored import read_all, read_record
 from benchmark.record.summary import summarise
@@ -100,6 +101,28 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(built: Path) -> Page:
     return Page((built / "report" / "index.html").read_text(encoding="utf-8"))
+
+
+def test_what_classes_are_taken_for_is_shown_where_it_is_often(tmp_path: Path) -> None:
+    counts = {"lung_ct": [[9, 1], [2, 8]], "retina_oct": [[10, 0], [0, 10]], "skin": [[5, 5], [1, 9]]}
+    tasks = [replace(task, labels=["healthy", "ill"]) for task in made().stream.tasks]
+    told = {task: ClassConfusion(rows, [0.5, None]) for task, rows in counts.items()}
+    records = [
+        replace(record, stream=replace(record.stream, tasks=tasks), class_confusion=told)
+        for record in (made("ewc", "01"), made("ewc", "01", seed=1), made("lwf", "02"))
+    ]
+    view = views.stream_view(records)
+    (panel,) = breakdown.confusions(view)
+    assert panel.protocol == "given" and panel.names == ["ewc", "lwf"]
+    assert [(line.task, *line.words) for line in panel.lines] == [("lung_ct", "ill", "healthy"),
+                                                                 ("skin", "healthy", "ill")]  # fmt: skip
+    assert [line.cells for line in panel.lines] == [[0.2, 0.2], [0.5, 0.5]] and panel.lines[1].lines == 1
+    (panel,) = breakdown.sensitivities(view)
+    assert [line.cells for line in panel.lines[:2]] == [[0.5, 0.5], [None, None]]
+    assert breakdown.confusions(views.stream_view([made()])) == []
+    report.build(save(tmp_path, *records))
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "What classes are taken for" in page and "Sensitivity at a fixed specificity" in page
 
 
 def test_numbers_are_the_leaderboards(built: Path, page: Page) -> None:

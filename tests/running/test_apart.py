@@ -18,7 +18,13 @@ from benchmark.data.batches import Subgrouping
 from benchmark.record.parts import SubgroupScore
 from benchmark.record.stored import read_record
 from benchmark.running.answers.apart import subgroup_scores
-from benchmark.running.answers.classification import calibration_error, class_recalls, sample_metrics
+from benchmark.running.answers.classification import (
+    calibration_error,
+    class_confusion,
+    class_recalls,
+    sample_metrics,
+    sensitivities,
+)
 from benchmark.running.answers.question import Cell
 from tests.source_files import CLASSES, pixels, save, stream_file, written
 
@@ -47,6 +53,40 @@ def test_recall_of_every_class(found: tuple[torch.Tensor, torch.Tensor]) -> None
         warnings.simplefilter("ignore")
         scores = sample_metrics(logits, targets, torch.tensor(OWN))
     assert np.nanmean(mine) == pytest.approx(scores["balanced_accuracy"], abs=1e-6)
+
+
+@given(answers())
+def test_what_classes_are_taken_for(found: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """By hand: rows add up to the samples of a class, the diagonal to its recall."""
+    logits, targets = found
+    said = logits[:, OWN].argmax(1) + OWN[0]
+    counts = class_confusion(said, targets, torch.tensor(OWN))
+    pairs = list(zip(targets.tolist(), said.tolist(), strict=True))
+    assert counts.tolist() == [[pairs.count((shown, answer)) for answer in OWN] for shown in OWN]
+    recalls = class_recalls(said, targets, torch.tensor(OWN))
+    shares = [row[k] / sum(row) if sum(row) else np.nan for k, row in enumerate(counts.tolist())]
+    assert np.allclose(recalls, shares, equal_nan=True)
+
+
+@given(answers())
+def test_sensitivity_is_the_best_of_all_thresholds_with_the_specificity(
+    found: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    logits, targets = found
+    own = torch.stack([targets == label for label in OWN], 1)
+    mine = sensitivities(logits[:, OWN], own)
+    chances = logits[:, OWN].double().softmax(1)
+    for k, label in enumerate(OWN):
+        of_it, others = chances[targets == label, k].tolist(), chances[targets != label, k].tolist()
+        if not of_it or not others:
+            assert np.isnan(mine[k])
+            continue
+        at = [t for t in (-1.0, *of_it, *others) if sum(p <= t for p in others) >= 0.9 * len(others) - 1e-9]
+        assert mine[k] == pytest.approx(max(sum(p > t for p in of_it) / len(of_it) for t in at))
+
+
+def test_a_class_that_always_has_the_same_odds_is_never_found() -> None:
+    assert sensitivities(torch.zeros(20, 2), torch.arange(20)[:, None] % 2 == torch.arange(2)).tolist() == [0.0, 0.0]
 
 
 def test_no_answer_has_no_recall_and_no_calibration() -> None:
@@ -147,6 +187,21 @@ def test_a_run_keeps_what_its_table_names(results: Path) -> None:
             assert recall[2] is None and len(recall) == 3  # no test sample shows it
             known = [each for each in recall if each is not None]
             assert np.mean(known) == pytest.approx(record.scores["balanced_accuracy"][protocol][-1][place])
+    assert record.class_confusion is not None
+    for task in record.stream.tasks:
+        told, recall = record.class_confusion[task.name], record.class_recall["given"][task.name]
+        assert [len(row) for row in told.counts] == [3, 3, 3] and sum(told.counts[2]) == 0
+        assert [told.counts[k][k] / sum(told.counts[k]) for k in (0, 1)] == recall[:2]
+        assert told.sensitivity[2] is None and None not in told.sensitivity[:2]
+    shares = table(results, ".confusion")
+    assert {row["protocol"] for row in shares} == {"given"} and len(shares) == 9 * len(record.stream.tasks)
+    for row in shares:
+        told = record.class_confusion[row["task"]].counts
+        labels = next(task.labels for task in record.stream.tasks if task.name == row["task"])
+        count = told[labels.index(row["class"])]
+        share = count[labels.index(row["answered"])] / sum(count) if sum(count) else None
+        assert row["share_mean"] == ("" if share is None else f"{share:.6f}")
+    assert len(table(results, ".sensitivity")) == 3 * len(record.stream.tasks)
     assert list(record.subgroups["given"]) == list(record.subgroups["hidden"]) == ["told"]
     assert record.hits is not None
     for protocol, tasks in record.subgroups.items():

@@ -1,4 +1,4 @@
-"""The answers of one row told apart: the recall of every class, the score of every subgroup.
+"""The answers of one row told apart: the recall of every class, what it is taken for, the score of every subgroup.
 
 Legend: N samples or queries, K classes of a task.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.data.batches import Subgrouping
-from benchmark.record.parts import SubgroupScore
+from benchmark.record.parts import ClassConfusion, SubgroupScore
 from benchmark.running.answers.question import Cell
 from benchmark.stream import Stream
 
@@ -22,13 +22,26 @@ def class_recall(row: Row, stream: Stream) -> dict[str, dict[str, list[float | N
     """Protocol -> task -> the recall of each of its labels; None where there is no cell, no sample or no answer."""
 
     def recalls(cell: Cell | None, labels: int) -> list[float | None]:
-        known = [np.nan] * labels if cell is None or cell.recalls is None else cell.recalls.tolist()
-        return [None if np.isnan(recall) else recall for recall in known]
+        return [None] * labels if cell is None or cell.recalls is None else _numbers(cell.recalls)
 
     return {
         protocol: {task.name: recalls(cell, len(task.labels)) for task, cell in zip(stream, cells, strict=True)}
         for protocol, cells in row.items()
     }
+
+
+def class_confusion(row: Row, stream: Stream) -> dict[str, ClassConfusion] | None:
+    """Task -> how its classes are taken for one another with the identity given; None where no task has answers."""
+    found = {
+        task.name: ClassConfusion(cell.confusion.tolist(), _numbers(cell.sensitivity))
+        for task, cell in zip(stream, row["given"], strict=True)
+        if cell is not None and cell.confusion is not None and cell.sensitivity is not None
+    }
+    return found or None
+
+
+def _numbers(values: NDArray[np.float64]) -> list[float | None]:
+    return [None if np.isnan(value) else value for value in values.tolist()]
 
 
 def subgroups(row: Row, stream: Stream) -> dict[str, dict[str, dict[str, dict[str, SubgroupScore]]]] | None:

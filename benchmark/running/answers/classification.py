@@ -6,6 +6,7 @@ Legend: N samples, C candidates, K classes of the task.
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from statistics import fmean
 
 import numpy as np
@@ -18,6 +19,7 @@ from benchmark.kinds import classification
 from benchmark.metrics import expected_calibration_error
 from benchmark.running.answers.question import Cell, Question
 
+SPECIFICITY = 0.9  # at which sensitivities are told
 SAME = 1e-5  # of the largest logit; one image's logits in batches of other sizes differ by 2e-7 of it
 
 
@@ -39,9 +41,14 @@ def answered(question: Question) -> Cell:
     hits = None if (answers_N < 0).any() else (answers_N == labels_N).numpy()
     metrics, samples = sample_metrics(logits_NC, target_N, own_K), question.samples
     recalls_K = class_recalls(answers_N, labels_N, ids_C[own_K])
-    return Cell(
+    cell = Cell(
         metrics, kept, hits, samples.groups, subgroups=samples.subgroups, recalls=recalls_K, **question.routes(routed)
     )  # fmt: skip
+    if question.hidden or hits is None:
+        return cell
+    confusion_KK = class_confusion(answers_N, labels_N, ids_C[own_K])
+    sensitivity_K = sensitivities(logits_NC[:, own_K], labels_N[:, None] == ids_C[own_K])
+    return replace(cell, confusion=confusion_KK, sensitivity=sensitivity_K)
 
 
 def class_recalls(answers_N: Tensor, labels_N: Tensor, ids_K: Tensor) -> NDArray[np.float64]:
@@ -55,6 +62,37 @@ def class_recalls(answers_N: Tensor, labels_N: Tensor, ids_K: Tensor) -> NDArray
     counts_K, hits_K = own_NK.sum(0), own_NK[(answers_N == labels_N).numpy()].sum(0)
     known_K = (counts_K > 0) & bool((answers_N >= 0).all())
     return np.where(known_K, hits_K / np.maximum(counts_K, 1), np.nan)
+
+
+def class_confusion(answers_N: Tensor, labels_N: Tensor, ids_K: Tensor) -> NDArray[np.int64]:
+    """(K, K) how many samples of a class, a row, are answered with which of the task's classes.
+
+    Args:
+        answers_N, labels_N: label ids. ids_K: of the task's labels.
+    """
+    shown_NK, said_NK = labels_N[:, None] == ids_K, answers_N[:, None] == ids_K
+    return (shown_NK.long().T @ said_NK.long()).numpy()
+
+
+def sensitivities(logits_NK: Tensor, own_NK: Tensor) -> NDArray[np.float64]:
+    """(K,) the share of each class's samples that are found at a specificity of at least :data:`SPECIFICITY`; NaN for a
+    class without samples, or without others.
+
+    A sample is taken for the class where the odds of the class are above a threshold, the lowest that leaves out so
+    many of the others. What is above by no more than rounding is not above.
+
+    Args:
+        logits_NK: over the task's labels. own_NK: whether a sample shows the class.
+    """
+    logits_NK = logits_NK.float().cpu()
+    odds_NK, tie = log_odds(logits_NK).numpy(), SAME * logits_NK.abs().max().item()
+    found_K = np.full(own_NK.shape[1], np.nan)
+    for k, own_N in enumerate(own_NK.numpy().T):
+        of_it, others = odds_NK[own_N, k], np.sort(odds_NK[~own_N, k])[::-1]
+        if len(of_it) and len(others):
+            mistaken = int((1 - SPECIFICITY) * len(others) + 1e-9)
+            found_K[k] = (of_it > others[mistaken] + tie).mean()
+    return found_K
 
 
 def calibration_error(logits_NC: Tensor, target_N: Tensor) -> float:

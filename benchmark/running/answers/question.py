@@ -38,6 +38,8 @@ class Cell:
         parts: how many of the N each of several means is over whose mean the primary metric is; empty: one mean.
         subgroups: by name of a column how it divides these N.
         recalls: (K,) of each class of the task, NaN where it is undefined; None without labels.
+        confusion: (K, K) how many samples of a class, a row, are answered with which; sensitivity: (K,) of each class
+            at a fixed specificity, NaN where it is undefined. With the identity given alone.
         routed: how many samples the router sends to each task.
     """
 
@@ -48,6 +50,8 @@ class Cell:
     parts: tuple[int, ...] = ()
     subgroups: Mapping[str, Subgrouping] = field(default_factory=dict)
     recalls: NDArray[np.float64] | None = None
+    confusion: NDArray[np.int64] | None = None
+    sensitivity: NDArray[np.float64] | None = None
     router_accuracy: float | None = None
     routed: tuple[int, ...] | None = None
 
