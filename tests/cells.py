@@ -16,7 +16,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +29,11 @@ from benchmark.record.stored import read_record, run_files
 from benchmark.record.summary import summarise
 from benchmark.running import processes
 from benchmark.running.execute import new_record, starts_anew
+from benchmark.sweep import engines
 from benchmark.sweep.engines import local
+
+if TYPE_CHECKING:
+    import pytest
 
 PROGRAM = (sys.executable, str(Path(__file__).resolve()))
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,6 +86,14 @@ def tables(results: Path) -> dict[str, list[dict[str, str]]]:
 def scores(results: Path) -> dict[str, Any]:
     """Every score matrix, by the run's folder below ``results``."""
     return {str(path.relative_to(results)): read_record(path).scores for path in run_files(results)}
+
+
+def stand_ins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in this folder, where runs are stand-ins that log when they start."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("CELLS_LOG", str(folder / "log"))
+    monkeypatch.setattr(engines, "COMMAND", PROGRAM)
 
 
 def statuses(results: Path = Path("out")) -> list[str]:

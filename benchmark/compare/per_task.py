@@ -3,15 +3,14 @@ per subgroup, missing inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from benchmark import metrics
 from benchmark.compare.stats import deviation, mean
 from benchmark.kinds import OWN
 from benchmark.kinds.generation import ASIDE
 from benchmark.record.files import csv_text, decimals
-from benchmark.record.parts import ClassConfusion
-from benchmark.record.schema import PROTOCOLS, Record, TaskEntry
+from benchmark.record.schema import PROTOCOLS, Record
 from benchmark.record.summary import floats, missing_rows
 
 FORMULAS = {"forgetting": metrics.forgetting_per_task, "bwt": metrics.backward_transfer_per_task}
@@ -104,12 +103,18 @@ def _recall_lines(runs: Sequence[Record], protocol: str) -> Iterator[list[object
 def recalls(runs: Sequence[Record], protocol: str) -> dict[tuple[int, str, int, str], list[float | None]]:
     """(place of the task, its name, place of the class, its name) -> its recall in every run that kept it, the tasks in
     the stream's listed order and the classes in the task's."""
+    return _of_classes((run, (run.class_recall or {}).get(protocol, {})) for run in runs)
+
+
+def _of_classes(
+    kept: Iterable[tuple[Record, Mapping[str, Sequence[float | None]]]],
+) -> dict[tuple[int, str, int, str], list[float | None]]:
+    """From runs, each with a number for each class of its tasks by name, as :func:`recalls`."""
     found: dict[tuple[int, str, int, str], list[float | None]] = {}
-    for run in runs:
-        kept = (run.class_recall or {}).get(protocol, {})
+    for run, numbers in kept:
         for listed, task in zip(run.permutation, run.stream.tasks, strict=True):
-            for place, (label, recall) in enumerate(zip(task.labels, kept.get(task.name, ()), strict=False)):
-                found.setdefault((listed, task.name, place, label), []).append(recall)
+            for place, (label, number) in enumerate(zip(task.labels, numbers.get(task.name, ()), strict=False)):
+                found.setdefault((listed, task.name, place, label), []).append(number)
     return dict(sorted(found.items()))
 
 
@@ -121,11 +126,10 @@ def _sensitivity_lines(runs: Sequence[Record], protocol: str) -> Iterator[list[o
 
 def sensitivities(runs: Sequence[Record], protocol: str) -> dict[tuple[int, str, int, str], list[float | None]]:
     """As :func:`recalls`, the sensitivity of each class where the identity is given."""
-    found: dict[tuple[int, str, int, str], list[float | None]] = {}
-    for listed, task, told in _told_apart(runs, protocol):
-        for place, (label, share) in enumerate(zip(task.labels, told.sensitivity, strict=True)):
-            found.setdefault((listed, task.name, place, label), []).append(share)
-    return dict(sorted(found.items()))
+    given = runs if protocol == PROTOCOLS[0] else ()
+    return _of_classes(
+        (run, {task: told.sensitivity for task, told in (run.class_confusion or {}).items()}) for run in given
+    )
 
 
 def _confusion_lines(runs: Sequence[Record], protocol: str) -> Iterator[list[object]]:
@@ -138,21 +142,15 @@ def confusions(runs: Sequence[Record], protocol: str) -> dict[tuple[int, str, in
     """(place of the task, its name, place of the class, its name, place of the answer, its name) -> the share of the
     class's samples with this answer in every run that kept it, None for a class without samples."""
     found: dict[tuple[int, str, int, str, int, str], list[float | None]] = {}
-    for listed, task, told in _told_apart(runs, protocol):
-        for place, (label, row) in enumerate(zip(task.labels, told.counts, strict=True)):
-            for column, (said, count) in enumerate(zip(task.labels, row, strict=True)):
-                key = (listed, task.name, place, label, column, said)
-                found.setdefault(key, []).append(count / sum(row) if sum(row) else None)
-    return dict(sorted(found.items()))
-
-
-def _told_apart(runs: Sequence[Record], protocol: str) -> Iterator[tuple[int, TaskEntry, ClassConfusion]]:
-    """Of every run that kept them the tasks, with their places in the stream's listed order; given alone."""
     for run in runs if protocol == PROTOCOLS[0] else ():
         kept = run.class_confusion or {}
-        for listed, task in zip(run.permutation, run.stream.tasks, strict=True):
-            if task.name in kept:
-                yield listed, task, kept[task.name]
+        tasks = zip(run.permutation, run.stream.tasks, strict=True)
+        for listed, task in ((listed, task) for listed, task in tasks if task.name in kept):
+            for place, (label, row) in enumerate(zip(task.labels, kept[task.name].counts, strict=True)):
+                for column, (said, count) in enumerate(zip(task.labels, row, strict=True)):
+                    key = (listed, task.name, place, label, column, said)
+                    found.setdefault(key, []).append(count / sum(row) if sum(row) else None)
+    return dict(sorted(found.items()))
 
 
 def _subgroup_lines(runs: Sequence[Record], protocol: str) -> Iterator[list[object]]:

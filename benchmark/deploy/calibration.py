@@ -62,12 +62,16 @@ def kept(run: Path, task: Task | None) -> Temperature | None:
     Raises:
         UserError: the file is not what this suite writes.
     """
+    return _every(run).get(_name(task))
+
+
+def _every(run: Path) -> dict[str, Temperature]:
+    """By name of the task."""
     path = run / KEPT
     if not path.is_file():
-        return None
+        return {}
     try:
-        found = json.loads(path.read_text())
-        return Temperature(**found[_name(task)]) if _name(task) in found else None
+        return {name: Temperature(**found) for name, found in json.loads(path.read_text()).items()}
     except (ValueError, TypeError, AttributeError):
         raise UserError(f"{path}: not what predict --calibrate writes: remove it") from None
 
@@ -78,9 +82,10 @@ def calibrated(run: Path, trained: Trained, task: Task | None, data: Path, input
     Raises:
         UserError: the data are not there, a split is empty, or the method has no scores to compare.
     """
-    if (there := kept(run, task)) is not None:
-        return there
-    splits = {split: _answers(trained, task, data, split, inputs) for split in ("val", "test")}
+    every = _every(run)
+    if _name(task) in every:
+        return every[_name(task)]
+    splits = _answers(trained, task, data, inputs)
     empty = [split for split, (scores_NC, _) in splits.items() if not len(scores_NC)]
     if empty or any(scores_NC.isnan().any() for scores_NC, _ in splits.values()):
         why = f"no {empty[0]} sample" if empty else f"{trained.record.method} has no answer"
@@ -89,9 +94,8 @@ def calibrated(run: Path, trained: Trained, task: Task | None, data: Path, input
     scores_NC, target_N = splits["test"]
     errors = [calibration_error(scores_NC / scale, target_N) for scale in (1.0, value)]
     found = Temperature(value, len(splits["val"][0]), len(scores_NC), *errors)
-    path = run / KEPT
-    every = json.loads(path.read_text()) if path.is_file() else {}
-    write_text(path, json.dumps(every | {_name(task): asdict(found)}, indent=1, sort_keys=True) + "\n")
+    told = {name: asdict(each) for name, each in (every | {_name(task): found}).items()}
+    write_text(run / KEPT, json.dumps(told, indent=1, sort_keys=True) + "\n")
     return found
 
 
@@ -115,15 +119,15 @@ def _name(task: Task | None) -> str:
 
 
 @torch.no_grad()
-def _answers(trained: Trained, task: Task | None, data: Path, split: str, inputs: str) -> tuple[Tensor, Tensor]:
-    """(N, C) scores over the candidates and (N,) columns of the true labels, of a task's split or of all tasks'."""
+def _answers(trained: Trained, task: Task | None, data: Path, inputs: str) -> dict[str, tuple[Tensor, Tensor]]:
+    """Of val and test (N, C) scores over the candidates and (N,) columns of the true labels, of a task or of all."""
     method, config = trained.method, trained.record.config
     labels = trained.stream.labels() if task is None else task.labels
     columns = {label.id: column for column, label in enumerate(labels)}
     recipe = catalog.load(config.stream, data)
     known = identities(recipe)
     listed = {each.name: place for place, each in enumerate(recipe.stream)}
-    scores, targets = [torch.empty(0, len(labels))], [torch.empty(0, dtype=torch.long)]
+    answers = {split: ([torch.empty(0, len(labels))], [torch.empty(0, dtype=torch.long)]) for split in ("val", "test")}
     backbone = method.backbone
     for each in trained.stream if task is None else [task]:
         place = listed[each.name]
@@ -131,7 +135,8 @@ def _answers(trained: Trained, task: Task | None, data: Path, split: str, inputs
             each, recipe.sources[place], known[place], backbone.image_size, config.limit, backbone.tokenizer, inputs,
             framing=backbone.framing,
         )  # fmt: skip
-        for batch in found.batches(split, CPU, inputs):
-            scores.append(method.scores(batch, labels, task).float())
-            targets.append(torch.tensor([columns[label] for label in batch["label"].tolist()]))
-    return torch.cat(scores), torch.cat(targets)
+        for split, (scores, targets) in answers.items():
+            for batch in found.batches(split, CPU, inputs):
+                scores.append(method.scores(batch, labels, task).float())
+                targets.append(torch.tensor([columns[label] for label in batch["label"].tolist()]))
+    return {split: (torch.cat(scores), torch.cat(targets)) for split, (scores, targets) in answers.items()}

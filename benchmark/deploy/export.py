@@ -60,6 +60,7 @@ def export(run: Path, task: str, to: Path, format: str = "peft", method: str | N
                         "CLIP: --format peft")  # fmt: skip
     chosen = trained.task(task)
     found, experts = factors(trained, chosen)
+    temperature = kept(run, chosen)
     building = to.with_name(f".exporting-{to.name}")
     with alone_in(to):
         remove(building)  # of a process that was killed
@@ -70,8 +71,8 @@ def export(run: Path, task: str, to: Path, format: str = "peft", method: str | N
             if speaks:
                 spoken.add_use(trained, chosen, building)
             else:
-                _for_open_clip(trained, chosen, found, format, building, kept(run, chosen))
-            write_text(building / "README.md", card(trained.record, chosen, kept(run, chosen)))
+                _for_open_clip(trained, chosen, found, format, building, temperature)
+            write_text(building / "README.md", card(trained.record, chosen, temperature))
             for path in building.rglob("*"):
                 path.chmod(0o755 if path.is_dir() else 0o644)  # some libraries write for their user alone
             building.replace(to)

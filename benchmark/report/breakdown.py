@@ -95,7 +95,7 @@ def _of(
         columns = {row.method: kept(runs_of[row.method, row.key], protocol) for row in rows}
         columns = {name: column for name, column in columns.items() if any(map(whole, column.values()))}
         means = [(place, mean(values)) for column in columns.values() for place, values in column.items()]
-        places = sorted({place for place, share in means if least == 0 or (share or 0.0) >= least})
+        places = sorted({place for place, share in means if (share or 0.0) >= least})
         tasks = [place[1] for place in places]
         lines = [
             BreakdownLine(

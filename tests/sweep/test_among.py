@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cells import PROGRAM, ROOT, finished
+from cells import finished, stand_ins
 
 from benchmark import cli
 from benchmark.compare import comparisons
 from benchmark.config import arguments
 from benchmark.config.resolve import resolve
 from benchmark.record.stored import read_record, write_record
-from benchmark.sweep import among, engines
+from benchmark.sweep import among
 from tests.made_records import flat, made, with_hits
 
 HERE = ("--device", "cpu")
@@ -41,10 +41,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def table(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clone with these stored; runs are stand-ins that log when they start."""
     shutil.copytree(stored, tmp_path / "results")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr(engines, "COMMAND", PROGRAM)
-    monkeypatch.setenv("CELLS_LOG", str(tmp_path / "log"))
+    stand_ins(tmp_path, monkeypatch)
 
 
 def started() -> list[str]:

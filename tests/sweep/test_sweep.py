@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cells import PROGRAM, ROOT, finished, scores, statuses, tables
+from cells import PROGRAM, ROOT, finished, scores, stand_ins, statuses, tables
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,10 +35,7 @@ GRID = ("--methods", "ncm zero_shot", "--streams", "smoke", "--seeds", "0,1", "-
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory in which runs are stand-ins that log when they start."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("CELLS_LOG", str(tmp_path / "log"))
-    monkeypatch.setattr(engines, "COMMAND", PROGRAM)
+    stand_ins(tmp_path, monkeypatch)
     return tmp_path
 
 

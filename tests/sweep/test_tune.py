@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from cells import PROGRAM, ROOT, finished
+from cells import PROGRAM, finished, stand_ins
 
 from benchmark import cli
 from benchmark.compare import leaderboard
@@ -25,10 +25,7 @@ TUNE = ("tune", "--methods", "ewc", "--kinds", "classification", "--results", "o
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory in which runs are stand-ins, whose scores are functions of method and seed alone."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("CELLS_LOG", str(tmp_path / "log"))
-    monkeypatch.setattr(engines, "COMMAND", PROGRAM)
+    stand_ins(tmp_path, monkeypatch)
     monkeypatch.setattr(tuned, "path", lambda name: tmp_path / "tuned" / f"{name}.yaml")
     return tmp_path
 
