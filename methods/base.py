@@ -245,12 +245,20 @@ class IncrementalMethod(L.LightningModule):
         """Of every task so far the number of the group whose weights it shares; None where a method forms no groups."""
         return None
 
+    def task_scores(self, batch: Batch) -> Tensor | None:
+        """(B, T) how well each of the T tasks so far fits each sample when the identity is hidden, in its own scale.
+
+        Larger is better. None without a router.
+        """
+        return None
+
     def route(self, batch: Batch) -> Tensor | None:
         """(B,) the task a router picks for each sample when the identity is hidden; None without a router.
 
         Asked once of every such batch; what it says is given to :meth:`scores` and :meth:`represent` if they take it.
         """
-        return None
+        scores_BT = self.task_scores(batch)
+        return None if scores_BT is None else scores_BT.argmax(dim=1)
 
     # ---- what methods share ---------------------------------------------------------------------------------------
 

@@ -291,10 +291,11 @@ class CMAMoE(IncrementalMethod):
             return logits_BC
         return selectors.own_labels_first(logits_BC, route_B, labels, self.tasks, self.backbone.logit_scale.exp())
 
-    def route(self, batch: Batch) -> Tensor | None:
+    def task_scores(self, batch: Batch) -> Tensor | None:
         if self.shared or not self.tasks:
             return None
-        return selectors.route(self.memory, self._frozen_features(batch), selectors.name_of(batch))
+        frozen_BE = self._frozen_features(batch)
+        return selectors.task_scores(self.memory, frozen_BE, len(self.tasks), selectors.name_of(batch))
 
 
 def _fused(features: Mapping[str, Tensor]) -> Tensor:

@@ -159,9 +159,9 @@ class DualPrompt(IncrementalMethod):
         with torch.no_grad():
             return self.backbone.image(images_BCHW).float()
 
-    def nearest(self, query_BE: Tensor) -> Tensor:
-        """(B,) the task whose key is nearest to each query."""
-        return select_prompts(query_BE, torch.stack(list(self.keys)), 1)[0].squeeze(1)
+    def likeness(self, query_BE: Tensor) -> Tensor:
+        """(B, T) the cosine of each query with the key of each task."""
+        return select_prompts(query_BE, torch.stack(list(self.keys)), 1)[1]
 
     def prompted(self, images_BCHW: Tensor, own_L2TPD: Tensor, tasks_B: Tensor | None) -> Tensor:
         """(B, E) features with the G-prompt and, for each image, the E-prompt of its task (None: there is one)."""
@@ -184,9 +184,9 @@ class DualPrompt(IncrementalMethod):
         if task is not None and task.index < len(self.tasks):
             image_BE = self.prompted(images_BCHW, self.own[task.index].unsqueeze(2), None)
         else:
-            tasks_B = self.nearest(self.query(images_BCHW)) if route is None else route
+            tasks_B = self.likeness(self.query(images_BCHW)).argmax(dim=1) if route is None else route
             image_BE = self.prompted(images_BCHW, torch.stack(list(self.own), dim=2), tasks_B)
         return self.backbone.logits(image_BE, self.backbone.class_features(labels))
 
-    def route(self, batch: Batch) -> Tensor:
-        return self.nearest(self.query(self.views(batch["image"], self.training)))
+    def task_scores(self, batch: Batch) -> Tensor:
+        return self.likeness(self.query(self.views(batch["image"], self.training)))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -99,20 +100,20 @@ class IndependentLora(IncrementalMethod):
         """With the identity hidden each sample under the weights of the task that it is routed to."""
         if task is not None:
             return super().answered(ask, batch, task)
-        route_B = self.route(batch) if route is None else route
+        route_B = cast(Tensor, self.route(batch)) if route is None else route
         return routers.by_route(route_B, batch, lambda index, part: self.answered(ask, part, self.tasks[index]))
 
     def scores(self, batch: Batch, labels: Sequence[Label], task: Task | None, route: Tensor | None = None) -> Tensor:
         """With the identity hidden: the routed task's answer, all other tasks' labels below its own."""
         if task is not None:
             return super().scores(batch, labels, task)
-        route_B = self.route(batch) if route is None else route
+        route_B = cast(Tensor, self.route(batch)) if route is None else route
         logits_BC = super().scores(batch, labels, None, route_B)
         return routers.own_labels_first(logits_BC, route_B, labels, self.tasks, self.backbone.bound)
 
-    def route(self, batch: Batch) -> Tensor:
+    def task_scores(self, batch: Batch) -> Tensor:
         with self.experts.blend({}):
-            return routers.route(self.memory, self.embed(batch), routers.name_of(batch))
+            return routers.task_scores(self.memory, self.embed(batch), len(self.tasks), routers.name_of(batch))
 
     def answers_from(self, task: Task, protocol: str) -> tuple[object, ...] | None:
         """The experts blended, each final once its task has ended."""

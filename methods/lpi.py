@@ -91,9 +91,13 @@ def nearest_task(features: Tensor, centres: Tensor, *others: tuple[Tensor, Tenso
     Args:
         features: (B, E). centres: (T, K, E). others: the same of further modalities of the items.
     """
-    pairs = (features, centres), *others
+    return _distances((features, centres), *others).argmin(dim=1)
+
+
+def _distances(*pairs: tuple[Tensor, Tensor]) -> Tensor:
+    """(B, T) to each task's nearest centre, of :func:`nearest_task`."""
     each_BT = [torch.cdist(z_BE, m.flatten(0, 1), p=1).unflatten(1, m.shape[:2]).amin(dim=2) for z_BE, m in pairs]
-    return torch.stack(each_BT).sum(dim=0).argmin(dim=1)
+    return torch.stack(each_BT).sum(dim=0)
 
 
 class LPI(IncrementalMethod):
@@ -299,12 +303,12 @@ class LPI(IncrementalMethod):
         logits_BC = routers.by_route(route_B, batch, answer)
         return routers.own_labels_first(logits_BC, route_B, labels, self.tasks, self.backbone.logit_scale.exp())
 
-    def route(self, batch: Batch) -> Tensor | None:
-        """(B,) the task of the nearest centre; None before any is learned."""
+    def task_scores(self, batch: Batch) -> Tensor | None:
+        """(B, T) minus the distance to each task's nearest centre; None before any is learned."""
         if not any(name.startswith("centres_") for name in self.memory):
             return None
         found = [(z_BE, self.memory[f"centres_{name}"]) for name, z_BE in self._unprompted(batch).items()]
-        return nearest_task(*found[0], *found[1:])
+        return -_distances(*found)
 
     def answers_from(self, task: Task, protocol: str) -> tuple[object, ...] | None:
         """The task's own prompts, final once it has ended; the frozen model before it is learned."""

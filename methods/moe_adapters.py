@@ -272,15 +272,22 @@ class MoEAdapters(IncrementalMethod):
     def _answers(self, images_BCHW: Tensor, labels: Sequence[Label], route: int) -> Tensor:
         return self.backbone.logits(self._encode_image(images_BCHW, route), self._class_features(labels, route))
 
-    def route(self, batch: Batch) -> Tensor | None:
-        """(B,) the selected task, -1 for plain CLIP."""
+    def task_scores(self, batch: Batch) -> Tensor | None:
         if self.shared_router or self.selector == "oracle" or not self.tasks:
             return None
         if self.selector == "router":
-            return router.route(self.memory, self._encode_image(self.views(batch["image"], False), -1))
+            frozen_BE = self._encode_image(self.views(batch["image"], False), -1)
+            return router.task_scores(self.memory, frozen_BE, len(self.tasks))
         u_BF = self._selector_input(batch["image"])
-        threshold = math.inf if self.threshold is None else self.threshold
-        return ddas.select(self.memory, u_BF, threshold, whole_batch=self.selector == "ddas_batch")
+        return -ddas.errors(self.memory, u_BF, whole_batch=self.selector == "ddas_batch")
+
+    def route(self, batch: Batch) -> Tensor | None:
+        """(B,) the selected task, -1 for plain CLIP."""
+        scores_BT = self.task_scores(batch)
+        if scores_BT is None:
+            return None
+        threshold = math.inf if self.threshold is None or self.selector == "router" else self.threshold
+        return ddas.select_route(F.pad(-scores_BT, (1, 0), value=torch.inf), threshold)
 
     def _selector_input(self, image: Tensor) -> Tensor:
         """uint8 images -> u (B, F), in full precision as in learning."""

@@ -24,8 +24,8 @@ from benchmark.record.files import csv_text, decimals, write_text
 from benchmark.stream import Task
 from methods.base import Batch, takes_route
 
-CLASSES = ("image", "task", "class", "probability", "note")
-WORDS = ("image", "task", "instruction", "answer", "note")
+CLASSES = ("image", "task", "margin", "class", "probability", "note")
+WORDS = ("image", "task", "margin", "instruction", "answer", "note")
 BATCH, SPOKEN = 64, 16  # images at a time, of a CLIP and of a vision-language model
 CUT = "cut off: the longest answer allowed"
 Rows = list[tuple[str, ...]]  # of one image, behind its name
@@ -46,7 +46,8 @@ def predict(
     Args:
         task: whose classes are the candidates, or who answers; None: the classes of all tasks, and the method finds
             the task. ``task`` in the CSV is the one given, or where the method has a router the one it sends the image
-            to, else the task of the class.
+            to, else the task of the class. ``margin`` is how far the router's score of the task lies above the next
+            one's, in the router's own scale (:meth:`methods.base.IncrementalMethod.task_scores`): at 0 it is a toss-up.
         inputs: ``image`` to let a run that learned from image and text answer without the text.
         method: the plug-in that made the run, ``package.module:Class``, if one did: it is imported.
         instruction: what is asked of every image, for an answer in words; None: what the task itself asks.
@@ -96,7 +97,7 @@ def predict(
         for path, image in zip(part, read, strict=True):
             name = path.relative_to(images).as_posix() if images.is_dir() else path.name
             unread += [f"{name}: {image}"] if isinstance(image, str) else []
-            written += [(name, *row) for row in ([("", "", "", image)] if isinstance(image, str) else next(rows))]
+            written += [(name, *row) for row in ([("", "", "", "", image)] if isinstance(image, str) else next(rows))]
     if len(unread) == len(paths):
         raise UserError(f"--images {images}: none is readable; {unread[0]}")
     write_text(to, csv_text(WORDS if speaks else CLASSES, written))
@@ -170,13 +171,17 @@ def _as_classes(
     probability_BC = (method.scores(batch, labels, task).float() / scale).softmax(dim=1)
     if probability_BC.isnan().any():
         raise UserError(f"{trained.record.method} has no answer {'without a task' if task is None else 'here'}")
-    route_B = method.route(batch) if task is None else None
+    route_B, margins = method.route(batch) if task is None else None, _margins(trained, task, batch)
     best_Bk = probability_BC.topk(min(top, len(labels)), dim=1)
     rows: list[Rows] = []
     for row, (chances, columns) in enumerate(zip(best_Bk.values.tolist(), best_Bk.indices.tolist(), strict=True)):
         found = [(labels[column], chance) for column, chance in zip(columns, chances, strict=True)]
-        told: Rows = [(_task(trained, task, route_B, row, label.id), label.name, decimals(p), "") for label, p in found]
-        unsure: Rows = [(told[0][0], "", told[0][2], f"no class: {told[0][1]} is less probable than {abstain:g}")]
+        told: Rows = [
+            (_task(trained, task, route_B, row, label.id), margins[row], label.name, decimals(p), "")
+            for label, p in found
+        ]
+        whose, margin, name, chance, _ = told[0]
+        unsure: Rows = [(whose, margin, "", chance, f"no class: {name} is less probable than {abstain:g}")]
         rows.append(unsure if chances[0] < abstain else told)
     return rows
 
@@ -184,13 +189,23 @@ def _as_classes(
 def _in_words(trained: Trained, task: Task | None, question: str, batch: Batch) -> list[Rows]:
     """Of every image the task, the question and the answer."""
     method, ask = trained.method, cast(Any, trained.method.answer)
-    route_B = method.route(batch) if task is None else None
+    route_B, margins = method.route(batch) if task is None else None, _margins(trained, task, batch)
     options = {"route": route_B} if route_B is not None and takes_route(ask) else {}
     answers = ask(batch, task, **options)
+    cut = ["" if getattr(answer, "stopped", True) else CUT for answer in answers]
     return [
-        [(_task(trained, task, route_B, row), question, str(answer), "" if getattr(answer, "stopped", True) else CUT)]
+        [(_task(trained, task, route_B, row), margins[row], question, str(answer), cut[row])]
         for row, answer in enumerate(answers)
     ]
+
+
+def _margins(trained: Trained, task: Task | None, batch: Batch) -> list[str]:
+    """Of every image how far its routed task scores above the next one; nothing where no router is asked."""
+    scores_BT = trained.method.task_scores(batch) if task is None else None
+    if scores_BT is None or scores_BT.shape[1] < 2:
+        return [""] * len(batch["image"])
+    first_B, next_B = scores_BT.float().topk(2, dim=1).values.unbind(dim=1)
+    return [decimals(margin) for margin in (first_B - next_B).tolist()]
 
 
 def _task(trained: Trained, task: Task | None, route_B: Tensor | None, row: int, label: int = -1) -> str:

@@ -102,13 +102,11 @@ def learn(memory: Memory, inputs: Callable[[Tensor], Tensor], batches: Iterable[
         memory.append(f"ddas_{name}", weight[None])
 
 
-def select(memory: Memory, u_BF: Tensor, threshold: float, whole_batch: bool) -> Tensor:
-    """(B,) the task of each sample, -1 for none; with ``whole_batch`` one for all, as in the official code."""
+def errors(memory: Memory, u_BF: Tensor, whole_batch: bool) -> Tensor:
+    """(B, T) each task's error of each sample; with ``whole_batch`` their mean for all, as in the official code."""
     with torch.autocast(u_BF.device.type, enabled=False):
         errors_BT = reconstruction_errors(u_BF.float(), *(memory[f"ddas_{name}"] for name in PARTS))
-    if whole_batch:
-        errors_BT = errors_BT.mean(dim=0).expand_as(errors_BT)
-    return select_route(F.pad(errors_BT, (1, 0), value=torch.inf), threshold)
+    return errors_BT.mean(dim=0).expand_as(errors_BT) if whole_batch else errors_BT
 
 
 def of_clip(features_BE: Tensor) -> Tensor:

@@ -125,18 +125,23 @@ def _learn_mahalanobis(memory: Memory, task: int, unit_NE: Tensor, labels_N: Ten
     memory[f"{name}_weights"] = weights_KE.float()
 
 
-def route(memory: Memory, features_BE: Tensor, name: str = "router") -> Tensor:
-    """(B,) the task of each sample's frozen feature."""
+def task_scores(memory: Memory, features_BE: Tensor, tasks: int, name: str = "router") -> Tensor:
+    """(B, T) how well each of so many tasks fits each sample's frozen feature; -inf for those not taken in.
+
+    The regression's value (0 to about 1), minus half the squared Mahalanobis distance up to what all tasks share, or
+    the cosine, of the task's best class.
+    """
     with torch.autocast(features_BE.device.type, enabled=False):
         unit_BE = F.normalize(features_BE.float(), dim=-1)
         if f"{name}_projection" in memory:
             unit_BE = random_features(unit_BE, memory[f"{name}_projection"])
         weights, bias = memory.get(f"{name}_weights"), memory.get(f"{name}_bias")
         if weights is None or bias is None:
-            scores = unit_BE @ memory[f"{name}_means"].mT
+            scores_BK = unit_BE @ memory[f"{name}_means"].mT
         else:
-            scores = unit_BE @ weights.mT + bias
-        return memory[f"{name}_tasks"][scores.argmax(dim=-1)]
+            scores_BK = unit_BE @ weights.mT + bias
+        none_BT = scores_BK.new_full((len(scores_BK), tasks), -torch.inf)
+        return none_BT.scatter_reduce(1, memory[f"{name}_tasks"].expand_as(scores_BK), scores_BK, "amax")
 
 
 def by_route(route_B: Tensor, batch: Batch, answer: Callable[[int, Batch], Tensor]) -> Tensor:

@@ -216,6 +216,13 @@ def test_a_routed_task_is_where_the_router_sends_the_image(runs: dict[str, Path]
     assert [row["task"] for row in found] == [loaded.stream.tasks[i].name for i in route.tolist()]
     owner = {label.name: task.name for task in loaded.stream for label in task.labels}
     assert all(owner[row["class"]] == row["task"] for row in found)
+    scores = loaded.method.task_scores({"image": torch.cat([samples(0), samples(1)])})
+    for row, own in zip(found, scores.tolist(), strict=True):
+        others = [score for index, score in enumerate(own) if loaded.stream.tasks[index].name != row["task"]]
+        assert float(row["margin"]) == pytest.approx(max(own) - max(others), abs=1e-4) and float(row["margin"]) >= 0
+    again = ["predict", "--run", str(runs["mslora_cr"]), "--images", str(folder), "--to", str(to), "--overwrite"]
+    assert cli.main([*again, "--task", found[0]["task"]]) == 0
+    assert {row["margin"] for row in rows(to)} == {""}  # no router was asked
 
 
 def test_an_adapter_is_loaded_back_by_peft_with_equal_logits(

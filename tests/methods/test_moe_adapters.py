@@ -20,6 +20,7 @@ from methods.base import cosine
 from methods.moe_adapters import AdapterExpert, MoEAdapters, balance_loss, moe_block, noisy_top_k, select_route
 from methods.parts import ddas
 from methods.parts.backbones import Backbone
+from methods.parts.memory import Memory
 from methods.parts.mixture import favourites, mixture_beside
 from methods.parts.tower_experts import TowerExperts
 
@@ -383,13 +384,18 @@ def test_only_trained_auto_encoders_take_part_and_each_knows_its_own() -> None:
         assert memory["ddas_enc_w"].shape == (task + 1, ddas.CODE, 24)
         for old in range(task + 1):
             u = batches(old, 100)[0]["image"].sigmoid()
-            routes = ddas.select(memory, u, torch.inf, whole_batch=False)
+            routes = selected(memory, u, torch.inf, whole_batch=False)
             assert routes.max() <= task and (routes == old).float().mean() > 0.85
-            alone = torch.cat([ddas.select(memory, row[None], torch.inf, whole_batch=False) for row in u[:9]])
+            alone = torch.cat([selected(memory, row[None], torch.inf, whole_batch=False) for row in u[:9]])
             assert torch.equal(alone, routes[:9])  # decided sample by sample
     mixed = torch.cat([batches(task, 40)[0]["image"][: 10 * (task + 1)] for task in range(3)]).sigmoid()
-    assert len(ddas.select(memory, mixed, torch.inf, whole_batch=True).unique()) == 1
-    assert (ddas.select(memory, mixed, 0.0, whole_batch=False) == -1).all()
+    assert len(selected(memory, mixed, torch.inf, whole_batch=True).unique()) == 1
+    assert (selected(memory, mixed, 0.0, whole_batch=False) == -1).all()
+
+
+def selected(memory: Memory, u: Tensor, threshold: float, whole_batch: bool) -> Tensor:
+    errors = ddas.errors(memory, u, whole_batch)
+    return select_route(F.pad(errors, (1, 0), value=torch.inf), threshold)
 
 
 def tiny_memory() -> Any:

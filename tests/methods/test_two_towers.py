@@ -135,7 +135,7 @@ def test_what_is_there_decides_which_router_answers() -> None:
         assert router.name_of(part) == name
         for index in range(2):
             features = F.one_hot(torch.full((8,), 2 * len(part) + index), 8).float()
-            assert router.route(memory, features, name).tolist() == [index] * 8
+            assert router.task_scores(memory, features, 2, name).argmax(dim=1).tolist() == [index] * 8
     memory = Memory()
     router.learn_task(memory, task(0, "retrieval"), [batch(0, "retrieval")], lambda part: torch.rand(8, 4), "ncm")
     assert {name for name in memory if name.endswith("means")} == {"router_means", "router_text_means"}
