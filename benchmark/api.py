@@ -90,7 +90,7 @@ def load(folder: str | os.PathLike[str], method: str | None = None) -> Run:
     Raises:
         UserError: there is no record, or a damaged one.
     """
-    found = Run(Path(folder).absolute(), method)
+    found = Run(_path("folder", folder).absolute(), method)
     assert found.record
     return found
 
@@ -119,7 +119,9 @@ def leaderboard(stream: str, metric: str | None = None, results: str | os.PathLi
     from benchmark.compare.rows import LEADERBOARD
 
     forget_notices()
-    rows = board.rows_of(Path(results), stream, metric)
+    if not isinstance(stream, str):
+        raise unknown("stream", stream, board.with_records(_path("results", results)))
+    rows = board.rows_of(_path("results", results), stream, metric)
     columns = [*LEADERBOARD, *dict.fromkeys(name for row in rows for name in row.more)]
     return pd.DataFrame({name: [_number(row.cells.get(name)) for row in rows] for name in columns})
 
@@ -263,8 +265,10 @@ class Run:
 
         from benchmark.deploy import new_images, predict
 
-        asked = predict.Asked(task, top, inputs, instruction, abstain, Path(calibrate) if calibrate else None)
-        pictures = new_images.below(Path(images)) if isinstance(images, str | os.PathLike) else new_images.of(images)
+        data = None if calibrate is None else _path("calibrate", calibrate)
+        asked = predict.Asked(task, top, inputs, instruction, abstain, data)
+        one = isinstance(images, str | os.PathLike)
+        pictures = new_images.below(_path("images", images)) if one else new_images.of(images)
         said = predict.answered(self.folder, self._trained, pictures, asked)
         found = pd.DataFrame(said.rows, columns=list(said.columns))
         return found.assign(probability=pd.to_numeric(found.probability)) if "probability" in found else found
@@ -313,6 +317,13 @@ def performed(argv: Sequence[str], shown_in: Console) -> tuple[RunConfig, Path]:
         if record.ranked:
             board.build(Path(config.results), record.stream.folder)
     return config, folder
+
+
+def _path(name: str, value: object) -> Path:
+    """A path that is typed; what is empty would be the working folder."""
+    if not isinstance(value, str | os.PathLike) or not str(value).strip() or "\0" in str(value):
+        raise UserError(f"{name}: expected a path, got {shown(value)}")
+    return Path(value)
 
 
 def _number(value: Any) -> Any:

@@ -18,7 +18,7 @@ from benchmark.compare.entries import METRICS, by_key, card_of, code_of, counts,
 from benchmark.compare.presets import presets
 from benchmark.compare.rows import DEFAULT, LEADERBOARD, OVERALL, OVERALL_PAIRS, PAIRS, LeaderboardRow
 from benchmark.compare.stats import average_ranks
-from benchmark.errors import UserError, unknown
+from benchmark.errors import UserError, shown, unknown
 from benchmark.record.files import csv_text, decimals, write_text
 from benchmark.record.schema import PROTOCOLS, Record
 from benchmark.record.shelves import read_from
@@ -180,7 +180,9 @@ def with_records(results: Path, stream: str | None = None) -> list[str]:
     there = {name for place in read_from(results) for name in _streams(place)}
     found = sorted(name for name in (there if stream is None else there & {stream}) if read_all(results, name))
     if stream is not None and not found:
-        raise unknown("stream with records", stream, with_records(results))
+        others = with_records(results)
+        nothing = UserError(f"no records of {shown(stream)}, nor of any other stream, below {results / 'runs'}")
+        raise unknown("stream with records", stream, others) if others else nothing
     return found
 
 
