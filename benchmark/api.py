@@ -131,7 +131,7 @@ def methods() -> dict[str, str]:
 
     >>> import benchmark
     >>> benchmark.methods()["zero_shot"]
-    'Zero-shot: the frozen CLIP, which learns nothing: what it knew before.'
+    'Zero-shot: the frozen model answers, nothing is learned.'
     """
     from benchmark.config import listing, registry
 

@@ -152,7 +152,7 @@ def test_a_run_is_what_its_record_says(elsewhere: Path) -> None:
         (lambda: benchmark.load(""), "folder: expected a path, got ''"),
         (lambda: benchmark.leaderboard("thre", results=elsewhere / "out"), "did you mean 'three'"),
         (lambda: benchmark.leaderboard("three", "acc", elsewhere / "out"), "unknown --metric 'acc'"),
-        (lambda: benchmark.leaderboard(None, results=elsewhere / "out"), "unknown stream None"),
+        (lambda: benchmark.leaderboard(None, results=elsewhere / "out"), "unknown stream 'None'"),
         (lambda: benchmark.leaderboard("three", results=elsewhere / "none"), "no records of 'three'"),
     ):
         with pytest.raises(benchmark.UserError, match=words):
@@ -221,7 +221,7 @@ def test_an_installed_wheel_lists_runs_and_shows_the_stored_rows(elsewhere: Path
     mbil, code = str(site / "bin/mbil"), "import benchmark; print(benchmark.__file__, benchmark.load(r'{}').folder)"
     assert "phantom8" in told(mbil, "list", "streams", "--names").split()
     assert "already complete" not in told(mbil, "run", "--method", "ncm", "--stream", "smoke")
-    assert "stored already" in told(mbil, "plan", "--method", "ncm", "--stream", "phantom8")
+    assert "stored already" in told(mbil, "plan", "--methods", "zero_shot", "--streams", "phantom8")
     (run,) = empty.glob("results/local/runs/smoke/ncm/*/*")
     assert "ranpac" in told(mbil, "leaderboard", "--stream", "phantom8")
     assert told(sys.executable, "-c", code.format(run)).split() == [str(site / "benchmark/__init__.py"), str(run)]
