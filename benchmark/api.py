@@ -266,9 +266,11 @@ class Run:
         from benchmark.deploy import new_images, predict
 
         data = None if calibrate is None else _path("calibrate", calibrate)
-        asked = predict.Asked(task, top, inputs, instruction, abstain, data)
-        one = isinstance(images, str | os.PathLike)
-        pictures = new_images.below(_path("images", images)) if one else new_images.of(images)
+        asked = predict.Request(task, top, inputs, instruction, abstain, data)
+        if isinstance(images, str | os.PathLike):
+            pictures = new_images.below(_path("images", images))
+        else:
+            pictures = new_images.of(images)
         said = predict.answered(self.folder, self._trained, pictures, asked)
         found = pd.DataFrame(said.rows, columns=list(said.columns))
         return found.assign(probability=pd.to_numeric(found.probability)) if "probability" in found else found

@@ -525,10 +525,10 @@ def predict_(argv: Sequence[str]) -> int:
     places.writable(Path(given.to), f"--to {given.to}", folder=False)
     if given.calibrate:
         places.data_folder(given.data)
-    from benchmark.deploy.predict import Asked, predict
+    from benchmark.deploy.predict import Request, predict
 
     calibrate = Path(given.data) if given.calibrate else None
-    asked = Asked(given.task, given.top, given.inputs, given.instruction, given.abstain, calibrate)
+    asked = Request(given.task, given.top, given.inputs, given.instruction, given.abstain, calibrate)
     said = predict(Path(given.run), Path(given.images), asked, Path(given.to), given.method, given.overwrite)
     _console().print(said, highlight=False, markup=False, soft_wrap=True)
     return 0

@@ -196,6 +196,7 @@ def test_who_made_it_and_how_it_may_be_used_is_told_once() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_an_installed_wheel_lists_runs_and_shows_the_stored_rows(elsewhere: Path) -> None:
     """In a folder of its own, from an empty one, where no checkout is found."""
     source, site, empty = elsewhere / "source", elsewhere / "site", elsewhere / "empty"

@@ -33,8 +33,8 @@ Answers = Callable[[Batch], list[Rows]]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a method is asked of images.
+class Request:
+    """What is asked of a method about images.
 
     Args:
         task: whose classes are the candidates, or who answers; None: the classes of all tasks, and the method finds
@@ -78,7 +78,9 @@ class Said:
     calibrated: str = ""
 
 
-def predict(run: Path, images: Path, asked: Asked, to: Path, method: str | None = None, overwrite: bool = False) -> str:
+def predict(
+    run: Path, images: Path, asked: Request, to: Path, method: str | None = None, overwrite: bool = False
+) -> str:
     """Write ``to``: what the method of a run says of every image below ``images``; returns in a line what was done.
 
     Args:
@@ -99,7 +101,7 @@ def predict(run: Path, images: Path, asked: Asked, to: Path, method: str | None 
     )
 
 
-def answered(run: Path, trained: Trained, pictures: Sequence[tuple[str, Picture]], asked: Asked) -> Said:
+def answered(run: Path, trained: Trained, pictures: Sequence[tuple[str, Picture]], asked: Request) -> Said:
     """What the method of a run says of images.
 
     Of classes ``top`` rows for an image, the likeliest first; ``probability`` is the softmax over the candidates, which
