@@ -27,9 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pandas import DataFrame
     from PIL import Image
-    from rich.console import Console
 
-    from benchmark.config.run_config import RunConfig
     from benchmark.deploy.trained import Trained
 
     Images = str | os.PathLike[str] | Sequence[str | os.PathLike[str] | Image.Image | NDArray[np.uint8]]
@@ -59,7 +57,9 @@ def run(method: str | None = None, stream: str | None = None, **options: object)
         RunFailed: the run has diverged, or the method breaks its contract.
         KeyboardInterrupt: it was interrupted; the same call continues.
     """
+    from benchmark.compare.tables import console
     from benchmark.config import arguments
+    from benchmark.sweep import one
 
     named = {"method": method, "stream": stream}
     argv = arguments.typed({name: value for name, value in named.items() if value is not None} | options)
@@ -70,7 +70,7 @@ def run(method: str | None = None, stream: str | None = None, **options: object)
     shown_in.quiet = options.get("quiet") is True
     forget_notices()
     with endings.interruptible():
-        config, folder = performed(argv, shown_in)
+        config, folder = one.run(argv, shown_in)
     return Run(folder.absolute(), config.method)
 
 
@@ -280,45 +280,6 @@ class Run:
         from benchmark.deploy import trained
 
         return trained.load(self.folder, self.method)
-
-
-# What the command line does as well
-
-
-def console() -> Console:
-    """Where lines and tables are printed: as wide as the terminal, elsewhere so that no table is cut."""
-    from rich.console import Console
-
-    found = Console()
-    return found if found.is_terminal or os.environ.get("COLUMNS", "").isdigit() else Console(width=110)
-
-
-def performed(argv: Sequence[str], shown_in: Console) -> tuple[RunConfig, Path]:
-    """Run what is typed, or continue it; then the tables that it stands in.
-
-    Returns:
-        What was asked for, and the run's folder.
-
-    Raises:
-        UserError: anything wrong with the input; nothing has been written then.
-        RunFailed: the run has diverged, now or before, or the method breaks its contract.
-    """
-    from benchmark.compare import leaderboard as board
-    from benchmark.config import arguments
-    from benchmark.config.resolve import checked
-    from benchmark.running import execute, processes
-    from benchmark.sweep.forecast import finds_cuda
-
-    config, card, _ = arguments.parse("run", argv, with_class=False)
-    checked(config, card)  # this and the next are said before torch is loaded
-    execute.refuse_diverged(config, card, finds_cuda(config))
-    config, card, cls = arguments.parse("run", argv, with_class=True)
-    folder = execute.execute(config, card, cls, shown_in)
-    if not processes.rank_here():
-        record = read_record(folder)
-        if record.ranked:
-            board.build(Path(config.results), record.stream.folder)
-    return config, folder
 
 
 def _path(name: str, value: object) -> Path:

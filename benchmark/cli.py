@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from benchmark import api, endings
-from benchmark.api import console as _console
+from benchmark import endings
 from benchmark.errors import UserError, forget_notices, unknown
 from benchmark.record import shelves
 from benchmark.running import processes
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from benchmark.record.schema import Record
 
 USAGE = """usage: python -m benchmark VERB [options]        (VERB --help; installed: mbil VERB [options])
@@ -64,6 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return endings.ended(act, PATIENCE.get(argv[0], endings.PATIENCE), silent=bool(processes.rank_here()))
 
 
+def _console() -> Console:
+    from benchmark.compare.tables import console
+
+    return console()
+
+
 def _parser(verb: str) -> Any:
     from jsonargparse import ArgumentParser
 
@@ -94,10 +101,11 @@ def run(argv: Sequence[str]) -> int:
     """Run (or continue) one method on one stream."""
     from benchmark.compare import standings, tables
     from benchmark.record.stored import read_record
+    from benchmark.sweep import one
 
     processes.follow_parent()
     console = _console()
-    config, folder = api.performed(argv, console)
+    config, folder = one.run(argv, console)
     if processes.rank_here():
         return 0
     record = read_record(folder)

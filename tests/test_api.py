@@ -23,6 +23,7 @@ from benchmark.errors import Interrupted
 from benchmark.record import shelves
 from benchmark.record.shelves import OWN, STORED, read_from
 from benchmark.record.stored import run_files
+from benchmark.sweep import one
 from tests.made_records import flat, made, save, unanswered
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -123,7 +124,7 @@ def test_an_interrupt_stops_a_run_as_it_stops_the_command(monkeypatch: pytest.Mo
             seen.append(type(error))
             raise
 
-    monkeypatch.setattr(api, "performed", interrupted)
+    monkeypatch.setattr(one, "run", interrupted)
     with pytest.raises(KeyboardInterrupt, match=endings.CONTINUES):
         benchmark.run("ncm", "smoke")
     assert seen == [Interrupted] and signal.getsignal(signal.SIGINT) is before

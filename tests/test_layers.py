@@ -22,8 +22,7 @@ LAYERS = (
     {"compare"},
     {"report", "running"},
     {"sweep", "deploy", "testing"},
-    {"api"},
-    {"cli"},
+    {"api", "cli"},
     {"__main__"},
 )
 LIGHT = (  # packages and modules that answer before torch is there
