@@ -39,9 +39,9 @@ def run(method: str | None = None, stream: str | None = None, **options: object)
     """Run a method over a stream of tasks, or continue such a run; one that is complete is not run again.
 
     >>> import benchmark
-    >>> run = benchmark.run("ncm", "smoke", seed=1, quiet=True)
+    >>> run = benchmark.run("ncm", "smoke", seed=0, quiet=True)
     >>> run.folder.name
-    'seed1-order0'
+    'seed0-order0'
     >>> benchmark.run("ncm", "smoke", epoch=3)
     Traceback (most recent call last):
     benchmark.errors.UserError: unknown argument '--epoch' (did you mean '--epochs'?)
