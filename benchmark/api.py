@@ -153,7 +153,10 @@ def streams() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Run:
-    """One run: a method after every task of a stream, scored on all of them.
+    """One run: a method after every task of a stream, scored on all of them. ``run`` in the examples below is one.
+
+    >>> import benchmark
+    >>> run = benchmark.run("ncm", "smoke", quiet=True)
 
     Attributes:
         folder: with ``run.json``, the matrices, and on the machine that made the run what it learned.
@@ -178,8 +181,6 @@ class Run:
     def summary(self) -> DataFrame:
         """The numbers of the run, a row each, with the identity of tasks given and hidden; NaN where undefined.
 
-        >>> import benchmark
-        >>> run = benchmark.run("ncm", "smoke", quiet=True)
         >>> float(run.summary.loc["forgetting", "given"])
         0.0
 
@@ -196,8 +197,6 @@ class Run:
         """The score on every task (columns) after every task learned (rows, ``before`` the first one), a fraction; NaN
         where it is undefined.
 
-        >>> import benchmark
-        >>> run = benchmark.run("ncm", "smoke", quiet=True)
         >>> run.matrix("hidden").shape
         (3, 2)
 
@@ -221,8 +220,7 @@ class Run:
     def plot(self, protocol: str = "given", metric: str | None = None) -> Figure:
         """The matrix as a heat map, in per cent: a figure of matplotlib.
 
-        >>> import benchmark
-        >>> benchmark.run("ncm", "smoke", quiet=True).plot().savefig("matrix.png")
+        >>> run.plot().savefig("matrix.png")
 
         Raises:
             UserError: as :meth:`matrix`, or no cell of it is known.
@@ -242,8 +240,7 @@ class Run:
     ) -> DataFrame:  # fmt: skip
         """What the method says of new images: a row each, with the columns of the command ``predict``.
 
-        >>> import benchmark, numpy
-        >>> run = benchmark.run("ncm", "smoke", quiet=True)
+        >>> import numpy
         >>> noise = numpy.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), numpy.uint8)
         >>> run.predict(list(noise))[["image", "task"]].shape
         (2, 2)
