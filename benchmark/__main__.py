@@ -1,4 +1,4 @@
-"""``python -m benchmark``."""
+"""``python -m benchmark``, and ``mbil`` where the package is installed."""
 
 import os
 import sys
@@ -18,7 +18,8 @@ def _leave_the_checkout() -> None:
         del sys.path[0]
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Do what the command line says, and leave with its exit status."""
     _leave_the_checkout()
     from benchmark.cli import main
 
@@ -29,3 +30,7 @@ if __name__ == "__main__":
                 stream.flush()
         os._exit(code)
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    start()

@@ -14,9 +14,11 @@ from benchmark.record import shelves
 from benchmark.running import processes
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from benchmark.record.schema import Record
 
-USAGE = """usage: python -m benchmark VERB [options]        (python -m benchmark VERB --help)
+USAGE = """usage: python -m benchmark VERB [options]        (VERB --help; installed: mbil VERB [options])
 
   run --method M            run a method over a stream, write its record, print the tables
   plan --method M           what would run, where, and how long it would take; --methods ...: of a grid
@@ -63,11 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return endings.ended(act, PATIENCE.get(argv[0], endings.PATIENCE), silent=bool(processes.rank_here()))
 
 
-def _console() -> Any:
-    from rich.console import Console
+def _console() -> Console:
+    from benchmark.compare.tables import console
 
-    console = Console()
-    return console if console.is_terminal or os.environ.get("COLUMNS", "").isdigit() else Console(width=110)
+    return console()
 
 
 def _parser(verb: str) -> Any:
@@ -98,26 +99,16 @@ def _say_of_backbones(console: Any, records: Iterable[Record]) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Run (or continue) one method on one stream."""
-    from benchmark.compare import leaderboard, standings, tables
-    from benchmark.config import arguments
-    from benchmark.config.resolve import checked
+    from benchmark.compare import standings, tables
     from benchmark.record.stored import read_record
-    from benchmark.running import execute
-    from benchmark.sweep.forecast import finds_cuda
+    from benchmark.sweep import one
 
     processes.follow_parent()
-    config, card, _ = arguments.parse("run", argv, with_class=False)
-    checked(config, card)  # this and the next are said before torch is loaded
-    execute.refuse_diverged(config, card, finds_cuda(config))
-    config, card, cls = arguments.parse("run", argv, with_class=True)
-
     console = _console()
-    folder = execute.execute(config, card, cls, console)
+    config, folder = one.run(argv, console)
     if processes.rank_here():
         return 0
     record = read_record(folder)
-    if record.ranked:
-        leaderboard.build(Path(config.results), record.stream.folder)
     if config.quiet:
         console.print(tables.summary_line(record), highlight=False)
         return 0
@@ -392,11 +383,9 @@ def leaderboard_(argv: Sequence[str]) -> int:
     if given.metric is not None and given.metric not in METRICS:
         raise unknown("--metric", given.metric, METRICS)
     results, console = Path(given.results), _console()
-    streams = sorted({record.stream.folder for record in read_all(results)})
     if given.readme is not None:
         markdown.rewrite(Path(given.readme), shelves.read_from(results)[0])  # never of a user's own runs
-    if given.stream is not None and given.stream not in streams:
-        raise unknown("stream with records", given.stream, streams)
+    streams = leaderboard.with_records(results, given.stream)
     if not streams:
         line = f"no records below {results / 'runs'} yet: make bench METHOD=mslora_cr"
         console.print(line, highlight=False, markup=False)
@@ -406,7 +395,7 @@ def leaderboard_(argv: Sequence[str]) -> int:
         streams = [path.name.removesuffix(f".{given.metric}.csv") for path in built]
     for path in built:
         console.print(str(path), highlight=False, markup=False, soft_wrap=True)
-    for stream in [given.stream] if given.stream else streams:
+    for stream in streams:
         console.print(standings.table(results, stream, given.metric))
         records = read_all(results, stream)
         _say_of_backbones(console, records)
@@ -544,12 +533,11 @@ def predict_(argv: Sequence[str]) -> int:
     places.writable(Path(given.to), f"--to {given.to}", folder=False)
     if given.calibrate:
         places.data_folder(given.data)
-    from benchmark.deploy.predict import predict
+    from benchmark.deploy.predict import Request, predict
 
-    said = predict(
-        Path(given.run), Path(given.images), given.task, Path(given.to), given.top, given.inputs, given.method,
-        given.instruction, given.abstain, given.overwrite, Path(given.data) if given.calibrate else None,
-    )  # fmt: skip
+    calibrate = Path(given.data) if given.calibrate else None
+    asked = Request(given.task, given.top, given.inputs, given.instruction, given.abstain, calibrate)
+    said = predict(Path(given.run), Path(given.images), asked, Path(given.to), given.method, given.overwrite)
     _console().print(said, highlight=False, markup=False, soft_wrap=True)
     return 0
 

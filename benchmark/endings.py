@@ -127,7 +127,18 @@ def _shortened(path: str, most: int = 300) -> str:
 
 
 @contextmanager
-def _listening(heard: Heard) -> Iterator[None]:
+def interruptible() -> Iterator[None]:
+    """Inside, an interrupt from the keyboard (of a notebook: of its kernel) stops a run as it stops the command; what
+    comes out is Python's own KeyboardInterrupt. Left to Lightning, it would end the process."""
+    try:
+        with _listening([], (signal.SIGINT,)):
+            yield
+    except Interrupted:
+        raise KeyboardInterrupt(CONTINUES) from None
+
+
+@contextmanager
+def _listening(heard: Heard, signals: tuple[signal.Signals, ...] = SIGNALS) -> Iterator[None]:
     """Inside, the first signal raises :class:`Interrupted` and the next ones are not heard; outside all is as it was.
 
     A signal that is ignored already (nohup, a job in the background) stays ignored. Only a main thread can listen.
@@ -135,7 +146,7 @@ def _listening(heard: Heard) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in signals}
     ours = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
 
     def interrupt(number: int, frame: object) -> None:

@@ -14,6 +14,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from benchmark.record import shelves
+
 torch.set_num_threads(1)
 os.fsync = lambda _file: None
 
@@ -22,6 +24,12 @@ settings.register_profile("all", deadline=None, max_examples=100)
 settings.load_profile("few")
 
 SLOW = ("test_methods.py", "test_readme.py")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside runs that a test makes in a folder of its own no records stand that come with the package."""
+    monkeypatch.setattr(shelves, "SHIPPED", None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

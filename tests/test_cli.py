@@ -117,7 +117,7 @@ QUICK = [
     ["plan", "--method", "ncm", "--stream", "tiny.yaml", "--order", "3"],
     ["plan", "--method", "ewc", "--stream", "smoke_mixed"],
     ["needs", "--streams", "phantom8 smoke_generation"],
-    ["leaderboard"],
+    ["leaderboard", "--results", "out"],
     ["claims", "--help"],
     ["run", "--help"],
     ["run", "--method", "nope"],
@@ -303,7 +303,7 @@ WRONG: list[tuple[str, tuple[str, ...]]] = [
     ("show none.yaml", ("none.yaml: file not found",)),
     ("check --method ncn", ("unknown method 'ncn'", "did you mean 'ncm'?")),
     ("leaderboard --strem x", ("unknown argument '--strem'", "did you mean '--stream'?")),
-    ("leaderboard --stream phantom8", ("unknown stream with records 'phantom8'",)),
+    ("leaderboard --stream phantom8", ("no records of 'phantom8', nor of any other stream",)),
     ("pretrain --samples 10", ("--samples", "at least 1000")),
     ("pretrain --epochs ten", ("epochs", "int", "ten")),
 ]  # fmt: skip

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from benchmark.compare import comparisons, per_task
 from benchmark.compare.aggregate import aggregated
-from benchmark.compare.entries import by_key, card_of, code_of, counts, group_place, seen_by
+from benchmark.compare.entries import METRICS, by_key, card_of, code_of, counts, group_place, seen_by
 from benchmark.compare.presets import presets
 from benchmark.compare.rows import DEFAULT, LEADERBOARD, OVERALL, OVERALL_PAIRS, PAIRS, LeaderboardRow
 from benchmark.compare.stats import average_ranks
-from benchmark.errors import UserError, unknown
+from benchmark.errors import UserError, shown, unknown
 from benchmark.record.files import csv_text, decimals, write_text
 from benchmark.record.schema import PROTOCOLS, Record
 from benchmark.record.shelves import read_from
@@ -61,6 +61,19 @@ def rows(records: Iterable[Record]) -> list[LeaderboardRow]:
             beside = [places[other] for method, other in others.items() if method != methods[place]]
             found[place] = replace(found[place], rank=cell_ranks([places[place], *beside])[0])
     return sorted(found, key=_place)
+
+
+def rows_of(results: Path, stream: str, metric: str | None = None) -> list[LeaderboardRow]:
+    """The leaderboard of a stream, see :func:`rows`; ``metric``: by another one than each task's own.
+
+    Raises:
+        UserError: no record of that stream, or none that was measured so.
+    """
+    if metric is not None and metric not in METRICS:
+        raise unknown("--metric", metric, METRICS)
+    with_records(results, stream)
+    records = read_all(results, stream)
+    return rows(records if metric is None else seen_by(metric, records))
 
 
 def cell_ranks(rivals: Sequence[Mapping[tuple[int, int], float]]) -> list[float | None]:
@@ -156,6 +169,21 @@ def known_stream(results: Path, stream: str | None) -> None:
     names = sorted({name for place in read_from(results) for name in _streams(place)})
     if stream is not None and stream not in names:
         raise unknown("stream", stream, names, f"{results / 'runs'}") if names else UserError(f"no runs in {results}")
+
+
+def with_records(results: Path, stream: str | None = None) -> list[str]:
+    """The streams that have records, by name, or the one that is named.
+
+    Raises:
+        UserError: that has none.
+    """
+    there = {name for place in read_from(results) for name in _streams(place)}
+    found = sorted(name for name in (there if stream is None else there & {stream}) if read_all(results, name))
+    if stream is not None and not found:
+        others = with_records(results)
+        nothing = UserError(f"no records of {shown(stream)}, nor of any other stream, below {results / 'runs'}")
+        raise unknown("stream with records", stream, others) if others else nothing
+    return found
 
 
 def _streams(results: Path) -> list[str]:

@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmark.compare.entries import seen_by
-from benchmark.compare.leaderboard import known_stream, rows
+from benchmark.compare.leaderboard import rows_of
 from benchmark.compare.rows import LeaderboardRow, PairRow
 from benchmark.compare.tables import percent, plain_table, spoken
 from benchmark.kinds import OWN
 from benchmark.record.files import decimals
-from benchmark.record.stored import read_all
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -48,11 +46,9 @@ def table(results: Path, stream: str, metric: str | None = None) -> Group:
     """The leaderboard of a stream, see :func:`board`; ``metric``: by another one than each task's own.
 
     Raises:
-        UserError: no runs of that stream.
+        UserError: no record of that stream, or none that was measured so.
     """
-    known_stream(Path(results), stream)
-    records = read_all(Path(results), stream)
-    return board(rows(records if metric is None else seen_by(metric, records)), stream)
+    return board(rows_of(Path(results), stream, metric), stream)
 
 
 def board(every: Sequence[LeaderboardRow], stream: str) -> Group:

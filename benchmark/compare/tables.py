@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from benchmark.record.schema import PROTOCOLS, Record
 from benchmark.record.summary import floats, missing_rows
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -28,6 +30,14 @@ WORDS = {  # for metrics that their names do not say
     "macro_auroc": "macro AUROC",
     "rouge_l": "ROUGE-L",
 }
+
+
+def console() -> Console:
+    """Where lines and tables are printed: as wide as the terminal, elsewhere so that no table is cut."""
+    from rich.console import Console
+
+    found = Console()
+    return found if found.is_terminal or os.environ.get("COLUMNS", "").isdigit() else Console(width=110)
 
 
 def percent(value: float | None, spread: float | None = None) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from benchmark.data.yaml_files import check_keys, read
 from benchmark.errors import UserError, shown, unknown
 
 SKIP = {"method", "method_args"}
+OF_A_FILE = ("method", "preset", *(f.name for f in fields(RunConfig) if f.name not in SKIP))
 NUMBERS = {f"--{name}": int for name in WHOLE} | {f"--{name}": float for name in ("lr", "weight_decay", "warmup")}
 DIGITS = re.compile(r"[+-]?[0-9]{1,40}")
 DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -56,6 +57,27 @@ def parse(verb: str, argv: Sequence[str], with_class: bool) -> tuple[RunConfig, 
             raise UserError(f"--method.{name}: expected a number, got {value}")
     values = {name: value for name, value in values.items() if name not in ("config", "preset", "print_config")}
     return RunConfig(**values, method=method, method_args=method_args), described, cls
+
+
+def typed(options: Mapping[str, object]) -> list[str]:
+    """The options of a call as words of the command line: ``batch_size=8, method_rank=16`` is ``--batch_size=8
+    --method.rank=16``.
+
+    Raises:
+        UserError: an option that ``run`` does not have, or a value that cannot be typed.
+    """
+    known, words = ("config", *OF_A_FILE), []
+    for name, value in options.items():
+        argument = "--" + re.sub("^method_", "method.", name)
+        if name not in known and not argument.startswith("--method."):
+            raise unknown("argument", argument, [f"--{each}" for each in known])
+        value = value.tolist() if hasattr(value, "tolist") else value  # of numpy
+        try:
+            word = str(value) if isinstance(value, str | Path) else json.dumps(value)
+        except (TypeError, ValueError, RecursionError):
+            raise UserError(f"{argument}: expected a number, a text, true or false, got {shown(value)}") from None
+        words.append(f"{argument}={word}")
+    return words
 
 
 def _parser(verb: str, described: MethodCard | None, cls: type[Any] | None) -> Any:
@@ -148,7 +170,7 @@ def _chosen(argv: list[str], name: str) -> str:
 def _of_file(path: str) -> dict[str, Any]:
     """What a config file says; there too the method may be given by its name alone."""
     content, where = read(Path(path), "--config"), f"--config {path}"
-    check_keys(content, ("method", "preset", *(f.name for f in fields(RunConfig) if f.name not in SKIP)), where)
+    check_keys(content, OF_A_FILE, where)
     method = content.get("method", {})
     method = {"name": method} if isinstance(method, str) else method
     if not isinstance(method, dict) or not isinstance(method.get("name", ""), str):

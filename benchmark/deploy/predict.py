@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -10,16 +11,15 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from benchmark import kinds
 from benchmark.data.cache import resized
-from benchmark.data.sources.images import decoded
 from benchmark.data.task_keys import MOST_WORDS
 from benchmark.deploy.calibration import calibrated
+from benchmark.deploy.new_images import Picture, below, pixels
 from benchmark.deploy.trained import Trained, load
-from benchmark.errors import UserError
+from benchmark.errors import UserError, unknown
 from benchmark.record.files import csv_text, decimals, write_text
 from benchmark.stream import Task
 from methods.base import Batch, takes_route
@@ -32,80 +32,127 @@ Rows = list[tuple[str, ...]]  # of one image, behind its name
 Answers = Callable[[Batch], list[Rows]]
 
 
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a method about images.
+
+    Args:
+        task: whose classes are the candidates, or who answers; None: the classes of all tasks, and the method finds
+            the task. ``task`` of an answer is the one given, or where the method has a router the one it sends the
+            image to, else the task of the class; its ``margin`` is how far the router's score of that task lies above
+            the next one's (:meth:`methods.base.IncrementalMethod.task_scores`): at 0 it is a toss-up.
+        top: so many classes of an image, the likeliest first.
+        inputs: ``image`` to let a run that learned from image and text answer without the text.
+        instruction: what is asked of every image, for an answer in words; None: what the task itself asks.
+        abstain: an image whose likeliest class is less probable gets none.
+        calibrate: the folder of data, to divide the scores by the temperature under which the validation samples of the
+            run's stream are likeliest (:mod:`benchmark.deploy.calibration`).
+
+    Raises:
+        UserError: a number out of range.
+    """
+
+    task: str | None = None
+    top: int = 1
+    inputs: str | None = None
+    instruction: str | None = None
+    abstain: float = 0.0
+    calibrate: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise UserError(f"--top: expected a whole number of at least 1, got {self.top}")
+        if not 0 <= self.abstain < 1:
+            raise UserError(f"--abstain: expected a probability, at least 0 and less than 1, got {self.abstain}")
+        if self.inputs not in (None, "image"):
+            raise unknown("--inputs", self.inputs, ["image"])
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a method said: ``columns``, the rows of all images, the images that could not be read with the reason, and
+    how the probabilities were calibrated, if they were."""
+
+    columns: tuple[str, ...]
+    rows: Rows
+    unread: list[str]
+    calibrated: str = ""
+
+
 def predict(
-    run: Path, images: Path, task: str | None, to: Path, top: int = 1, inputs: str | None = None,
-    method: str | None = None, instruction: str | None = None, abstain: float = 0.0, overwrite: bool = False,
-    calibrate: Path | None = None,
-) -> str:  # fmt: skip
+    run: Path, images: Path, asked: Request, to: Path, method: str | None = None, overwrite: bool = False
+) -> str:
     """Write ``to``: what the method of a run says of every image below ``images``; returns in a line what was done.
+
+    Args:
+        method: the plug-in that made the run, ``package.module:Class``, if one did: it is imported.
+
+    Raises:
+        UserError: no such run, no image or none that is readable, ``to`` is there, or a method that cannot answer so.
+    """
+    if to.exists() and not overwrite:
+        raise UserError(f"--to {to}: there is something already; --overwrite replaces it")
+    pictures = below(images)
+    said = answered(run, load(run, method), pictures, asked)
+    write_text(to, csv_text(said.columns, said.rows))
+    return (
+        f"{to}: {len(pictures)} image{'s' * (len(pictures) > 1)}"
+        + (f", {len(said.unread)} of them not readable (column note)" if said.unread else "")
+        + said.calibrated
+    )
+
+
+def answered(run: Path, trained: Trained, pictures: Sequence[tuple[str, Picture]], asked: Request) -> Said:
+    """What the method of a run says of images.
 
     Of classes ``top`` rows for an image, the likeliest first; ``probability`` is the softmax over the candidates, which
     no method here was trained to calibrate: ``calibrate`` does. Of tasks that are answered in words the instruction and
     the answer. A file that is not readable has a row with the reason as its ``note``.
 
     Args:
-        task: whose classes are the candidates, or who answers; None: the classes of all tasks, and the method finds
-            the task. ``task`` in the CSV is the one given, or where the method has a router the one it sends the image
-            to, else the task of the class. ``margin`` is how far the router's score of the task lies above the next
-            one's, in the router's own scale (:meth:`methods.base.IncrementalMethod.task_scores`): at 0 it is a toss-up.
-        inputs: ``image`` to let a run that learned from image and text answer without the text.
-        method: the plug-in that made the run, ``package.module:Class``, if one did: it is imported.
-        instruction: what is asked of every image, for an answer in words; None: what the task itself asks.
-        calibrate: the folder of data, to divide the scores by the temperature under which the validation samples of the
-            run's stream are likeliest (:mod:`benchmark.deploy.calibration`).
-        abstain: an image whose likeliest class is less probable gets none.
+        pictures: each with its name: a file, or pixels of uint8 as (H, W) grey or (H, W, 3).
 
     Raises:
-        UserError: no such run, no image or none that is readable, ``to`` is there, or a method that cannot answer so.
+        UserError: none of the images is readable, or a method that cannot answer so.
     """
-    if top < 1:
-        raise UserError(f"--top: expected a whole number of at least 1, got {top}")
-    if not 0 <= abstain < 1:
-        raise UserError(f"--abstain: expected a probability, at least 0 and less than 1, got {abstain}")
-    if to.exists() and not overwrite:
-        raise UserError(f"--to {to}: there is something already; --overwrite replaces it")
-    paths, trained = _images(images), load(run, method)
-    chosen = None if task is None else trained.task(task)
+    chosen = None if asked.task is None else trained.task(asked.task)
     if chosen is None and trained.method.requires_task_id:
         raise UserError(f"{run}: {trained.record.method} has to be told the task: --task NAME")
-    asked, told = list(trained.stream) if chosen is None else [chosen], ""
-    speaks = any(kinds.of(each.kind).speaks for each in asked)
+    among, told = list(trained.stream) if chosen is None else [chosen], ""
+    speaks = any(kinds.of(each.kind).speaks for each in among)
     if speaks:
-        typed = {"--top": top > 1, "--abstain": abstain, "--inputs": inputs, "--calibrate": calibrate}
+        typed = {"--top": asked.top > 1, "--abstain": asked.abstain, "--inputs": asked.inputs,
+                 "--calibrate": asked.calibrate}  # fmt: skip
         option = next((name for name, value in typed.items() if value), "")
         if option:
-            raise UserError(f"{option}: is for classes, and {task or run} is answered in words")
-        question = _question(asked, instruction, task or str(run))
+            raise UserError(f"{option}: is for classes, and {asked.task or run} is answered in words")
+        question = _question(among, asked.instruction, asked.task or str(run))
         answers: Answers = partial(_in_words, trained, chosen, question)
     else:
-        _check_classes(trained, run, inputs, instruction)
-        question = _question(asked, None, task or str(run)) if trained.method.backbone.speaks else ""
-        if calibrate is not None and trained.method.backbone.speaks:
+        _check_classes(trained, run, asked.inputs, asked.instruction)
+        question = _question(among, None, asked.task or str(run)) if trained.method.backbone.speaks else ""
+        if asked.calibrate is not None and trained.method.backbone.speaks:
             raise UserError(f"--calibrate: is for the scores of a CLIP, and {run} learned on a vision-language model")
-        found = None if calibrate is None else calibrated(
-            run, trained, chosen, calibrate, inputs or trained.record.config.inputs
+        found = None if asked.calibrate is None else calibrated(
+            run, trained, chosen, asked.calibrate, asked.inputs or trained.record.config.inputs
         )  # fmt: skip
         scale, told = (1.0, "") if found is None else (found.value, f"; {found.sentence}")
-        answers = partial(_as_classes, trained, chosen, top, abstain, scale)
-    written, unread = [], []
+        answers = partial(_as_classes, trained, chosen, asked.top, asked.abstain, scale)
+    rows: Rows = []
+    unread = []
     size = SPOKEN if trained.method.backbone.speaks else BATCH
-    for part in (paths[start : start + size] for start in range(0, len(paths), size)):
-        read = [_read(path) for path in part]
+    for part in (pictures[start : start + size] for start in range(0, len(pictures), size)):
+        read = [pixels(picture) for _, picture in part]
         images_here = [image for image in read if not isinstance(image, str)]
         with torch.no_grad():
-            rows = iter(answers(_batch(trained, images_here, question)) if images_here else [])
-        for path, image in zip(part, read, strict=True):
-            name = path.relative_to(images).as_posix() if images.is_dir() else path.name
+            found_here = iter(answers(_batch(trained, images_here, question)) if images_here else [])
+        for (name, _), image in zip(part, read, strict=True):
             unread += [f"{name}: {image}"] if isinstance(image, str) else []
-            written += [(name, *row) for row in ([("", "", "", "", image)] if isinstance(image, str) else next(rows))]
-    if len(unread) == len(paths):
-        raise UserError(f"--images {images}: none is readable; {unread[0]}")
-    write_text(to, csv_text(WORDS if speaks else CLASSES, written))
-    return (
-        f"{to}: {len(paths)} image{'s' * (len(paths) > 1)}"
-        + (f", {len(unread)} of them not readable (column note)" if unread else "")
-        + told
-    )
+            told_here = [("", "", "", "", image)] if isinstance(image, str) else next(found_here)
+            rows += [(name, *row) for row in told_here]
+    if len(unread) == len(pictures):
+        raise UserError(f"--images: none is readable; {unread[0]}")
+    return Said(WORDS if speaks else CLASSES, rows, unread, told)
 
 
 def _check_classes(trained: Trained, run: Path, inputs: str | None, instruction: str | None) -> None:
@@ -132,25 +179,6 @@ def _question(asked: Sequence[Task], typed: str | None, who: str) -> str:
     if "" in own:
         raise UserError(f"{who}: its samples brought their own questions: say what is asked by --instruction TEXT")
     return own.pop()
-
-
-def _images(folder: Path) -> list[Path]:
-    """Every image below a folder, sorted; or the one file that is named."""
-    if folder.is_file():
-        return [folder]
-    known = Image.registered_extensions()
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in known and path.is_file())
-    if not paths:
-        raise UserError(f"--images {folder}: {'no image in this folder' if folder.is_dir() else 'no such folder'}")
-    return paths
-
-
-def _read(path: Path) -> NDArray[np.uint8] | str:
-    """The image, or why there is none."""
-    try:
-        return decoded(path)
-    except UserError as error:
-        return str(error).removeprefix(f"{path}: ")
 
 
 def _batch(trained: Trained, images: Sequence[NDArray[np.uint8]], question: str) -> Batch:

@@ -18,7 +18,7 @@ from benchmark.data import catalog
 from benchmark.errors import UserError, unknown
 from benchmark.record.folder import METHOD
 from benchmark.record.schema import Configuration, Record
-from benchmark.record.shelves import OWN, STORED
+from benchmark.record.shelves import OWN, read_from
 from benchmark.record.stored import RECORD, read_record
 from benchmark.running.load import attached, quiet
 from benchmark.stream import Budget, Stream, Task
@@ -99,7 +99,7 @@ def _below(folder: Path) -> str:
 def _instead(folder: Path) -> str:
     """What to do where a run left nothing here: of a stored run there may be one of the user's own."""
     with suppress(ValueError):
-        below = folder.absolute().relative_to(Path(STORED, "runs").absolute())
+        below = folder.absolute().relative_to((read_from(Path(OWN))[0] / "runs").absolute())
         own = Path(OWN, "runs") / below
         return f"{own} was made here" if (own / METHOD).is_file() else f"make bench makes it here, in {own}"
     return "run it again with --force"

@@ -11,6 +11,7 @@ import html
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from benchmark.report.labels import INK, MUTED, Mark, apart, name_points
@@ -52,6 +53,23 @@ def render(name: str, draw: Callable[..., Figure], *arguments: Any, **options: A
         figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None})
         figure.savefig(pixels, format="png", dpi=200, facecolor="white", metadata={"Software": None})
     return vector.getvalue(), pixels.getvalue()
+
+
+def shown_alone(draw: Callable[..., Figure], *arguments: Any) -> Figure:
+    """The figure that ``draw`` makes, on white, which a notebook shows by itself."""
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
+        figure = draw(*arguments)
+    figure.set_facecolor("white")
+    vars(figure)["_repr_png_"] = partial(_png, figure)  # where pyplot is not imported IPython knows no figures
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    pixels = io.BytesIO()
+    figure.savefig(pixels, format="png", dpi=150)
+    return pixels.getvalue()
 
 
 def inline(svg: str, label: str) -> str:
@@ -189,6 +207,12 @@ def heat(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequen
         spine.set_visible(False)
     figure.text(0.5, 0.1 / height, x, ha="center", va="bottom")
     return figure
+
+
+def score_matrix(matrix: Sequence[Sequence[float]], tasks: Sequence[str], protocol: str, x: str) -> Figure:
+    """The (T+1) x T matrix of a run by :func:`heat`; hidden, nothing is asked before the first task."""
+    first = int(protocol == "hidden")
+    return heat(matrix[first:], ["before", *tasks][first:], tasks, x)
 
 
 def critical_difference(ranks: Mapping[str, float], difference: float, cliques: Sequence[Sequence[str]]) -> Figure:

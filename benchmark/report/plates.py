@@ -16,7 +16,17 @@ from benchmark.record.schema import PROTOCOLS
 from benchmark.record.summary import floats
 from benchmark.report import findings
 from benchmark.report.details import MethodView
-from benchmark.report.figures import Mark, critical_difference, curves, dumbbells, heat, inline, render, scatter
+from benchmark.report.figures import (
+    Mark,
+    critical_difference,
+    curves,
+    dumbbells,
+    heat,
+    inline,
+    render,
+    scatter,
+    score_matrix,
+)
 from benchmark.report.views import StreamView
 
 if TYPE_CHECKING:
@@ -208,13 +218,10 @@ def _forgetting(view: StreamView, methods: Sequence[MethodView], protocol: str, 
 
 
 def _matrix(view: StreamView, method: MethodView, protocol: str, images: Images) -> None:
-    tasks = [task.name for task in method.tasks]
-    matrix, stages = [floats(row) for row in method.matrix[protocol]], ["before", *tasks]
-    if protocol == PROTOCOLS[1]:  # nothing is asked before the first task
-        matrix, stages = matrix[1:], stages[1:]
+    tasks, matrix = [task.name for task in method.tasks], [floats(row) for row in method.matrix[protocol]]
     if any(value == value for row in matrix for value in row):
-        name = f"{view.id}-matrix-{method.method}-{method.key}-{protocol}"
-        images[name] = render(name, heat, matrix, stages, tasks, f"{method.method}, {view.measure} in per cent")
+        name, words = f"{view.id}-matrix-{method.method}-{method.key}-{protocol}", f"{view.measure} in per cent"
+        images[name] = render(name, score_matrix, matrix, tasks, protocol, f"{method.method}, {words}")
 
 
 def critical_differences(tables: Sequence[Across], images: Images) -> tuple[list[Plate], str]:

@@ -241,7 +241,9 @@ def overview(cells: Sequence[GridRun], redo: str, expected: Expected, slots: int
         return
     stored = sum(cell.plan.stored is not None for cell in due)
     if stored:
-        yield f"{stored} of these are stored already and run again beside them; RESULTS={shelves.STORED} goes on there"
+        here = shelves.read_from(Path(shelves.OWN))[0] == Path(shelves.STORED)  # what came with the package is read
+        there = f"; RESULTS={shelves.STORED} goes on there" if here else ""
+        yield f"{stored} of these are stored already and run again beside them{there}"
     known = [(cell, like) for cell, like in zip(due, map(expected, due), strict=True) if like.seconds is not None]
     unknown = f" ({len(due) - len(known)} of unknown length not counted)" if len(known) < len(due) else ""
     if not known:

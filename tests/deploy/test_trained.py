@@ -400,14 +400,14 @@ def test_what_is_more_than_a_lora_is_not_exported_as_one(method: str, runs: dict
 
 
 def test_retrieval_and_unfinished_runs_are_refused(runs: dict[str, Path], folder: Path, tmp_path: Path) -> None:
-    from benchmark.deploy.predict import predict
+    from benchmark.deploy.predict import Request, predict
 
     with pytest.raises(UserError, match="has no classes"):
-        predict(runs["sequential_lora"], folder, None, tmp_path / "out.csv")
+        predict(runs["sequential_lora"], folder, Request(), tmp_path / "out.csv")
     with pytest.raises(UserError, match="learned from image and text"):
-        predict(runs["independent_lora"], folder, None, tmp_path / "out.csv")
+        predict(runs["independent_lora"], folder, Request(), tmp_path / "out.csv")
     assert not any(tmp_path.iterdir())
-    said = predict(runs["independent_lora"], folder, None, tmp_path / "out.csv", inputs="image")
+    said = predict(runs["independent_lora"], folder, Request(inputs="image"), tmp_path / "out.csv")
     assert said == f"{tmp_path / 'out.csv'}: 16 images"
     record = json.loads((runs["ncm"] / "run.json").read_text())
     unfinished = {name: part for name, part in record.items() if name not in ("files", "digest")}
