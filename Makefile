@@ -119,7 +119,7 @@ leaderboard: setup
 claims: setup
 	@$(PY) -m benchmark claims $(AT)
 report: setup
-	@$(PY) -m benchmark report $(AT) $(ARGS)
+	@$(PY) -m benchmark report $(AT) $(if $(RUN),--run $(RUN)) $(ARGS)
 merge: setup
 	@$(PY) -m benchmark merge --from $(FROM) $(AT) $(ARGS)
 predict: setup
