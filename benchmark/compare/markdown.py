@@ -98,8 +98,11 @@ def _of_methods(both: Sequence[Both], stream: str, methods: Sequence[str]) -> li
         if name not in there:
             raise unknown(f"<!-- leaderboard {stream} -->: method with a row", name, there)
     shown = [rows for rows in both if rows[0].method in methods]
-    lines = [[_name(rows[0]), _said(rows[0]), *(_cell(column, rows) for column in SHORT)] for rows in shown]
-    return _table(["method", "what it is", *(column.heading for column in SHORT)], lines)
+    lines = [
+        [_name(given), _said(given), str(given.n_runs), *(_cell(column, (given, hidden)) for column in SHORT)]
+        for given, hidden in shown
+    ]
+    return _table(["method", "what it is", "runs", *(column.heading for column in SHORT)], lines)
 
 
 def _said(row: LeaderboardRow) -> str:
