@@ -73,7 +73,7 @@ def commands(text: str) -> list[str]:
     return list(dict.fromkeys(lines + [each for each in inline if "=" in each or each.startswith("python")]))
 
 
-OWN = ("merged", "anchor", "averaged", "mine", "path/to/file.py")
+OWN = ("merged", "anchor", "averaged", "rehearsal", "mine", "path/to/file.py")
 SAVED = dict.fromkeys(OWN, "ewc") | {  # what a page tells its reader to make, or leaves open, and what is there instead
     "mine.yaml": "smoke", "my_stream.yaml": "smoke", "path/to/stream.yaml": "smoke",
     "my_questions.yaml": "smoke_generation",
@@ -225,7 +225,7 @@ def test_every_example_keeps_the_contract_in_every_kind(example: type[Incrementa
 
 @pytest.mark.parametrize("example", SHOWN, indirect=True)
 def test_every_example_learns(example: type[IncrementalMethod], tmp_path: Path) -> None:
-    """In a dozen steps on each of two tiny tasks; told the task, the model fits the images of both better at the end."""
+    """In a dozen steps on each of two tiny tasks: told the task, the model then fits the images of both better."""
     bench = Bench(example, tmp_path)
     method = bench.method()
     before = misfit(bench, method)
