@@ -159,8 +159,8 @@ def test_six_commands_run_on_the_smallest_stream(tmp_path: Path, monkeypatch: py
     def run(page: str, start: str, *others: str, **instead: str) -> None:
         command = next(each for each in commands(PAGES[page]) if each.startswith(start))
         for name, value in instead.items():
-            command = re.sub(rf"(?<= ){name}=\S+", f"{name}={value}", command)
-        argv = called(command) + [word for word in others]
+            command = re.sub(rf"""(?<= ){name}=("[^"]*"|\S+)""", f"{name}={value}", command)
+        argv = [*called(command), *others]
         assert cli.main(argv) == 0, argv
 
     run("README.md", "make bench METHOD=mslora_cr", "--stream", "smoke")
