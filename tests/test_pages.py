@@ -73,7 +73,7 @@ def commands(text: str) -> list[str]:
     return list(dict.fromkeys(lines + [each for each in inline if "=" in each or each.startswith("python")]))
 
 
-OWN = ("merged", "anchor", "averaged", "rehearsal", "mine", "path/to/file.py")
+OWN = ("merged", "anchor", "averaged", "rehearsal", "norms", "mine", "path/to/file.py")
 SAVED = dict.fromkeys(OWN, "ewc") | {  # what a page tells its reader to make, or leaves open, and what is there instead
     "mine.yaml": "smoke", "my_stream.yaml": "smoke", "path/to/stream.yaml": "smoke",
     "my_questions.yaml": "smoke_generation",
