@@ -87,10 +87,10 @@ sweep: extras
 	@$(PY) -m benchmark sweep $(GRID) --engine $(BACKEND) $(if $(JOBS),--jobs $(JOBS)) $(if $(REDO),--redo $(REDO))
 tune: STREAMS := $(if $(filter-out classification fusion retrieval,$(or $(KINDS),generation)),smoke_generation,smoke)
 tune: extras
-	@$(PY) -m benchmark tune --methods "$(METHODS)" --results $(RESULTS) $(if $(KINDS),--kinds "$(KINDS)") \
+	@$(PY) -m benchmark tune --methods "$(METHODS)" $(AT) $(if $(KINDS),--kinds "$(KINDS)") \
 		$(if $(TRIALS),--trials $(TRIALS)) --engine $(BACKEND) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 tuning: setup
-	@$(PY) -m benchmark tuning --results $(RESULTS)
+	@$(PY) -m benchmark tuning $(AT)
 plan: extras
 	@$(PY) -m benchmark plan $(if $(filter command line,$(origin METHODS)),$(GRID),$(CELL))
 check: STREAMS := smoke_generation
@@ -119,7 +119,7 @@ leaderboard: setup
 claims: setup
 	@$(PY) -m benchmark claims $(AT)
 report: setup
-	@$(PY) -m benchmark report $(AT) $(ARGS)
+	@$(PY) -m benchmark report $(AT) $(if $(RUN),--run $(RUN)) $(ARGS)
 merge: setup
 	@$(PY) -m benchmark merge --from $(FROM) $(AT) $(ARGS)
 predict: setup

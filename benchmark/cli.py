@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchmark import endings
-from benchmark.errors import UserError, forget_notices, unknown
+from benchmark.disk import write_bytes
+from benchmark.errors import UserError, forget_notices, shown, unknown
 from benchmark.record import shelves
 from benchmark.running import processes
 
@@ -79,7 +80,6 @@ def _parser(verb: str) -> Any:
 
 def _parse(parser: Any, argv: Sequence[str]) -> Any:
     from benchmark.config import arguments
-    from benchmark.errors import shown
 
     given = arguments.parsed(parser, list(argv))
     options = {action.dest: action.option_strings for action in parser._actions}
@@ -215,8 +215,13 @@ def data_(argv: Sequence[str]) -> int:
     parser.add_argument("--backbone", default=families.USUAL, help="whose image size the page shows")
     parser.add_argument("--to", default="build/data", help="folder that the page is written to")
     parser.add_argument("--download", action="store_true", help="get what the stream's sources download")
+    parser.add_argument("--sheet", default=None, help="a PNG that is written as well: a row of images per modality")
     given, console = _parse(parser, argv), _console()
     places.data_folder(given.data)
+    if given.sheet is not None:
+        _png("--sheet", given.sheet)
+        if given.stream is None:
+            raise UserError(f"--sheet {given.sheet}: of which stream? --stream NAME")
     data, to = Path(given.data), Path(given.to)
 
     def say(line: str) -> None:
@@ -247,6 +252,11 @@ def data_(argv: Sequence[str]) -> int:
     shown = page(recipe, found, twice, given.backbone, size, space.framing(given.backbone))
     write_text(to / f"{recipe.stream.name}.html", shown)
     say(str(to / f"{recipe.stream.name}.html"))
+    if given.sheet is not None:
+        from benchmark.report.contact_sheet import sheet
+
+        write_bytes(Path(given.sheet), sheet(recipe, space.framing(given.backbone)))
+        say(given.sheet)
     return 0
 
 
@@ -377,14 +387,14 @@ def leaderboard_(argv: Sequence[str]) -> int:
     parser.add_argument("--results", default=shelves.OWN, help=RESULTS)
     parser.add_argument("--metric", default=None, help="by this one instead of each task's own, in a file beside: "
                         "balanced_accuracy or macro_auroc")  # fmt: skip
-    parser.add_argument("--readme", default=None, help="a Markdown file whose marked tables are written anew")
+    parser.add_argument("--readme", nargs="+", default=[], help="Markdown files whose marked tables are written anew")
     given = _parse(parser, argv)
     places.results_folder(given.results)
     if given.metric is not None and given.metric not in METRICS:
         raise unknown("--metric", given.metric, METRICS)
     results, console = Path(given.results), _console()
-    if given.readme is not None:
-        markdown.rewrite(Path(given.readme), shelves.read_from(results)[0])  # never of a user's own runs
+    if given.readme:
+        markdown.rewrite([Path(file) for file in given.readme], shelves.read_from(results)[0])  # never of own runs
     streams = leaderboard.with_records(results, given.stream)
     if not streams:
         line = f"no records below {results / 'runs'} yet: make bench METHOD=mslora_cr"
@@ -469,25 +479,58 @@ def report_(argv: Sequence[str]) -> int:
     parser = _parser("report")
     parser.add_argument("--stream", nargs="+", default=[], help="of these streams; default: all that have records")
     parser.add_argument("--results", default=shelves.OWN, help=RESULTS)
-    parser.add_argument("--to", default=None, help="folder that is written; default: report/ in the results")
+    parser.add_argument("--to", default=None, help="folder that is written; default: report/ in the results; with "
+                        "--run the PNG, default: build/matrix.png")  # fmt: skip
+    parser.add_argument("--run", default=None, help="instead of the page a picture of the matrix of the run in this "
+                        "folder")  # fmt: skip
+    parser.add_argument("--screen", default=None, help="a PNG of the page's first screen as well, by Chromium")
     parser.add_argument("--metric", default=None, help="by this one instead of each task's own: balanced_accuracy or "
                         "macro_auroc; default folder: report-METRIC/")  # fmt: skip
     parser.add_argument("--matrices", action="store_true", help="every method's score matrix as a figure as well")
     given = _parse(parser, argv)
     from benchmark.data import places
 
+    if given.run is not None:
+        return _matrix_picture(Path(given.run), given.to or "build/matrix.png")
     places.results_folder(given.results)
     if given.to is not None:
         places.writable(Path(given.to), f"--to {given.to}", folder=True)
     from benchmark.compare.entries import METRICS
-    from benchmark.report import build
+    from benchmark.report import build, screen
+
+    if given.screen is not None:
+        _png("--screen", given.screen)
+        screen.programs()
 
     if given.metric is not None and given.metric not in METRICS:
         raise unknown("--metric", given.metric, METRICS)
     to = Path(given.to) if given.to else None
-    for path in build(Path(given.results), given.stream, to, given.matrices, given.metric):
+    paths = build(Path(given.results), given.stream, to, given.matrices, given.metric)
+    if given.screen is not None:
+        write_bytes(Path(given.screen), screen.first_screen(paths[0]))
+        paths.append(Path(given.screen))
+    for path in paths:
         _console().print(str(path), highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def _matrix_picture(run: Path, to: str) -> int:
+    from benchmark.record.stored import read_record
+    from benchmark.report.matrix_picture import picture
+
+    _png("--to", to)
+    write_bytes(Path(to), picture(read_record(run)))
+    _console().print(to, highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def _png(option: str, file: str) -> None:
+    """Refuse what is no place for a picture."""
+    from benchmark.data import places
+
+    if not file.lower().endswith(".png"):
+        raise UserError(f"{option}: expected a file that ends in .png, got {shown(file)}")
+    places.writable(Path(file), f"{option} {shown(file)}", folder=False)
 
 
 def merge_(argv: Sequence[str]) -> int:

@@ -23,7 +23,7 @@ settings.register_profile("few", deadline=None, max_examples=25, derandomize=Tru
 settings.register_profile("all", deadline=None, max_examples=100)
 settings.load_profile("few")
 
-SLOW = ("test_methods.py", "test_readme.py")
+SLOW = ("test_methods.py", "test_pages.py")
 
 
 @pytest.fixture(autouse=True)

@@ -52,7 +52,19 @@ def test_a_backbone_is_named_only_where_it_is_given(tree: Path) -> None:
 
 def test_results_are_named_only_where_they_are_given(tree: Path) -> None:
     """Else they are the user's own, with the stored ones beside."""
-    for target in ("bench", "sweep", "plan", "speed", "verify", "leaderboard", "claims", "report", "merge"):
+    for target in (
+        "bench",
+        "sweep",
+        "tune",
+        "tuning",
+        "plan",
+        "speed",
+        "verify",
+        "leaderboard",
+        "claims",
+        "report",
+        "merge",
+    ):
         assert "--results" not in calls(tree, target, "METHOD=ewc", "FROM=theirs")[-1], target
         assert "--results out" in calls(tree, target, "METHOD=ewc", "FROM=theirs", "RESULTS=out")[-1], target
 

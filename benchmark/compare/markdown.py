@@ -1,31 +1,38 @@
-"""The README's tables, written between its marks from the records: per cent, mean ± standard deviation over runs.
+"""Tables of Markdown files, written between marks from the records: per cent, mean ± standard deviation over runs.
 
 A table stands between ``<!-- leaderboard STREAM -->`` and ``<!-- end -->``; ``<!-- leaderboard STREAM inputs -->`` has
-the runs that learn from one input alone as well, ``<!-- overall -->`` the ranks over streams.
+the runs that learn from one input alone as well, ``<!-- leaderboard STREAM of METHOD METHOD -->`` the rows of these
+methods alone, in fewer columns, with what each method is; ``<!-- overall -->`` the ranks over streams.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmark.compare import comparisons, leaderboard
 from benchmark.compare.entries import counts
 from benchmark.compare.rows import DEFAULT, LEADERBOARD, LeaderboardRow
 from benchmark.compare.tables import percent
-from benchmark.errors import UserError
+from benchmark.config.registry import card
+from benchmark.errors import UserError, unknown
 from benchmark.kinds import Column, Kind
+from benchmark.kinds.classification import CHANGES
 from benchmark.record.files import write_text
 from benchmark.record.schema import Record
 from benchmark.record.stored import read_all
 
-MARKS = re.compile(r"(<!-- (leaderboard [\w@.-]+(?: inputs)?|overall) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+MARKS = re.compile(
+    r"(<!-- (leaderboard [\w@.-]+(?: inputs| of(?: [\w.:]+)+)?|overall) -->\n).*?(<!-- end -->)", flags=re.DOTALL
+)
 LAST = (
     Column("last, given", "last_acc", spread=True),
     Column("last, hidden", "last_acc", hidden=True, spread=True),
 )
-WORST = (Column("worst task, given", "worst_task"), Column("worst task, hidden", "worst_task", hidden=True))
+WORST = Column("worst task, given / hidden", "worst_task", both=True)
+SHORT = (*LAST, *CHANGES, Column("trained parameters", "trainable_params", "count"))
 SHOWN: dict[str, Callable[[float], str]] = {
     "count": lambda value: f"{value:,}",
     "mib": lambda value: f"{value / 2**20:.1f}",
@@ -35,26 +42,32 @@ SHOWN: dict[str, Callable[[float], str]] = {
 Both = tuple[LeaderboardRow, LeaderboardRow]  # a method's rows with the identity given and hidden
 
 
-def rewrite(file: Path, results: Path) -> None:
-    """Write every marked table of a file anew.
+def rewrite(files: Sequence[Path], results: Path) -> None:
+    """Write every marked table of these files anew; none is written where one has a mistake.
 
     Raises:
-        UserError: no such file, or a mark names a stream without records.
+        UserError: no such file, or a mark names a stream, or a method, without records.
     """
+    texts, found = [_text(file) for file in files], read_all(results)
+    for file, text in zip(files, [rewritten(text, found) for text in texts], strict=True):
+        write_text(file, text)
+
+
+def _text(file: Path) -> str:
     try:
-        text = file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"--readme {file}: cannot be read (no text)") from None
     except OSError as error:
         raise UserError(f"--readme {file}: cannot be read ({error.strerror})") from None
-    write_text(file, rewritten(text, results))
 
 
-def rewritten(text: str, results: Path) -> str:
-    """The text with every marked table as the records in ``results`` have it.
+def rewritten(text: str, found: Sequence[Record]) -> str:
+    """The text with every marked table as these records have it.
 
     Raises:
-        UserError: a mark names a stream without records.
+        UserError: a mark names a stream, or a method, without records.
     """
-    found = read_all(results)
 
     def lines(match: re.Match[str]) -> str:
         what, *names = match[2].split()
@@ -64,7 +77,7 @@ def rewritten(text: str, results: Path) -> str:
     return MARKS.sub(lines, text)
 
 
-def _stream(found: Sequence[Record], stream: str, inputs: str = "") -> list[str]:
+def _stream(found: Sequence[Record], stream: str, what: str = "", *methods: str) -> list[str]:
     here = [record for record in found if record.stream.folder == stream and counts(record)]
     if not here:
         raise UserError(f"<!-- leaderboard {stream} -->: no records of this stream")
@@ -72,17 +85,39 @@ def _stream(found: Sequence[Record], stream: str, inputs: str = "") -> list[str]
     every = [row for row in every if row.preset in ("", DEFAULT)]
     hidden = {(row.method, row.key): row for row in every if row.protocol == "hidden"}
     both = [(row, hidden[row.method, row.key]) for row in every if row.protocol == "given"]
-    return _of_inputs(both, here[0].kind) if inputs else _of_defaults(both, here[0].kind)
+    if what == "inputs":
+        return _of_inputs(both, here[0].kind)
+    both = [rows for rows in both if rows[0].usual]
+    return _of_methods(both, stream, methods) if what else _of_defaults(both, here[0].kind)
+
+
+def _of_methods(both: Sequence[Both], stream: str, methods: Sequence[str]) -> list[str]:
+    """These rows of the table, in its order."""
+    there = {given.method for given, _ in both}
+    for name in methods:
+        if name not in there:
+            raise unknown(f"<!-- leaderboard {stream} -->: method with a row", name, there)
+    shown = [rows for rows in both if rows[0].method in methods]
+    lines = [
+        [_name(given), _said(given), str(given.n_runs), *(_cell(column, (given, hidden)) for column in SHORT)]
+        for given, hidden in shown
+    ]
+    return _table(["method", "what it is", "runs", *(column.heading for column in SHORT)], lines)
+
+
+def _said(row: LeaderboardRow) -> str:
+    """The first line of the method's docstring, without its name."""
+    return card(row.method).summary.partition(": ")[2].rstrip(".").replace("``", "`")
 
 
 def _of_defaults(both: Sequence[Both], kind: Kind) -> list[str]:
-    columns = (*LAST, *WORST, *kind.table)
+    columns = [column for column in (*LAST, WORST, *kind.table) if _says_something(column, both)]
     lines = [
         [
             _name(given), given.group, str(given.n_runs), f"{_rank(given)} / {_rank(hidden)}",
             *(_cell(column, (given, hidden)) for column in columns),
         ]
-        for given, hidden in both if given.usual
+        for given, hidden in both
     ]  # fmt: skip
     return _table(["method", "group", "runs", "rank, given / hidden", *(c.heading for c in columns)], lines)
 
@@ -108,7 +143,16 @@ def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]
     return [f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *lines)]
 
 
+def _says_something(column: Column, both: Sequence[Both]) -> bool:
+    """Whether a column is another number than the one that it must not repeat, to a tenth of a per cent."""
+    other = replace(column, name=column.unlike)
+    return not column.unlike or any(_cell(column, rows) != _cell(other, rows) for rows in both)
+
+
 def _cell(column: Column, rows: Both) -> str:
+    if column.both:
+        each = (replace(column, both=False, hidden=hidden) for hidden in (False, True))
+        return " / ".join(_cell(one, rows) for one in each)
     row = rows[column.hidden]
     value = row.value(column.name if column.name in LEADERBOARD else f"{column.name}_mean")
     if column.shown in SHOWN:

@@ -56,8 +56,7 @@ def _joined(names: tuple[str, ...]) -> Kind:
         kept={protocol: tuple(dict.fromkeys(chain.from_iterable(kind.kept[protocol] for kind in every)))
               for protocol in ("given", "hidden")},
         table=(
-            Column("forgetting, given", "forgetting"),
-            Column("forgetting, hidden", "forgetting", hidden=True),
+            Column("forgetting, given / hidden", "forgetting", both=True),
             Column("trained parameters", "trainable_params", "count"),
         ),
         beside=once("measures"),

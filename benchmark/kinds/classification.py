@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from benchmark.kinds.kind import Column, Kind
 
-FORGETTING = (
-    Column("forgetting, given", "forgetting"),
-    Column("forgetting, hidden", "forgetting", hidden=True),
+BALANCED = Column("balanced, given / hidden", "balanced_acc", both=True, unlike="last_acc")
+CHANGES = (
+    Column("learned, given / hidden", "learning_acc", both=True),
+    Column("forgetting, given / hidden", "forgetting", both=True),
 )
 
 KIND = Kind(
@@ -23,7 +24,8 @@ KIND = Kind(
     },
     kept={"given": ("logits",), "hidden": ("answer",)},
     table=(
-        *FORGETTING,
+        BALANCED,
+        *CHANGES,
         Column("forward transfer", "fwt"),
         Column("trained parameters", "trainable_params", "count"),
         Column("kept MiB", "stored_bytes", "mib"),

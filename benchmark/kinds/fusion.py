@@ -18,7 +18,8 @@ KIND = replace(
     board=DROPS,
     of_numbers={"dominance": ("dominance", DROPS[:2])},
     table=(
-        *classification.FORGETTING,
+        classification.BALANCED,
+        *classification.CHANGES,
         Column("lost without image", "image_drop"),
         Column("lost without text", "text_drop"),
         Column("dominance", "dominance", "ratio"),

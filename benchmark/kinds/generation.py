@@ -40,8 +40,7 @@ KIND = Kind(
     board=("exact", "f1", "format_kept", "truncated"),
     kept=dict.fromkeys(("given", "hidden"), ("answer", "tokens", "stopped", "likeliest")),
     table=(
-        Column("forgetting, given", "forgetting"),
-        Column("forgetting, hidden", "forgetting", hidden=True),
+        Column("forgetting, given / hidden", "forgetting", both=True),
         Column("exact match", "exact"),
         Column("format kept", "format_kept"),
         Column("trained parameters", "trainable_params", "count"),

@@ -11,6 +11,8 @@ class Column:
     """A column of a table: ``name`` is of the summary, or of a leaderboard's row.
 
     ``shown``: percent, count, mib or ratio. ``hidden``: the row of the hidden protocol. ``spread``: with deviation.
+    ``both``: the rows of both protocols, with a stroke between. ``unlike``: another number of the row; where no row
+    of a table has anything else here, the column is left out.
     """
 
     heading: str
@@ -18,6 +20,8 @@ class Column:
     shown: str = "percent"
     hidden: bool = False
     spread: bool = False
+    both: bool = False
+    unlike: str = ""
 
 
 @dataclass(frozen=True)

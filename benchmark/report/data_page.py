@@ -70,27 +70,32 @@ def _of_split(
     facts: TaskFacts, loaded: Split, split: str, count: int, size: int, framing: Framing
 ) -> Iterator[Sheet]:  # fmt: skip
     if not kinds.of(facts.task.kind).labelled:
-        rows = _some(np.arange(len(loaded.labels)), 3 * count)
+        rows = some(np.arange(len(loaded.labels)), 3 * count)
         yield Sheet("samples", split, tuple(_shown(loaded, row, size, framing) for row in rows))
         return
     for place, label in enumerate(facts.task.labels):
-        rows = _some(np.flatnonzero(loaded.labels == place), count)
+        rows = some(np.flatnonzero(loaded.labels == place), count)
         yield Sheet(label.name, split, tuple(_shown(loaded, row, size, framing) for row in rows))
 
 
-def _some(rows: NDArray[np.int64], count: int) -> list[int]:
+def some(rows: NDArray[np.int64], count: int) -> list[int]:
     """At most so many of them, from the first to the last at equal distances."""
     if len(rows) <= count:
         return [int(row) for row in rows]
     return [int(rows[place]) for place in np.linspace(0, len(rows) - 1, count).round().astype(int)]
 
 
+def as_seen(loaded: Split, image: int, size: int, framing: Framing) -> NDArray[np.uint8]:
+    """(size, size, 3) one image of a split as a backbone of this size and framing sees it."""
+    images = loaded.images
+    one = Images([images.paths[image]]) if isinstance(images, Images) else images[image : image + 1]
+    return resized(one, size, framing)[0].transpose(1, 2, 0)
+
+
 def _shown(loaded: Split, row: int, size: int, framing: Framing) -> tuple[str, str]:
     """The image of a sample as the model sees it, as an address, and its texts."""
     image, *texts = (row,) if loaded.pairs is None else loaded.pairs[row].tolist()
-    images = loaded.images
-    one = Images([images.paths[image]]) if isinstance(images, Images) else images[image : image + 1]
-    pixels = resized(one, size, framing)[0].transpose(1, 2, 0)
+    images, pixels = loaded.images, as_seen(loaded, image, size, framing)
     written, kind = io.BytesIO(), "PNG" if size <= EXACT else "JPEG"
     Image.fromarray(pixels).save(written, kind, **({} if kind == "PNG" else {"quality": 90}))
     address = f"data:image/{kind.lower()};base64,{base64.b64encode(written.getvalue()).decode()}"

@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmark.compare import markdown
 from benchmark.errors import UserError
 from benchmark.record.schema import Costs, Record
-from tests.made_records import made, on, save
+from benchmark.record.stored import read_all
+from benchmark.record.summary import summarise
+from tests.made_records import made, on, save, seen
 
 MARK = "before\n<!-- leaderboard three -->\nold\n<!-- end -->\nafter\n"
 BASIC = ["method", "group", "runs", "rank, given / hidden", "last, given", "last, hidden",
-         "worst task, given", "worst task, hidden"]  # fmt: skip
+         "worst task, given / hidden"]  # fmt: skip
+CHANGES = ["learned, given / hidden", "forgetting, given / hidden"]
 
 
 def cells(text: str) -> list[list[str]]:
@@ -22,9 +26,10 @@ def cells(text: str) -> list[list[str]]:
 
 
 def table(tmp_path: Path, *many: Record, mark: str = MARK) -> list[list[str]]:
-    text = markdown.rewritten(mark, save(tmp_path, *many))
+    found = read_all(save(tmp_path, *many))
+    text = markdown.rewritten(mark, found)
     assert text.startswith("before\n<!-- leaderboard three") and text.endswith("\n\n<!-- end -->\nafter\n")
-    assert "old" not in text and markdown.rewritten(text, tmp_path) == text
+    assert "old" not in text and markdown.rewritten(text, found) == text
     headings, line, *rest = cells(text)
     assert line == ["---"] * len(headings) and {len(each) for each in rest} <= {len(headings)}
     return [headings, *rest]
@@ -36,16 +41,15 @@ def test_a_table_by_hand(tmp_path: Path) -> None:
     many = [made(seed=seed, given=given, cost=cost) for seed in (0, 1)]
     many += [made("lwf", seed=seed, given=given, cost=Costs()) for seed in (0, 1)]
     headings, *lines = table(tmp_path, *many, made(key="0a", settings="rank=16"))
-    rest = ["forgetting, given", "forgetting, hidden", "forward transfer", "trained parameters", "kept MiB"]
-    assert headings == BASIC + rest
-    scores = ["1.5 / 1.5", "63.3 ± 0.0", "63.3 ± 0.0", "50.0", "50.0", "25.0", "25.0", "10.0"]
+    assert headings == [*BASIC, *CHANGES, "forward transfer", "trained parameters", "kept MiB"]
+    scores = ["1.5 / 1.5", "63.3 ± 0.0", "63.3 ± 0.0", "50.0 / 50.0", "80.0 / 80.0", "25.0 / 25.0", "10.0"]
     assert lines == [["`ewc`", "plain", "2", *scores, "92,160", "3.0"], ["`lwf`", "plain", "2", *scores, "-", "-"]]
 
 
 @pytest.mark.parametrize(
     ("kind", "columns"),
     [
-        ("fusion", ["forgetting, given", "forgetting, hidden", "lost without image", "lost without text", "dominance"]),
+        ("fusion", [*CHANGES, "lost without image", "lost without text", "dominance"]),
         ("retrieval", [
             "R@1, image to text", "R@1, text to image", "R@10, image to text", "R@10, text to image",
             "forgetting of R@1, image to text", "text to image",
@@ -73,27 +77,54 @@ def test_runs_from_one_input_alone_stand_beside_those_from_both(tmp_path: Path) 
     ]
 
 
+def test_balanced_accuracy_stands_where_it_is_another_number(tmp_path: Path) -> None:
+    record = made(given=[[0.5] * 3] * 4)
+    scores = record.scores | {"balanced_accuracy": {"given": [[0.4] * 3] * 4, "hidden": seen(np.full((4, 3), 0.3))}}
+    uneven = replace(record, seed=1, scores=scores, summary=summarise(record.kind, scores))
+    headings, line = table(tmp_path, record, uneven)
+    assert dict(zip(headings, line, strict=True))["balanced, given / hidden"] == "45.0 / 40.0"
+
+
+def test_some_rows_in_few_columns_with_what_they_are(tmp_path: Path) -> None:
+    many = [made(name, given=[[score] * 3] * 4) for name, score in (("ewc", 0.6), ("lwf", 0.7), ("ncm", 0.8))]
+    headings, *lines = table(tmp_path, *many, mark=MARK.replace("three", "three of ewc ncm"))
+    assert headings == ["method", "what it is", "runs", "last, given", "last, hidden", *CHANGES, "trained parameters"]
+    assert [line[:4] for line in lines] == [
+        ["`ncm`", "never trains, keeps one mean per class", "1", "80.0"],
+        ["`ewc`", "one LoRA that is held where its weights mattered to earlier tasks", "1", "60.0"],
+    ]
+
+
 def test_ranks_over_streams(tmp_path: Path) -> None:
     scores = {"ewc": 0.5, "lwf": 0.6}
     many = [
         on(f"s{place}", made(method, given=[[score] * 3] * 4)) for method, score in scores.items() for place in range(3)
     ]
     many.append(replace(many[0], method="silent"))
-    found = cells(markdown.rewritten("<!-- overall -->\n<!-- end -->", save(tmp_path, *many)))
+    found = cells(markdown.rewritten("<!-- overall -->\n<!-- end -->", read_all(save(tmp_path, *many))))
     assert found[0] == ["method", "group", "streams", "average rank, given", "average rank, hidden"]
     assert found[2:] == [["`lwf`", "plain", "3", "1.00", "1.00"], ["`ewc`", "plain", "3", "2.00", "2.00"]]
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
-    save(tmp_path, made(limit=3))
     with pytest.raises(UserError, match=r"<!-- leaderboard three -->: no records of this stream"):
-        markdown.rewritten(MARK, tmp_path)
-    with pytest.raises(UserError, match="cannot be read"):
-        markdown.rewrite(tmp_path / "nothing.md", tmp_path)
+        markdown.rewritten(MARK, read_all(save(tmp_path, made(limit=3))))
+    whole = read_all(save(tmp_path, made("lwf"), made("ewc")))
+    with pytest.raises(UserError, match=r"<!-- leaderboard three -->: .*'ewcc'.*ewc"):
+        markdown.rewritten(MARK.replace("three", "three of lwf ewcc"), whole)
+    page = tmp_path / "page.md"
+    page.write_text(MARK)
+    for content in (None, b"\xff"):
+        other = tmp_path / "other.md"
+        if content is not None:
+            other.write_bytes(content)
+        with pytest.raises(UserError, match=r"other\.md: cannot be read"):
+            markdown.rewrite([page, other], tmp_path)
+    assert page.read_text() == MARK
 
 
 def test_a_file_is_written_anew(tmp_path: Path) -> None:
     file = tmp_path / "page.md"
     file.write_text(MARK, encoding="utf-8")
-    markdown.rewrite(file, save(tmp_path, made()))
-    assert file.read_text(encoding="utf-8") == markdown.rewritten(MARK, tmp_path)
+    markdown.rewrite([file], save(tmp_path, made()))
+    assert file.read_text(encoding="utf-8") == markdown.rewritten(MARK, read_all(tmp_path))

@@ -90,7 +90,7 @@ def test_a_card_is_a_task_and_tells_where_it_comes_from(card: str, data: Path, t
 
 def test_no_python_below_datasets() -> None:
     checkout = Path(__file__).resolve().parents[2] / "datasets"
-    assert {file.suffix for file in checkout.rglob("*") if file.is_file()} == {".yaml", ".md"}
+    assert {file.suffix for file in checkout.rglob("*") if file.is_file()} == {".yaml", ".md", ".png"}
 
 
 def test_mbiil8_has_the_published_tasks_and_modalities(data: Path) -> None:
@@ -113,7 +113,7 @@ def in_the_readme(kind: type) -> list[Any]:
 
 
 def test_the_stream_written_out_in_the_readme_loads(data: Path, tmp_path: Path) -> None:
-    (content,) = [block for block in in_the_readme(dict) if "tasks" in block]
+    (content,) = [block for block in in_the_readme(dict) if block.get("name") == "mine"]
     (data / "lung_tissue.npz").touch()
     recipe = catalog.load(stream_file(tmp_path, content), data)
     assert [task.name for task in recipe.stream] == ["lung_tissue", "breast", "made_nuclei"]

@@ -13,7 +13,10 @@ import yaml
 from PIL import Image
 
 from benchmark import cli
+from benchmark.config import families, space
+from benchmark.data import catalog, sources
 from benchmark.data.cache import resized
+from benchmark.report import contact_sheet
 from tests.source_files import pixels, save
 
 
@@ -54,6 +57,42 @@ def test_a_streams_data_are_counted_and_shown(stream: Path, tmp_path: Path, caps
     ]  # fmt: skip
     first = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown[0][0]))))
     assert np.array_equal(first.transpose(2, 0, 1), resized([pixels(0, (20, 31, 3))], 64)[0])
+
+
+def test_a_sheet_has_a_row_for_every_modality(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "sheets" / "smoke.png"
+    code, out, _ = told(capsys, "--stream", "smoke", "--to", str(tmp_path), "--sheet", str(file))
+    assert code == 0 and out.splitlines()[-1] == str(file)
+    picture = np.asarray(Image.open(file).convert("RGB")).astype(int)
+    recipe = catalog.load("smoke", None)
+    for row, source in enumerate(recipe.sources):  # the first test image of each modality, but for the fewer colours
+        left, top = contact_sheet.BESIDE, contact_sheet.ABOVE + row * (contact_sheet.SIDE + 4 * contact_sheet.GAP)
+        shown = picture[top : top + contact_sheet.SIDE, left : left + contact_sheet.SIDE]
+        assert np.abs(shown - sources.load(source, "test").images[0].astype(int)).mean() < 8
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--stream", "smoke", "--sheet", "x.jpg"), "--sheet: expected a file that ends in .png, got 'x.jpg'"),
+        (("--sheet", "x.png"), "--sheet x.png: of which stream? --stream NAME"),
+    ],
+)
+def test_what_is_no_sheet_is_refused(
+    options: tuple[str, ...], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    code, _, error = told(capsys, *options)
+    assert code == 2 and error == f"error: {said}\n" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_sheet_of_the_first_page_is_what_is_drawn() -> None:
+    shipped = Image.open(Path(__file__).resolve().parents[2] / "datasets" / "phantoms.png").convert("RGB")
+    recipe, framing = catalog.load("phantom20", None), space.framing(families.USUAL)
+    drawn = Image.open(io.BytesIO(contact_sheet.sheet(recipe, framing))).convert("RGB")
+    assert np.array_equal(np.asarray(shipped), np.asarray(drawn))
 
 
 def test_what_is_here_and_where_the_rest_is_had(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

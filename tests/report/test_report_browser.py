@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
+from PIL import Image
 
 from benchmark import report
+from benchmark.errors import UserError
+from benchmark.report import screen
 from tests.made_records import save, talking
 
 pytestmark = pytest.mark.browser
@@ -34,26 +39,13 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("no chromium and chromedriver on the PATH: the report was not opened in a browser")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in (
-        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", "--no-first-run", "--window-size=1280,900",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):  # fmt: skip
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    made = webdriver.Chrome(options=options, service=Service(driver))
-    yield made
-    made.quit()
+def browser() -> Iterator[Any]:
+    try:
+        screen.programs()
+    except UserError as error:
+        pytest.skip(f"the report was not opened in a browser: {error}")
+    with screen.browser() as made:
+        yield made
 
 
 def opened(browser: Any, address: str, width: int = 1280, dark: bool = False) -> Any:
@@ -83,6 +75,11 @@ def press(browser: Any, selector: str) -> None:
         "document.querySelector(arguments[0]).scrollIntoView({block: 'center', inline: 'center'})", selector
     )
     browser.find_element("css selector", selector).click()
+
+
+def test_its_first_screen_is_a_picture(browser: Any, address: str) -> None:
+    picture = Image.open(io.BytesIO(screen.first_screen(Path(unquote(urlsplit(address).path)))))
+    assert picture.size == (1280, 960) and len(picture.convert("RGB").getcolors(10**6) or ()) > 20
 
 
 def test_it_opens_without_a_word_and_without_the_network(browser: Any, address: str) -> None:
