@@ -21,6 +21,7 @@ from benchmark import cli
 from benchmark.config import arguments, registry
 from benchmark.data import catalog
 from benchmark.data.settle import settled
+from benchmark.record import shelves
 from benchmark.sweep import grid, tune
 from benchmark.testing import check_method
 from benchmark.testing.bench import CPU, Bench, asked
@@ -194,8 +195,8 @@ def loaded(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> type[Inc
     return getattr(importlib.import_module(f"shown_{name.lower()}"), name)
 
 
-SHOWN = {re.findall(r"^class (\w+)\(", code, re.M)[0]: code
-         for name in ("README.md", "methods/README.md") for code in blocks(PAGES[name], "python")}  # fmt: skip
+CODE = [code for name in ("README.md", "methods/README.md") for code in blocks(PAGES[name], "python")]
+SHOWN = {re.findall(r"^class (\w+)\(", code, re.M)[0]: code for code in CODE if "class " in code}
 
 
 @pytest.fixture
@@ -226,6 +227,7 @@ def test_every_example_keeps_the_contract_in_every_kind(example: type[Incrementa
 @pytest.mark.parametrize("example", SHOWN, indirect=True)
 def test_every_example_learns(example: type[IncrementalMethod], tmp_path: Path) -> None:
     """In a dozen steps on each of two tiny tasks: told the task, the model then fits the images of both better."""
+    torch.manual_seed(0)
     bench = Bench(example, tmp_path)
     method = bench.method()
     before = misfit(bench, method)
@@ -254,6 +256,14 @@ def misfit(bench: Bench, method: IncrementalMethod) -> float:
             columns = torch.tensor([label.id for label in task.labels])
             total += float(F.cross_entropy(logits_BC, (batch["label"][:, None] == columns).int().argmax(dim=1)))
     return total
+
+
+def test_what_is_shown_for_scripts_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = (each for each in CODE if "class " not in each)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shelves, "SHIPPED", ROOT / "results")
+    exec(code, {})
+    assert (tmp_path / "matrix.png").is_file() and [*tmp_path.glob("results/local/runs/smoke/ncm/*/seed0-order0")]
 
 
 def test_every_method_of_the_tree_is_in_the_table_and_no_other() -> None:
