@@ -126,7 +126,8 @@ class Evaluator:
             depends = tuple(self.method.answers_from(task, protocol) for task in asked)
             if any(each is None for each in depends):
                 return None
-        routed = type(self.method).route is not IncrementalMethod.route
+        mine = type(self.method)
+        routed = any(getattr(mine, way) is not getattr(IncrementalMethod, way) for way in ("route", "task_scores"))
         router = stage if question.hidden and routed and not joint else None
         candidates = tuple(label.id for label in question.candidates)
         shown = tuple(other.index for other in question.gallery)

@@ -20,8 +20,8 @@ from methods.base import IncrementalMethod, WrongLoss
 
 CALLED = (  # what the harness, or the contract's own code, calls of a method, each with the arguments of the contract
     "attach", "begin_task", "prepare_task", "learning", "loss", "penalty", "end_task", "trainable_parameters", "scores",
-    "represent", "embed", "embed_image", "embed_text", "answer", "likelihood", "views", "route", "answers_from",
-    "partition", "outputs", "graded", "kept_samples", "acting",
+    "represent", "embed", "embed_image", "embed_text", "answer", "likelihood", "views", "task_scores", "route",
+    "answers_from", "partition", "outputs", "graded", "kept_samples", "acting",
 )  # fmt: skip
 
 

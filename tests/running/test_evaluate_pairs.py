@@ -194,7 +194,7 @@ def test_items_are_embedded_once_a_row() -> None:
 class Frozen(Known):
     """Never changes, and has no router."""
 
-    route = IncrementalMethod.route
+    route, task_scores = IncrementalMethod.route, IncrementalMethod.task_scores
 
     def answers_from(self, task: Task, protocol: str) -> tuple[object, ...]:
         return ("frozen",)
@@ -218,6 +218,8 @@ def test_a_hidden_cell_is_computed_again_only_where_something_changed(gallery: s
     assert computed(Frozen(), gallery) == 3 + hidden
     routing = type("Routing", (Frozen,), {"route": Known.route, "represent": Known.represent})()
     assert computed(routing, gallery) == 3 + 6
+    scored = {"task_scores": lambda self, batch: torch.zeros(len(next(iter(batch.values()))), 3)}
+    assert computed(type("Scoring", (Frozen,), scored | {"represent": Known.represent})(), gallery) == 3 + 6
     vague = type("Vague", (Frozen,), {"answers_from": Known.answers_from})()
     assert computed(vague, gallery) == 4 * 3 + 6
 
