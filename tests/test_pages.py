@@ -282,7 +282,11 @@ def test_the_stream_of_the_first_page_is_read(tmp_path: Path) -> None:
         for number in range(4):
             Image.new("L", (8, 8), 10 * number).save(tmp_path / f"folder/chest_xray/{name}/{number}.jpeg")
     recipe = catalog.load(str(tmp_path / "mine.yaml"), tmp_path / "folder")
-    assert [(task.name, len(task.labels)) for task in recipe.stream] == [("chest", 2), ("medmnist_breastmnist", 2)]
+    assert [(task.name, len(task.labels)) for task in recipe.stream] == [("chest", 2)]
+    (tmp_path / "mine.yaml").write_text(text.replace("# - card", "- card"))
+    assert [task.name for task in catalog.load(str(tmp_path / "mine.yaml"), tmp_path / "folder").stream][1:] == [
+        "medmnist_breastmnist"
+    ]
 
 
 def test_the_stream_of_questions_is_read(tmp_path: Path) -> None:

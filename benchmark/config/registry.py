@@ -7,6 +7,7 @@ or ``path/to/file.py``, which is short for ``file:Class`` with the file's folder
 from __future__ import annotations
 
 import ast
+import builtins
 import os
 import re
 import sys
@@ -202,6 +203,31 @@ def _method_in(file: Path) -> tuple[str, list[tuple[ast.Module, ast.ClassDef]]] 
     return found[0] if found else None
 
 
+def _none_in(file: Path) -> str:
+    """Why a file has no method: the base of a class of its own that is lost, or that there is no such class."""
+    tree = _parse(file)
+    known = {*_imports(tree), *dir(builtins), *(node.name for node in tree.body if isinstance(node, ast.ClassDef))}
+    for node in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        for name in (base.id for base in node.bases if isinstance(base, ast.Name)):
+            module, there = _imports(tree).get(name, ("", name))
+            source = _file(module) if module else None
+            if name not in known:
+                why = f"{name} is not imported"
+            elif module and source is None:
+                why = f"{name} is imported from {module}, and no such module can be found"
+            elif source is not None and there not in (offered := _offered(_parse(source))):
+                why = str(unknown("class", there, offered, where=str(source)))
+            else:
+                continue
+            return f"line {node.lineno}, class {node.name}({name}): {why}"
+    return f"no public class in it descends from {ROOT}"
+
+
+def _offered(tree: ast.Module) -> set[str]:
+    """The classes that a file has or hands on."""
+    return {node.name for node in tree.body if isinstance(node, ast.ClassDef)} | {*_imports(tree)}
+
+
 @lru_cache(maxsize=256)
 def _card_of(file: Path) -> MethodCard | None:
     """The method in a file of the ``methods`` folder; None where it has none."""
@@ -261,7 +287,7 @@ def named(name: str) -> str:
     if not cls:
         found = _method_in(file)
         if found is None:
-            raise UserError(f"--method {name}: no public class in it descends from {ROOT}")
+            raise UserError(f"--method {name}: {_none_in(file)}")
         cls = found[0]
     return f"{stem}:{cls}"
 
@@ -293,7 +319,7 @@ def card(name: str) -> MethodCard:
     if found is None and (name == "base" or name.startswith("_")):
         raise unknown("method", name, names())
     if found is None:
-        raise UserError(f"{file}: no public class in it descends from {ROOT}")
+        raise UserError(f"{file}: {_none_in(file)}")
     return found
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from benchmark.compare.entries import trial_stream
 from benchmark.compare.tables import clock
 from benchmark.config import families, registry, space
 from benchmark.config.resolve import Plan
@@ -54,7 +55,7 @@ def earlier_runs(results: Path) -> list[Record]:
 def estimate(plan: Plan, earlier: Sequence[Record], cuda: bool) -> Estimate:
     """From complete runs on the same sort of device, the first of these that there are: of the same key, of the method
     on the stream, of the method on other streams, of other methods on the stream; but for the first scaled by tasks
-    and epochs. A run with ``--limit`` is told by runs of its own key alone.
+    and epochs. A run with ``--limit`` is told by runs of its own key alone, and a tiny stream tells nothing of another.
     """
     config, method = plan.config, plan.card.name
     alike = [r for r in earlier if ("cpu (" in str(r.provenance.device)) != cuda]
@@ -65,6 +66,7 @@ def estimate(plan: Plan, earlier: Sequence[Record], cuda: bool) -> Estimate:
     full = [r for r in alike if r.limit is None and config.limit is None and r.config.epochs]
     full = [r for r in full if r.backbone == config.backbone]
     here = [r for r in full if r.stream.hash == plan.stream_hash]
+    full = [r for r in full if not trial_stream(r.stream.folder)]
     choices = [
         ("of the method with other settings", [r for r in here if r.method == method]),
         ("of the method on other streams", [r for r in full if r.method == method]),

@@ -378,6 +378,17 @@ def test_a_file_anywhere_is_a_method(elsewhere: Path, monkeypatch: pytest.Monkey
         ("my-method.py", METHOD, "named by letters, digits and '_'"),
         ("json.py", METHOD, "Python has another module 'json' already"),
         ("plain_text.py", "SIZE = 3\n", "no public class in it descends from IncrementalMethod"),
+        ("bare.py", "class Bare(NCM):\n    pass\n", r"line 1, class Bare\(NCM\): NCM is not imported"),
+        (
+            "wrong.py",
+            METHOD.replace("ncm", "nmc") + "class Ours(NCM):\n    pass\n",
+            r"class Ours\(NCM\): NCM is imported from methods.nmc, and no such",
+        ),
+        (
+            "case.py",
+            METHOD.replace("NCM", "Ncm") + "class Ours(Ncm):\n    pass\n",
+            r"class Ours\(Ncm\): .*ncm.py: unknown class 'Ncm' .*NCM",
+        ),
     ],
 )
 def test_a_file_that_is_no_method_is_one_line(elsewhere: Path, name: str, text: str | None, message: str) -> None:

@@ -52,9 +52,9 @@ def swept(*argv: str, code: int = 0) -> list[str]:
     return started()
 
 
-def saved(results: str, method: str, seed: int = 0, order: int = 0, **changes: Any) -> Path:
-    """The record of a complete run on ``smoke``, with changes; its folder."""
-    argv = ["--method", method, "--stream", "smoke", "--seed", str(seed), "--order", str(order)]
+def saved(results: str, method: str, seed: int = 0, order: int = 0, stream: str = "smoke", **changes: Any) -> Path:
+    """The record of a complete run, with changes; its folder."""
+    argv = ["--method", method, "--stream", stream, "--seed", str(seed), "--order", str(order)]
     config, card, _ = arguments.parse("run", [*argv, "--results", results, "--device", "cpu"], with_class=False)
     resolved = resolve(config, card, cuda=False)
     record = finished(resolved) if changes.get("status") != "running" else new_record(resolved, "cpu")
@@ -330,8 +330,11 @@ def test_estimates_scale_by_tasks_and_epochs(capsys: pytest.CaptureFixture[str])
         capsys, "--method", "ncm", "--stream", "smoke", "--epochs", "16", "--results", "out", "--device", "cpu"
     )
     assert "time: about 22 s (scaled by tasks and epochs from 1 run of the method with other settings)" in text
-    text = printed_plan(capsys, "--method", "ncm", "--stream", "phantom8", "--results", "out", "--device", "cpu")
-    assert "time: about 44 s (scaled by tasks and epochs from 1 run of the method on other streams)" in text
+    asked = ["--method", "ncm", "--stream", "phantom8", "--results", "out", "--device", "cpu"]
+    assert "no earlier record of this method or stream" in printed_plan(capsys, *asked)  # a tiny stream tells nothing
+    saved("out", "ncm", stream="phantom20")  # 20 tasks of 4 s, 21 evaluations of 1 s
+    told = "time: about 40 s (scaled by tasks and epochs from 1 run of the method on other streams)"
+    assert told in printed_plan(capsys, *asked)
     text = printed_plan(capsys, "--method", "er", "--stream", "smoke", "--results", "out", "--device", "cpu")
     assert "time: about 11 s (scaled by tasks and epochs from 1 run of other methods on the stream)" in text
     text = printed_plan(capsys, "--method", "ncm", "--stream", "smoke", "--results", "out", "--device", "cuda")
