@@ -48,7 +48,8 @@ stream `{record.stream.folder}`: the frozen backbone `{record.backbone}` and one
 ## Training
 
 One run, seed {record.seed}, order {record.order}{_limited(record)}. {learned} Settings other than the defaults:
-`{record.settings or "none"}`. The command that makes it again:
+`{record.settings or "none"}`. The command that makes it again, with
+`--data FOLDER` where the images are no part of the suite:
 
     {command(record)}
 
