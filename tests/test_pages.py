@@ -167,7 +167,7 @@ def test_six_commands_run_on_the_smallest_stream(tmp_path: Path, monkeypatch: py
     run("README.md", "make bench METHOD=mslora_cr", "--stream", "smoke")
     (record,) = (tmp_path / "results/local/runs/smoke").rglob("run.json")
     run("README.md", "make plan", "--stream", "smoke")
-    run("README.md", "make leaderboard")
+    run("results/README.md", "make leaderboard")
     assert "mslora_cr" in (tmp_path / "results/local/leaderboards/smoke.csv").read_text()
     run("README.md", "make report RUN=", RUN=str(record.parent), ARGS='"--to matrix.png"')
     assert Image.open(tmp_path / "matrix.png").size[0] > 400
