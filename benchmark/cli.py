@@ -395,7 +395,9 @@ def leaderboard_(argv: Sequence[str]) -> int:
     results, console = Path(given.results), _console()
     if given.readme:
         markdown.rewrite([Path(file) for file in given.readme], shelves.read_from(results)[0])  # never of own runs
-    streams = leaderboard.with_records(results, given.stream)
+    streams = [given.stream] if given.stream is not None else leaderboard.with_records(results)
+    if given.stream is not None:
+        leaderboard.records_of(results, given.stream)
     if not streams:
         line = f"no records below {results / 'runs'} yet: make bench METHOD=mslora_cr"
         console.print(line, highlight=False, markup=False)

@@ -71,8 +71,7 @@ def rows_of(results: Path, stream: str, metric: str | None = None) -> list[Leade
     """
     if metric is not None and metric not in METRICS:
         raise unknown("--metric", metric, METRICS)
-    with_records(results, stream)
-    records = read_all(results, stream)
+    records = records_of(results, stream)
     return rows(records if metric is None else seen_by(metric, records))
 
 
@@ -166,24 +165,33 @@ def build_by(results: Path, metric: str, stream: str | None = None) -> list[Path
 
 def known_stream(results: Path, stream: str | None) -> None:
     """Raise UserError where there are no runs of that stream."""
-    names = sorted({name for place in read_from(results) for name in _streams(place)})
+    names = _names(results)
     if stream is not None and stream not in names:
         raise unknown("stream", stream, names, f"{results / 'runs'}") if names else UserError(f"no runs in {results}")
 
 
-def with_records(results: Path, stream: str | None = None) -> list[str]:
-    """The streams that have records, by name, or the one that is named.
+def records_of(results: Path, stream: str) -> list[Record]:
+    """The records of a stream.
 
     Raises:
-        UserError: that has none.
+        UserError: there are none.
     """
-    there = {name for place in read_from(results) for name in _streams(place)}
-    found = sorted(name for name in (there if stream is None else there & {stream}) if read_all(results, name))
-    if stream is not None and not found:
+    found = read_all(results, stream) if stream in _names(results) else []
+    if not found:
         others = with_records(results)
         nothing = UserError(f"no records of {shown(stream)}, nor of any other stream, below {results / 'runs'}")
         raise unknown("stream with records", stream, others) if others else nothing
     return found
+
+
+def with_records(results: Path) -> list[str]:
+    """The streams that have records, by name."""
+    return [name for name in _names(results) if read_all(results, name)]
+
+
+def _names(results: Path) -> list[str]:
+    """Of the streams that have a folder where ``results`` are read from."""
+    return sorted({name for place in read_from(results) for name in _streams(place)})
 
 
 def _streams(results: Path) -> list[str]:
