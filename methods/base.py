@@ -47,9 +47,11 @@ SCHEDULES = ("cosine", "constant")
 CANDIDATES = ("own", "seen")
 
 
-def takes_route(answer: Callable[..., Tensor]) -> bool:
-    """Whether a method's ``scores`` or ``represent`` takes ``route``; it may leave that out."""
-    return "route" in inspect.signature(answer).parameters
+def with_route(answer: Callable[..., Any], route: Tensor | None) -> dict[str, Tensor]:
+    """``route`` as an option of a method's ``scores``, ``represent`` or ``answer``, which may leave it out."""
+    if route is None or "route" not in inspect.signature(answer).parameters:
+        return {}
+    return {"route": route}
 
 
 def _may_leave_out_route(answer: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -173,7 +175,7 @@ class IncrementalMethod(L.LightningModule):
         """
         if self.backbone.speaks:
             return self.likelihood(batch, [label.name for label in labels], task, route)
-        routed = {} if route is None or not takes_route(self.represent) else {"route": route}
+        routed = with_route(self.represent, route)
         return self.backbone.logits(self.represent(batch, task, **routed), self.backbone.class_features(labels))
 
     @_may_leave_out_route

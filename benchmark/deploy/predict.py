@@ -22,7 +22,7 @@ from benchmark.deploy.trained import Trained, load
 from benchmark.errors import UserError, unknown
 from benchmark.record.files import csv_text, decimals, write_text
 from benchmark.stream import Task
-from methods.base import Batch, takes_route
+from methods.base import Batch, with_route
 
 CLASSES = ("image", "task", "margin", "class", "probability", "note")
 WORDS = ("image", "task", "margin", "instruction", "answer", "note")
@@ -196,10 +196,11 @@ def _as_classes(
 ) -> list[Rows]:
     """Of every image the task, a class and its probability, ``top`` times."""
     method, labels = trained.method, trained.stream.labels() if task is None else task.labels
-    probability_BC = (method.scores(batch, labels, task).float() / scale).softmax(dim=1)
+    route_B, margins = method.route(batch) if task is None else None, _margins(trained, task, batch)
+    scores_BC = method.scores(batch, labels, task, **with_route(method.scores, route_B))
+    probability_BC = (scores_BC.float() / scale).softmax(dim=1)
     if probability_BC.isnan().any():
         raise UserError(f"{trained.record.method} has no answer {'without a task' if task is None else 'here'}")
-    route_B, margins = method.route(batch) if task is None else None, _margins(trained, task, batch)
     best_Bk = probability_BC.topk(min(top, len(labels)), dim=1)
     rows: list[Rows] = []
     for row, (chances, columns) in enumerate(zip(best_Bk.values.tolist(), best_Bk.indices.tolist(), strict=True)):
@@ -218,8 +219,7 @@ def _in_words(trained: Trained, task: Task | None, question: str, batch: Batch) 
     """Of every image the task, the question and the answer."""
     method, ask = trained.method, cast(Any, trained.method.answer)
     route_B, margins = method.route(batch) if task is None else None, _margins(trained, task, batch)
-    options = {"route": route_B} if route_B is not None and takes_route(ask) else {}
-    answers = ask(batch, task, **options)
+    answers = ask(batch, task, **with_route(ask, route_B))
     cut = ["" if getattr(answer, "stopped", True) else CUT for answer in answers]
     return [
         [(_task(trained, task, route_B, row), margins[row], question, str(answer), cut[row])]

@@ -33,7 +33,7 @@ from benchmark.running.operators import Operators
 from benchmark.running.progress import Display
 from benchmark.running.seeds import seeded
 from benchmark.stream import Label, Stream, Task
-from methods.base import Batch, IncrementalMethod, takes_route
+from methods.base import Batch, IncrementalMethod, with_route
 from methods.parts import backbones, language_models
 
 Tensors = dict[str, Tensor]
@@ -230,7 +230,7 @@ def asked(
     with torch.no_grad():
         route_B = method.route(shown) if told is None else None
         ask: Any = method.scores if kind.labelled else method.likelihood if kind.speaks else method.represent
-        options = {"route": route_B} if route_B is not None and takes_route(ask) else {}
+        options = with_route(ask, route_B)
         return ask(shown, told, **options) if kind.searches else ask(shown, among, told, **options)
 
 

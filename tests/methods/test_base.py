@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from benchmark.stream import Budget, Task
-from methods.base import Batch, IncrementalMethod, augment, cosine, takes_route
+from methods.base import Batch, IncrementalMethod, augment, cosine, with_route
 from methods.cllora import CLLora
 from methods.independent_lora import IndependentLora
 from methods.inflora import InfLoRA
@@ -375,7 +375,7 @@ def test_a_method_may_leave_out_the_route() -> None:
     away_B = torch.zeros(4, dtype=torch.long)
     for cls, sign in ((Routed, -1), (OfTwoArguments, 1)):
         method = attached(cls)
-        assert takes_route(method.represent) == (cls is Routed) and takes_route(method.scores)
+        assert bool(with_route(method.represent, away_B)) == (cls is Routed) and with_route(method.scores, away_B)
         given = method.scores(batch, labels, None, route=away_B)
         assert torch.allclose(given, sign * method.scores(batch, labels, None), atol=1e-5)
 

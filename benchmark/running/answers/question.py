@@ -17,7 +17,7 @@ from benchmark.record.parts import Divergence
 from benchmark.running import mistakes
 from benchmark.running.divergence import Diverged
 from benchmark.stream import Label, Stream, Task
-from methods.base import Batch, IncrementalMethod, takes_route
+from methods.base import Batch, IncrementalMethod, with_route
 
 
 class Routes(TypedDict, total=False):
@@ -162,7 +162,7 @@ class Question:
         route_B = self.method.route(shown) if self.hidden else None
         if route_B is not None:
             self._check_route(route_B, len(batch["label"]))
-        return shown, route_B, {} if route_B is None or not takes_route(ask) else {"route": route_B}
+        return shown, route_B, with_route(ask, route_B)
 
     def _checked(self, name: str, answer: Any, rows: int, width: int | None) -> Tensor:
         """The answer on the CPU in float32, if it is one: (rows, width) and finite, or declared to be none."""
