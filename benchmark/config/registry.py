@@ -206,10 +206,10 @@ def _method_in(file: Path) -> tuple[str, list[tuple[ast.Module, ast.ClassDef]]] 
 def _none_in(file: Path) -> str:
     """Why a file has no method: the base of a class of its own that is lost, or that there is no such class."""
     tree = _parse(file)
-    known = {*_imports(tree), *dir(builtins), *(node.name for node in tree.body if isinstance(node, ast.ClassDef))}
+    imported, known = _imports(tree), {*_offered(tree), *dir(builtins)}
     for node in (node for node in tree.body if isinstance(node, ast.ClassDef)):
         for name in (base.id for base in node.bases if isinstance(base, ast.Name)):
-            module, there = _imports(tree).get(name, ("", name))
+            module, there = imported.get(name, ("", name))
             source = _file(module) if module else None
             if name not in known:
                 why = f"{name} is not imported"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from benchmark.data import sources
 from benchmark.data.catalog import Recipe, Source
 from benchmark.report.data_page import as_seen, some
+from benchmark.report.pictures import small_png
 from benchmark.stream import Framing, Task
 
 SIDE, GAP, BESIDE, ABOVE = 64, 2, 244, 26  # pixels: of an image, between images, of the words, above the first row
@@ -49,10 +49,7 @@ def sheet(recipe: Recipe, framing: Framing) -> bytes:
                 draw.text((left, 10), f"class {place + 1}", MUTED, _font(10))
             for column, image in enumerate(images):
                 canvas.paste(image, (left + column * (SIDE + GAP), top))
-    written = io.BytesIO()
-    reduced = canvas.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
-    reduced.save(written, "PNG", optimize=True)
-    return written.getvalue()
+    return small_png(canvas, COLOURS, method=Image.Quantize.MAXCOVERAGE, kmeans=2)
 
 
 def _images(task: Task, source: Source, framing: Framing) -> list[list[Image.Image]]:

@@ -14,6 +14,7 @@ from benchmark.record.schema import PROTOCOLS, Record
 from benchmark.record.summary import floats
 from benchmark.report.figures import render
 from benchmark.report.labels import INK
+from benchmark.report.pictures import small_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,9 +33,7 @@ def picture(record: Record) -> bytes:
     _, pixels = render("matrix", _panels, record)
     image = Image.open(io.BytesIO(pixels)).convert("RGB")
     image = image.resize([side * DOTS // 200 for side in image.size], Image.Resampling.LANCZOS)  # of 200 an inch
-    written = io.BytesIO()
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(written, "PNG", optimize=True)
-    return written.getvalue()
+    return small_png(image, COLOURS)
 
 
 def _panels(record: Record) -> Figure:

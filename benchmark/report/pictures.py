@@ -1,9 +1,11 @@
-"""The images of made test samples whose answers a record shows, drawn again: no record keeps an image."""
+"""Images in files: of made test samples whose answers a record shows, drawn again, for no record keeps an image; and
+small PNGs."""
 
 from __future__ import annotations
 
 import io
 from base64 import b64encode
+from typing import Any
 
 from PIL import Image
 
@@ -49,3 +51,10 @@ def _address(image: Image.Image) -> str:
     data = io.BytesIO()
     image.save(data, "JPEG", quality=QUALITY)
     return f"data:image/jpeg;base64,{b64encode(data.getvalue()).decode()}"
+
+
+def small_png(image: Image.Image, colours: int, **chosen: Any) -> bytes:
+    """A PNG of so few colours, without dithering; ``chosen``: how they are, of Pillow's ``quantize``."""
+    written = io.BytesIO()
+    image.quantize(colours, dither=Image.Dither.NONE, **chosen).save(written, "PNG", optimize=True)
+    return written.getvalue()

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from benchmark.errors import UserError
+from benchmark.report.pictures import small_png
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 COLOURS = 64
@@ -76,7 +77,4 @@ def first_screen(page: Path, width: int = 1280, height: int = 960) -> bytes:
         chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
         chromium.get(page.absolute().as_uri())
         pixels = chromium.get_screenshot_as_png()
-    written = io.BytesIO()
-    image = Image.open(io.BytesIO(pixels)).convert("RGB")
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(written, "PNG", optimize=True)
-    return written.getvalue()
+    return small_png(Image.open(io.BytesIO(pixels)).convert("RGB"), COLOURS)
