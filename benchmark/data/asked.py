@@ -1,13 +1,12 @@
-"""Tasks that a vision-language backbone is asked in words: prompts, targets, and images as it sees them.
+"""Tasks that a vision-language backbone is asked in words: prompts and targets.
 
 Legend: P samples, N images, M texts, S pixels of a side, L tokens of a prompt, K tokens of an answer, D features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,16 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark import kinds
-from benchmark.data.sources.npz import machine_memory
 from benchmark.data.sources.split import Split
 from benchmark.data.tensors import Samples
 from benchmark.stream import Task
-
-if TYPE_CHECKING:
-    from benchmark.data.batches import TaskData
-
-AT_ONCE = 64  # images that a tower sees at a time
-SHARE = 4  # features may take so much of the machine's memory: a quarter
 
 
 class Words(Protocol):
@@ -72,31 +64,3 @@ def _used(found: Split, rows_P: NDArray[np.int64]) -> tuple[list[str], NDArray[n
     """The texts that samples name, each once, and the place of every sample's."""
     rows, place_P = np.unique(rows_P, return_inverse=True)
     return [found.texts[row] for row in rows], place_P
-
-
-def seen(tasks: Sequence[TaskData], splits: Collection[str], words: Words) -> list[TaskData]:
-    """The tasks with the images of these splits as the frozen tower's features, so that it sees each of them once.
-
-    All of a run's or none: features that would take more than a quarter of the machine's memory are not kept, and the
-    backbone sees the images whenever it is asked.
-    """
-    stored = [images for task in tasks for split in splits if (images := task.splits[split].images) is not None]
-    if not stored:
-        return list(tasks)
-    one = words.seen(stored[0][:1])[0]
-    if 4 * one.numel() * sum(map(len, stored)) > machine_memory() / SHARE:
-        return list(tasks)
-
-    def features(images: Tensor) -> Tensor:
-        made = torch.empty(len(images), *one.shape)
-        for start in range(0, len(images), AT_ONCE):
-            made[start : start + AT_ONCE] = words.seen(images[start : start + AT_ONCE])
-        return made
-
-    def looked_at(samples: Samples) -> Samples:
-        return samples if samples.images is None else replace(samples, images=features(samples.images))
-
-    return [
-        replace(task, splits={name: looked_at(own) if name in splits else own for name, own in task.splits.items()})
-        for task in tasks
-    ]

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]  # the checkout, or the folder a whee
 COMPUTING = (  # for every run: files as they are, folders whole
     "benchmark/stream.py", "benchmark/kinds", "benchmark/metrics.py", "benchmark/texts", "benchmark/data/identity.py",
     "benchmark/data/cache.py", "benchmark/data/tensors.py", "benchmark/data/asked.py", "benchmark/data/batches.py",
+    "benchmark/data/seen_once.py",
     "benchmark/running/load.py", "benchmark/running/loop.py", "benchmark/running/fit.py",
     "benchmark/running/evaluate.py", "benchmark/running/seeds.py", "benchmark/running/hardware.py",
     "benchmark/running/answers",

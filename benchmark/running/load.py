@@ -12,8 +12,8 @@ from benchmark.config import space
 from benchmark.config.families import speaks
 from benchmark.config.resolve import Plan
 from benchmark.config.run_config import RunConfig
-from benchmark.data.asked import seen
 from benchmark.data.batches import TaskData, placed, task_data
+from benchmark.data.seen_once import seen
 from benchmark.errors import RunFailed, UserError
 from benchmark.kinds import Kind
 from benchmark.record.parts import Configuration

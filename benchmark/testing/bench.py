@@ -18,8 +18,8 @@ from torch import Tensor
 from benchmark.config.families import SPEAKING, USUAL
 from benchmark.config.run_config import RunConfig
 from benchmark.data import catalog, identity
-from benchmark.data.asked import seen
 from benchmark.data.batches import TaskData, task_data
+from benchmark.data.seen_once import seen
 from benchmark.data.settle import settled
 from benchmark.kinds import Kind, classification
 from benchmark.record.folder import RunFolder, State

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmark.data import asked as module
+from benchmark.data import seen_once as module
 from benchmark.data import sources
-from benchmark.data.asked import seen
 from benchmark.data.batches import TaskData, placed, task_data, training_batches
 from benchmark.data.cache import resized
 from benchmark.data.catalog import Source
+from benchmark.data.seen_once import seen
 from benchmark.data.sources.images import Images
 from benchmark.stream import Label, Task
 from tests.source_files import WHERE, fusion, in_table, pixels, save, written
