@@ -1,25 +1,21 @@
 """What a record is: the content of ``run.json``, typed. Nothing else in the suite knows its keys.
 
-``Record.from_json`` checks types and ranges and reads every schema there was, ``to_json`` gives the keys in order. Of
-an unfinished run only its identity is certain, the rest has defaults. Values are frozen: what changes is replaced.
+:func:`benchmark.record.soundness.sound` reads and checks every schema there was, ``to_json`` gives the keys in order.
+Of an unfinished run only its identity is certain, the rest has defaults. Values are frozen: what changes is replaced.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta
 
 from benchmark import kinds
-from benchmark.errors import shown
 from benchmark.kinds import Kind
-from benchmark.record import soundness
 from benchmark.record.partition import Partition
 from benchmark.record.parts import (
     MOST_SHOWN,
@@ -177,29 +173,6 @@ class Record:
     diverged: Divergence | None = None
     files: dict[LeftFile, Sha256] | None = None
     own: bool = field(default=False, compare=False)
-
-    @classmethod
-    def from_json(cls, value: Any) -> Record:
-        """A record of any schema so far, checked.
-
-        Raises:
-            ValueError: something is missing, of another type or out of range, or the schema is newer than this code.
-        """
-        if not isinstance(value, dict) or not isinstance(value.get("schema"), int):
-            raise ValueError("not a record, it has no 'schema'")
-        if value["schema"] > SCHEMA:
-            raise ValueError(f"schema {shown(value['schema'])} is newer than {SCHEMA}, the last one this version knows")
-        if value["schema"] < 1:
-            raise ValueError(f"schema {shown(value['schema'])} is not known")
-        try:
-            record = msgspec.convert(value, cls)
-        except msgspec.ValidationError as error:
-            said = re.sub(r" matching regex .* - at", " of another form - at", str(error))
-            raise ValueError(f"not a whole record: {said}") from None
-        wrong = next(soundness.wrong(record), None)
-        if wrong is not None:
-            raise ValueError(f"not a whole record: {wrong}")
-        return record
 
     def to_json(self) -> dict[str, Any]:
         """The keys in the order of ``run.json``; parts that a run does not have are left out."""

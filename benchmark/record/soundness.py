@@ -1,17 +1,18 @@
-"""What the types of a record do not say: which names, shapes and numbers belong together. No torch."""
+"""Reading a record, checked by what its types do not say: which names, shapes and numbers belong together. No torch."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import msgspec
 
 from benchmark import kinds
 from benchmark.errors import shown
 from benchmark.record.parts import MOST_SAMPLES, PROTOCOLS
-
-if TYPE_CHECKING:
-    from benchmark.record.schema import Matrix, Record, StreamEntry
+from benchmark.record.schema import SCHEMA, Matrix, Record, StreamEntry
 
 ACROSS = "overall"  # of the tables over all streams: no stream has this name
 DEEPEST = 20  # lists in lists
@@ -28,6 +29,29 @@ def shallow(value: object, depth: int = 0) -> None:
     if isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             shallow(item, depth + 1)
+
+
+def sound(value: Any) -> Record:
+    """A record of any schema so far, checked.
+
+    Raises:
+        ValueError: something is missing, of another type or out of range, or the schema is newer than this code.
+    """
+    if not isinstance(value, dict) or not isinstance(value.get("schema"), int):
+        raise ValueError("not a record, it has no 'schema'")
+    if value["schema"] > SCHEMA:
+        raise ValueError(f"schema {shown(value['schema'])} is newer than {SCHEMA}, the last one this version knows")
+    if value["schema"] < 1:
+        raise ValueError(f"schema {shown(value['schema'])} is not known")
+    try:
+        record = msgspec.convert(value, Record)
+    except msgspec.ValidationError as error:
+        said = re.sub(r" matching regex .* - at", " of another form - at", str(error))
+        raise ValueError(f"not a whole record: {said}") from None
+    found = next(wrong(record), None)
+    if found is not None:
+        raise ValueError(f"not a whole record: {found}")
+    return record
 
 
 def wrong(record: Record) -> Iterator[str]:

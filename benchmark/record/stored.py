@@ -19,7 +19,7 @@ from benchmark.record.agreement import common
 from benchmark.record.files import csv_text, decimals, plain, write_json, write_text
 from benchmark.record.schema import Matrix, Record
 from benchmark.record.shelves import home, read_from
-from benchmark.record.soundness import shallow
+from benchmark.record.soundness import shallow, sound
 from benchmark.record.summary import disagreement, missing_rows
 
 RECORD, DIGEST = "run.json", "digest"
@@ -90,7 +90,7 @@ def _record(data: bytes) -> Record:
         raise ValueError(f"not a JSON file ({error})") from None
     told = value.pop(DIGEST, None) if isinstance(value, dict) else None
     shallow(value)
-    record = Record.from_json(value)
+    record = sound(value)
     if told != _digest(value) and (told is not None or record.files is not None):  # the first records have none
         raise ValueError(f"damaged: what it says does not fit its {DIGEST!r}")
     wrong = disagreement(record) if record.complete else None

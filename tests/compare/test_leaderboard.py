@@ -401,8 +401,8 @@ from pathlib import Path
 import scipy.stats
 from benchmark.compare import leaderboard
 from benchmark.record.stored import path_of, write_record
-from benchmark.record.schema import Record
-results, many = Path(sys.argv[1]), [Record.from_json(value) for value in json.loads(Path(sys.argv[2]).read_text())]
+from benchmark.record.soundness import sound
+results, many = Path(sys.argv[1]), [sound(value) for value in json.loads(Path(sys.argv[2]).read_text())]
 def write(place):
     for record in many[place::8]:
         write_record(path_of(results, record), record)

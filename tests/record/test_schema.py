@@ -20,6 +20,7 @@ from benchmark import kinds
 from benchmark.errors import UserError, forget_notices
 from benchmark.record.parts import AnswerSample, SampleGroups, SampleScores
 from benchmark.record.schema import Configuration, Record, StreamEntry, TaskEntry, blank, unmeasured
+from benchmark.record.soundness import sound
 from benchmark.record.stored import read_all, read_record, run_files
 from benchmark.stream import Label, Stream, Task
 from tests.made_records import CONFIG, MIXED, QUESTIONS, TASKS, made, save, talking, told_apart, with_hits
@@ -39,7 +40,7 @@ def test_committed_records_come_back_as_they_are() -> None:
     for file in files:
         old = json.loads(file.read_text(encoding="utf-8"))
         old.pop("digest", None)  # of the file, beside the record
-        new = Record.from_json(deepcopy(old)).to_json()
+        new = sound(deepcopy(old)).to_json()
         if old.get("router_confusion", old) is None:
             del old["router_confusion"]
         assert new == old, file
@@ -52,18 +53,18 @@ def test_old_records_without_what_came_later() -> None:
     for name in ("router_confusion", "hits", "class_recall", "class_confusion", "subgroups", "missing"):
         assert name not in value
     assert "inputs" not in value["config"] and "gallery" not in value["config"]
-    record = Record.from_json(value)
+    record = sound(value)
     assert (record.config.inputs, record.config.gallery) == ("both", "seen")
     assert record.router_confusion is record.hits is record.missing is None
     assert record.class_recall is record.subgroups is None
     for numbers in value["summary"].values():
         del numbers["worst_task"], numbers["ece"]
-    assert Record.from_json(value).number("given", "worst_task") is None
+    assert sound(value).number("given", "worst_task") is None
     later = replace(
         record, config=replace(record.config, inputs="image", gallery="all"), router_confusion=[[1] * 3] * 3
     )
     assert later.to_json()["config"] == value["config"] | {"inputs": "image", "gallery": "all"}
-    assert Record.from_json(later.to_json()) == later
+    assert sound(later.to_json()) == later
 
 
 @pytest.mark.parametrize("kind", sorted(kinds.KINDS))
@@ -72,7 +73,7 @@ def test_a_record_of_every_kind_comes_back(kind: str) -> None:
     record = with_hits(
         made(kind=kind, missing=withheld or None), {"lung_ct": [1, 0], "retina_oct": [1], "skin": [0] * 9}
     )
-    assert Record.from_json(json.loads(json.dumps(record.to_json()))) == record
+    assert sound(json.loads(json.dumps(record.to_json()))) == record
     assert record.kind is kinds.of(kind) and record.primary == record.kind.primary
 
 
@@ -86,7 +87,7 @@ def test_scores_of_samples_and_their_groups_come_back(levels: list[int], parted:
         "retina_oct": None,
     }
     record = made(hits={"given": kept}, groups={"lung_ct": SampleGroups.packed(groups)})
-    again = Record.from_json(json.loads(json.dumps(record.to_json())))
+    again = sound(json.loads(json.dumps(record.to_json())))
     assert again == record and again.groups is not None and again.hits is not None
     assert again.groups["lung_ct"].unpacked().tolist() == groups.tolist()
     one, other = again.hits["given"]["lung_ct"], again.hits["given"]["skin"]
@@ -101,14 +102,14 @@ def test_groups_of_other_samples_are_refused() -> None:
     value = with_hits(made(), {task: [1, 0] for task in TASKS}).to_json()
     value["groups"] = {"skin": asdict(SampleGroups.packed(np.arange(3)))}
     with pytest.raises(ValueError, match=r"groups\.skin is not of the samples of hits\.given\.skin"):
-        Record.from_json(value)
+        sound(value)
 
 
 @pytest.mark.parametrize("tasks", [QUESTIONS, MIXED], ids=["questions", "mixed"])
 def test_each_column_is_its_tasks_own_metric(tasks: dict[str, tuple[str, str]]) -> None:
     record = talking(tasks=tasks, order=1)
     value = json.loads(json.dumps(record.to_json()))
-    assert Record.from_json(deepcopy(value)) == record and record.primary == value["primary"] == "primary"
+    assert sound(deepcopy(value)) == record and record.primary == value["primary"] == "primary"
     several = tasks is MIXED
     assert record.stream.kind == record.kind.name == ("mixed" if several else "generation")
     entries = {task["name"]: task for task in value["stream"]["tasks"]}
@@ -155,14 +156,14 @@ def test_texts_of_samples_are_made_fit_for_a_record() -> None:
     assert sample.question.startswith("a\ufffd[2J b\nc\ufffdd\ufffd\ufffdé") and len(sample.question) == 2000
     record = talking()
     record = replace(record, samples={"ct_vqa": [sample] * 8})
-    assert Record.from_json(json.loads(json.dumps(record.to_json()))) == record
+    assert sound(json.loads(json.dumps(record.to_json()))) == record
 
 
 def spoilt(change: Callable[[dict[str, Any]], object], says: str) -> None:
     value = json.loads(json.dumps(talking().to_json()))
     change(value)
     with pytest.raises(ValueError, match=says) as caught:
-        Record.from_json(value)
+        sound(value)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
 
 
@@ -197,7 +198,7 @@ def test_what_a_record_of_answers_in_words_may_not_say() -> None:
         spoilt(part(samples={"path_vqa": [sample | {"last": text}]}), "samples")
     spoilt(part(samples={"path_vqa": [{"question": "q"}]}), "missing required field")
     spoilt(part(files={"../answers.jsonl.gz": "0" * 64}), "of another form")
-    assert Record.from_json(talking(files={"answers.jsonl.gz": "0" * 64}).to_json()).files
+    assert sound(talking(files={"answers.jsonl.gz": "0" * 64}).to_json()).files
 
 
 def test_keys_stand_in_order() -> None:
@@ -216,7 +217,7 @@ def test_what_is_told_apart_comes_back() -> None:
     apart = {"skin": {"site": {"": (3, None), 'Bern, "Nord"': (6, 0.5)}}}
     record = told_apart(made(), {"skin": [0.25]}, apart)
     value = json.loads(json.dumps(record.to_json()))
-    assert Record.from_json(value) == record and list(value)[-2:] == ["class_recall", "subgroups"]
+    assert sound(value) == record and list(value)[-2:] == ["class_recall", "subgroups"]
     assert value["class_recall"]["hidden"] == {"lung_ct": [None], "retina_oct": [None], "skin": [0.25]}
     assert value["subgroups"]["given"]["skin"]["site"][""] == {"n": 3, "score": None}
 
@@ -359,7 +360,7 @@ def test_what_is_no_record_is_refused_by_name(
 
 
 def test_scores_that_numpy_summed_may_end_just_above_one() -> None:
-    assert Record.from_json(json.loads(put(1.0000001, *GIVEN, 3, 2))).matrix("given")[3][2] == 1.0000001
+    assert sound(json.loads(put(1.0000001, *GIVEN, 3, 2))).matrix("given")[3][2] == 1.0000001
 
 
 def test_nan_is_null_whoever_wrote_it(tmp_path: Path) -> None:
@@ -373,7 +374,7 @@ def test_nan_is_null_whoever_wrote_it(tmp_path: Path) -> None:
 def test_an_unfinished_record_needs_its_identity_alone() -> None:
     value = {"schema": 1, "key": "0a", "method": "ewc", "seed": 0, "order": 0, "status": "running",
              "stream": {"name": "two", "folder": "two", "tasks": [{"name": "a"}, {"name": "b"}]}}  # fmt: skip
-    record = Record.from_json(value)
+    record = sound(value)
     assert not record.complete and not record.ranked and record.summary is None and record.stages == 0
     for change, says in (
         ({"key": None}, "key"),
@@ -382,9 +383,9 @@ def test_an_unfinished_record_needs_its_identity_alone() -> None:
         ({"scores": {"../a": {"given": [[]], "hidden": []}}}, "no metric"),
     ):
         with pytest.raises(ValueError, match=says):
-            Record.from_json(value | change)
+            sound(value | change)
     with pytest.raises(ValueError, match=r"stream\.kind"):
-        Record.from_json(value | {"stream": value["stream"] | {"kind": "other"}})  # type: ignore[operator]
+        sound(value | {"stream": value["stream"] | {"kind": "other"}})  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("kind", sorted(kinds.KINDS))
@@ -392,7 +393,7 @@ def test_a_run_that_has_not_begun_is_blank_and_grows_by_rows(kind: str) -> None:
     stream = StreamEntry("two", "two", [TaskEntry("a"), TaskEntry("b")], kind=kind)
     record = Record(schema=1, key="0a", method="ewc", stream=stream, seed=0, order=0, **unmeasured(stream))
     assert set(record.scores) == {"primary", *kinds.of(kind).metrics} and record.matrix("hidden") == blank(2)
-    assert Record.from_json(json.loads(json.dumps(record.to_json()))) == record
+    assert sound(json.loads(json.dumps(record.to_json()))) == record
     row = {metric: {"given": [0.5, 0.25], "hidden": [0.5, None]} for metric in record.scores}
     grown = record.with_row(1, row, [1.0, None])
     assert grown.stages == 2 and grown.matrix("given") == [[None, None], [0.5, 0.25], [None, None]]
@@ -431,7 +432,7 @@ def test_a_time_without_a_zone_is_utc() -> None:
     times = []
     for text in ("2026-01-01T10:00:00", "2026-01-01T10:00:00Z", "2026-01-01T08:30:00-01:30"):
         value["provenance"]["finished"] = text
-        times.append(Record.from_json(value).finished)
+        times.append(sound(value).finished)
     assert times[0] == times[1] == times[2]
 
 
