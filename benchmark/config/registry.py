@@ -7,7 +7,6 @@ or ``path/to/file.py``, which is short for ``file:Class`` with the file's folder
 from __future__ import annotations
 
 import ast
-import builtins
 import os
 import re
 import sys
@@ -15,20 +14,28 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
-from importlib.machinery import PathFinder
-from importlib.util import find_spec
 from keyword import iskeyword
 from os.path import isfile
 from pathlib import Path
 from typing import Any
 
 from benchmark import kinds
+from benchmark.config.class_source import (
+    ROOT,
+    Lineage,
+    file_of,
+    lineage_of,
+    literal,
+    misspelt,
+    none_in,
+    package_folder,
+    parse,
+)
 from benchmark.errors import UserError, in_short, shown, spot, through, unknown
 from benchmark.record import provenance
 
 FLAGS = {"requires_task_id": False, "keeps_images": False, "needs_length": False, "joint": False, "ddp": True}
 LEARNS = ("classification",)  # the kinds of task that a method learns, unless it names others
-ROOT = "IncrementalMethod"
 RECORDED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:]{0,199}")
 
 
@@ -60,79 +67,12 @@ class MethodCard:
         return self.doc.strip().splitlines()[0] if self.doc else ""
 
 
-def package_folder() -> Path:
-    """Where the package ``methods`` is, which is not imported for it."""
-    spec = find_spec("methods")
-    assert spec is not None and spec.submodule_search_locations
-    return Path(next(iter(spec.submodule_search_locations)))
-
-
 def methods_folder() -> Path:
     """Where method files are looked for."""
     return package_folder()
 
 
-@lru_cache(maxsize=256)
-def _parse(file: Path) -> ast.Module:
-    try:
-        return ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
-    except SyntaxError as error:
-        line = f"{file}:{error.lineno}: {(error.text or '').strip()[:200]}"
-        raise UserError(f"{file}: no valid Python: {error.msg} ({line})") from None
-    except (OSError, ValueError, RecursionError, MemoryError) as error:  # the last two: brackets without end
-        raise UserError(f"{file}: no valid Python: {in_short(error)}") from None
-
-
-def _literal(value: ast.expr, what: str) -> Any:
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, TypeError):
-        raise UserError(f"{what} is read without importing and must be a literal, not {ast.unparse(value)}") from None
-
-
-def _imports(tree: ast.Module) -> dict[str, tuple[str, str]]:
-    """Local name -> (module, name) of ``from module import name``."""
-    found = {}
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.update({alias.asname or alias.name: (node.module, alias.name) for alias in node.names})
-    return found
-
-
-def _lineage(tree: ast.Module, cls: str) -> list[tuple[ast.Module, ast.ClassDef]]:
-    """A class and its bases up to, not including, IncrementalMethod; empty if it does not descend from that."""
-    node = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == cls), None)
-    if node is None:
-        source = _imports(tree).get(cls)
-        file = _file(source[0]) if source else None
-        return _lineage(_parse(file), source[1]) if source and file else []
-    for base in node.bases:
-        name = base.id if isinstance(base, ast.Name) else base.attr if isinstance(base, ast.Attribute) else ""
-        if name == ROOT:
-            return [(tree, node)]
-        above = _lineage(tree, name) if name and name != cls else []
-        if above:
-            return [(tree, node), *above]
-    return []
-
-
-def _file(module: str) -> Path | None:
-    """The file of a module, found without importing anything of it: a record from elsewhere may name any."""
-    top, *below = module.split(".")
-    if top == "methods" and below:
-        file = package_folder().joinpath(*below).with_suffix(".py")
-        return file if file.is_file() else None
-    try:
-        spec = find_spec(top)
-        for end in range(2, len(below) + 2):  # find_spec of a.b would import a
-            locations = spec.submodule_search_locations if spec else None
-            spec = PathFinder.find_spec(".".join([top, *below][:end]), locations) if locations else None
-    except Exception:  # finders that a package has installed may raise anything
-        return None
-    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
-
-
-def _defaults(lineage: list[tuple[ast.Module, ast.ClassDef]]) -> dict[str, Any]:
+def _defaults(lineage: Lineage) -> dict[str, Any]:
     """Defaults of ``__init__``, with those of the bases where it passes ``**kwargs`` on or has none of its own."""
     for place, (_, node) in enumerate(lineage):
         for item in node.body:
@@ -143,13 +83,15 @@ def _defaults(lineage: list[tuple[ast.Module, ast.ClassDef]]) -> dict[str, Any]:
                 bare = {a.arg for a in (*args, *item.args.kwonlyargs)} - {a.arg for a, _ in pairs}
                 if bare:
                     raise UserError(f"{node.name}.__init__ (line {item.lineno}): {min(bare)!r} has no default value")
-                own = {a.arg: _literal(d, f"{node.name}.__init__: default of {a.arg}") for a, d in pairs}
+                own = {a.arg: literal(d, f"{node.name}.__init__: default of {a.arg}") for a, d in pairs}
                 return (_defaults(lineage[place + 1 :]) | own) if item.args.kwarg else own
     return {}
 
 
-def _card(name: str, module: str, file: Path, cls: str, lineage: list[tuple[ast.Module, ast.ClassDef]]) -> MethodCard:
+def _card(name: str, module: str, file: Path, cls: str, lineage: Lineage) -> MethodCard:
     tree = lineage[0][0]
+    if why := misspelt(file, lineage):
+        raise UserError(why)
     told: dict[str, Any] = FLAGS | {"kinds": LEARNS, "version": 1, "search": {}}
     for _, node in reversed(lineage):
         for item in node.body:
@@ -157,12 +99,12 @@ def _card(name: str, module: str, file: Path, cls: str, lineage: list[tuple[ast.
                 continue
             target = item.targets[0] if isinstance(item, ast.Assign) else item.target
             if isinstance(target, ast.Name) and target.id in told:
-                value = _literal(item.value, f"{node.name}.{target.id}")
+                value = literal(item.value, f"{node.name}.{target.id}")
                 told[target.id] = _checked(target.id, value, f"{node.name} ({spot(file, item.lineno)})")
     presets: dict[str, dict[str, Any]] = {}
     for item in tree.body:
         if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name) and item.targets[0].id == "PRESETS":
-            presets = _literal(item.value, f"{file}: PRESETS")
+            presets = literal(item.value, f"{file}: PRESETS")
             if not isinstance(presets, dict) or not all(isinstance(values, dict) for values in presets.values()):
                 raise UserError(f"{file}: PRESETS: expected name -> values, got {shown(presets)}")
     doc, flags = ast.get_docstring(tree) or "", {flag: bool(told[flag]) for flag in FLAGS}
@@ -188,12 +130,12 @@ def _checked(what: str, value: Any, where: str) -> Any:
     return value
 
 
-def _method_in(file: Path) -> tuple[str, list[tuple[ast.Module, ast.ClassDef]]] | None:
-    tree = _parse(file)
+def _method_in(file: Path) -> tuple[str, Lineage] | None:
+    tree = parse(file)
     found = []
     for node in tree.body:
         try:
-            lineage = [] if not isinstance(node, ast.ClassDef) else _lineage(tree, node.name)
+            lineage = [] if not isinstance(node, ast.ClassDef) else lineage_of(tree, node.name)
         except RecursionError:
             raise UserError(f"{file}: its classes descend from each other in a circle") from None
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and lineage:
@@ -201,31 +143,6 @@ def _method_in(file: Path) -> tuple[str, list[tuple[ast.Module, ast.ClassDef]]] 
     if len(found) > 1:
         raise UserError(f"{file}: a method file has one public {ROOT} subclass, found {', '.join(n for n, _ in found)}")
     return found[0] if found else None
-
-
-def _none_in(file: Path) -> str:
-    """Why a file has no method: the base of a class of its own that is lost, or that there is no such class."""
-    tree = _parse(file)
-    imported, known = _imports(tree), {*_offered(tree), *dir(builtins)}
-    for node in (node for node in tree.body if isinstance(node, ast.ClassDef)):
-        for name in (base.id for base in node.bases if isinstance(base, ast.Name)):
-            module, there = imported.get(name, ("", name))
-            source = _file(module) if module else None
-            if name not in known:
-                why = f"{name} is not imported"
-            elif module and source is None:
-                why = f"{name} is imported from {module}, and no such module can be found"
-            elif source is not None and there not in (offered := _offered(_parse(source))):
-                why = str(unknown("class", there, offered, where=str(source)))
-            else:
-                continue
-            return f"line {node.lineno}, class {node.name}({name}): {why}"
-    return f"no public class in it descends from {ROOT}"
-
-
-def _offered(tree: ast.Module) -> set[str]:
-    """The classes that a file has or hands on."""
-    return {node.name for node in tree.body if isinstance(node, ast.ClassDef)} | {*_imports(tree)}
 
 
 @lru_cache(maxsize=256)
@@ -280,14 +197,14 @@ def named(name: str) -> str:
         raise UserError(f"--method {name}: what is imported is named by letters, digits and '_', such as mine.py")
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
-    known = _file(stem)
+    known = file_of(stem)
     if known is None or known.resolve() != file.resolve():
         other = f" ({known})" if known else ""
         raise UserError(f"--method {name}: Python has another module {stem!r} already{other}: rename the file")
     if not cls:
         found = _method_in(file)
         if found is None:
-            raise UserError(f"--method {name}: {_none_in(file)}")
+            raise UserError(f"--method {name}: {none_in(file)}")
         cls = found[0]
     return f"{stem}:{cls}"
 
@@ -303,10 +220,10 @@ def card(name: str) -> MethodCard:
         module, cls = name.split(":", 1)
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
-        file = _file(module)
+        file = file_of(module)
         if file is None:
             raise UserError(f"method {name!r}: no module {module!r} can be found")
-        lineage = _lineage(_parse(file), cls)
+        lineage = lineage_of(parse(file), cls)
         if not lineage:
             raise UserError(f"method {name!r}: {file} has no {ROOT} subclass {cls!r}")
         if not RECORDED.fullmatch(name):
@@ -319,7 +236,7 @@ def card(name: str) -> MethodCard:
     if found is None and (name == "base" or name.startswith("_")):
         raise unknown("method", name, names())
     if found is None:
-        raise UserError(f"{file}: {_none_in(file)}")
+        raise UserError(f"{file}: {none_in(file)}")
     return found
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmark import cli
-from benchmark.config import arguments, registry
+from benchmark.config import arguments, class_source, registry
 from benchmark.errors import UserError
 from benchmark.record import provenance
 from methods.base import IncrementalMethod
@@ -247,9 +247,25 @@ def test_what_must_be_imported_to_be_known_is_refused(plugged: Path, message: st
         f"from methods.base import IncrementalMethod\nSIZE = 3\nclass Wrong(IncrementalMethod):\n    {WRONG[message]}\n"
     )
     (plugged / "wrong.py").write_text(text)
-    registry._parse.cache_clear()
+    class_source.parse.cache_clear()
     with pytest.raises(UserError, match=message):
         registry.card("plugged.wrong:Wrong")
+
+
+@pytest.mark.parametrize(("said", "meant"), [("actng", "acting"), ("end_tasks", "end_task"), ("reprsent", "represent")])
+def test_a_hook_that_is_misspelt_is_told_with_its_line(plugged: Path, said: str, meant: str) -> None:
+    text = (
+        "from methods.base import IncrementalMethod\n\n\nclass Wrong(IncrementalMethod):\n    def loss(self, batch):\n"
+        f"        return {{}}\n\n    def {said}(self, *asked):\n        return 0\n"
+    )
+    file = plugged / "wrong.py"
+    file.write_text(text.format("0"))
+    class_source.parse.cache_clear()
+    with pytest.raises(UserError, match=rf"wrong\.py:8: {said} is no hook .* did you mean '{meant}'\?"):
+        registry.card("plugged.wrong:Wrong")
+    file.write_text(text.format(f"self.{said}()"))  # a method of its own
+    class_source.parse.cache_clear()
+    assert registry.card("plugged.wrong:Wrong").cls == "Wrong"
 
 
 def test_a_file_that_is_no_python_is_one_line(plugged: Path) -> None:
