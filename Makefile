@@ -127,7 +127,7 @@ predict: setup
 export: setup
 	@$(PY) -m benchmark export --run $(RUN) --task $(TASK) --to $(TO) $(ARGS)
 pretrain: setup
-	$(PY) -m benchmark pretrain
+	$(PY) -m benchmark pretrain $(ARGS)
 test: .venv/.developed
 	$(PY) -m pytest
 test-all: .venv/.developed

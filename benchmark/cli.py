@@ -41,7 +41,7 @@ USAGE = """usage: python -m benchmark VERB [options]        (VERB --help; instal
   export --run DIR --task T --to DIR      a task's LoRA for PEFT, or folded into open_clip weights; of a CLIP's run
   needs [--streams "A B"]   the extras of this package that a run needs and that are not installed: make installs them
   worker                    what a sweep keeps running to start its cells from; told on standard input
-  pretrain [--to DIR]       train phantom-clip, the default backbone of images and notes, anew
+  pretrain [--model NAME]   train phantom-clip or phantom-llava, the default backbones, anew
 """
 
 RESULTS = "folder of runs/ and leaderboards/; default: results/local, with the stored ones of results/ beside"
@@ -608,21 +608,36 @@ def export_(argv: Sequence[str]) -> int:
 
 
 def pretrain_(argv: Sequence[str]) -> int:
+    """A shipped backbone, trained anew on made images; of phantom-llava a stopped training goes on."""
+    from benchmark.config import families
+
+    usual = {families.USUAL: (90_000, 8), families.SPEAKING: (60_000, 3)}
     parser = _parser("pretrain")
-    parser.add_argument("--to", default="phantom-clip", help="folder that the backbone is written to")
-    parser.add_argument("--samples", type=int, default=90_000, help="captioned phantoms to make")
-    parser.add_argument("--epochs", type=int, default=8, help="passes over them")
+    parser.add_argument("--model", type=Literal["phantom-clip", "phantom-llava"], default=families.USUAL,
+                        help="which; phantom-llava has the image tower of the shipped phantom-clip")  # fmt: skip
+    parser.add_argument("--to", type=str | None, default=None, help="folder that it is written to; default: its name")
+    parser.add_argument("--samples", type=int | None, default=None, help="images to make (90,000; 60,000)")
+    parser.add_argument("--epochs", type=int | None, default=None, help="passes over them (8; 3)")
     given = _parse(parser, argv)
-    if given.samples < 1000 or given.epochs < 1:
+    to = Path(given.model if given.to is None else given.to)
+    samples, epochs = (
+        known if told is None else told
+        for known, told in zip(usual[given.model], (given.samples, given.epochs), strict=True)
+    )
+    if samples < 1000 or epochs < 1:
         raise UserError("--samples must be at least 1000, --epochs at least 1")
+    if given.model == families.SPEAKING and (lacking := families.missing(families.SPEAKING)):
+        raise UserError(f"--model {given.model}: needs {' and '.join(lacking)}: pip install 'mbil-bench[generation]'")
     from benchmark.data import places
 
-    places.writable(Path(given.to), f"--to {given.to}", folder=True)
-    from benchmark.pretrain import pretrain
-
-    measured = pretrain(Path(given.to), given.samples, given.epochs, console=_console())
+    places.writable(to, f"--to {to if given.to is None else given.to}", folder=True)
+    if given.model == families.SPEAKING:
+        from benchmark.pretrain.phantom_llava import pretrain
+    else:
+        from benchmark.pretrain.phantom_clip import pretrain
+    measured = pretrain(to, samples, epochs, console=_console())
     print("  ".join(f"{name} {value:,.0f}" for name, value in measured.items()))
-    print(f"use it: --backbone local-dir:{given.to}")
+    print(f"use it: --backbone local-dir:{to}")
     return 0
 
 

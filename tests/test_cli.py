@@ -137,7 +137,7 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.split() == catalog.names("streams")
     assert cli.main(["list"]) == 0
     everything = capsys.readouterr().out
-    named = (*METHODS, "phantom8", "ham10000", "ViT-B-16/openai", "tiny-llava", "hf:OWNER/NAME")
+    named = (*METHODS, "phantom8", "ham10000", "ViT-B-16/openai", "phantom-llava", "tiny-llava", "hf:OWNER/NAME")
     assert all(word in everything for word in named)
 
 
@@ -165,10 +165,11 @@ def test_plan_tells_what_would_run_and_writes_nothing(capsys: pytest.CaptureFixt
 def test_plan_names_the_backbone_and_what_its_scores_are_worth(capsys: pytest.CaptureFixture[str]) -> None:
     for stream, line in {
         stream_file(): "backbone: phantom-clip",
-        "smoke_generation": "backbone: tiny-llava is a layout without trained weights: scores on it tell that a method "
-        "runs, and nothing else.",
+        "smoke_generation": "backbone: phantom-llava",
+        "smoke_generation --backbone tiny-llava": "backbone: tiny-llava is a layout without trained weights: scores on "
+        "it tell that a method runs, and nothing else.",
     }.items():
-        assert cli.main(["plan", "--method", "ewc", "--stream", stream]) == 0
+        assert cli.main(["plan", "--method", "ewc", "--stream", *stream.split()]) == 0
         assert line in capsys.readouterr().out.splitlines()
 
 

@@ -13,7 +13,8 @@ from benchmark.errors import UserError, unknown
 from benchmark.kinds import Kind
 
 AUTO = "auto"
-USUAL, SPEAKING = "phantom-clip", "tiny-llava"  # the defaults: a CLIP, a vision-language model
+USUAL, SPEAKING = "phantom-clip", "phantom-llava"  # the defaults: a CLIP, a vision-language model
+DRAWN = "tiny-llava"  # a vision-language model of which only the layout is shipped
 HUB, LOCAL = "hf:", "local-dir:"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # what a file of weights ends in
 OWNER = r"\w[\w.-]*/\w[\w.-]*(@\w[\w.-]*)?"
@@ -32,7 +33,7 @@ def speaks(backbone: str) -> bool:
     folder = Path(backbone.removeprefix(LOCAL))
     if backbone.startswith(LOCAL):
         return isfile(folder / "config.json") and not isfile(folder / "open_clip_config.json")
-    return backbone == SPEAKING or backbone.startswith(HUB)
+    return backbone in (SPEAKING, DRAWN) or backbone.startswith(HUB)
 
 
 def learns(learned: Iterable[str], asked: Iterable[str], backbone: str) -> bool:
@@ -48,9 +49,9 @@ def learns(learned: Iterable[str], asked: Iterable[str], backbone: str) -> bool:
 
 def note(backbone: str) -> str:
     """What has to be said wherever scores on a backbone are shown; empty where nothing has."""
-    if backbone != SPEAKING:
+    if backbone != DRAWN:
         return ""
-    return f"{SPEAKING} is a layout without trained weights: scores on it tell that a method runs, and nothing else."
+    return f"{DRAWN} is a layout without trained weights: scores on it tell that a method runs, and nothing else."
 
 
 def missing(backbone: str) -> list[str]:

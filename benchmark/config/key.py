@@ -13,8 +13,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from benchmark.config.families import LOCAL, SPEAKING, USUAL
-from benchmark.config.registry import MethodCard, package_folder, part_versions
+from benchmark.config.class_source import package_folder
+from benchmark.config.families import DRAWN, LOCAL, SPEAKING, USUAL
+from benchmark.config.registry import MethodCard, part_versions
 from benchmark.config.run_config import RunConfig, canonical
 from benchmark.disk import below
 from benchmark.errors import UserError
@@ -119,7 +120,7 @@ def weights_identity(backbone: str, pretrained: str | None) -> str:
         UserError: the folder of ``local-dir:`` is not there.
     """
     local: Path | None = None
-    if backbone in (USUAL, SPEAKING):  # shipped
+    if backbone in (USUAL, SPEAKING, DRAWN):  # shipped
         local = package_folder() / "weights" / backbone
     elif backbone.startswith(LOCAL):
         local = Path(backbone.removeprefix(LOCAL))

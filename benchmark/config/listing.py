@@ -24,7 +24,8 @@ BACKBONES = [
     ),
     ("local-dir:FOLDER", "open_clip_config.json and weights, or what transformers saves of a vision-language model"),
     ("ViT-B-16 --pretrained FILE", "an open_clip architecture with weights of your own"),
-    ("tiny-llava", "vision-language, a layout without trained weights: the default where answers are words"),
+    ("phantom-llava", "vision-language, shipped, 64 px, trained on made images: the default where answers are words"),
+    ("tiny-llava", "vision-language, a layout without trained weights: for tests"),
     ("hf:OWNER/NAME", "any image-text-to-text model of the Hugging Face hub whose processor has a chat template"),
 ]
 

@@ -64,7 +64,7 @@ class RunConfig(Budget):
         method: a file of methods/, package.module:Class or path/to/file.py.
         stream: a file of datasets/streams/ or the path of a YAML file.
         backbone: phantom-clip, ViT-B-16/openai, hf-hub:..., local-dir:..., or an open_clip architecture; where answers
-            are words tiny-llava, hf:OWNER/NAME or local-dir:...; auto: the default of the stream's kind.
+            are words phantom-llava, hf:OWNER/NAME or local-dir:...; auto: the default of the stream's kind.
         pretrained: tag or weights file for an architecture; refused where the backbone names its weights itself.
         seed: of everything random.
         order: which order of the tasks.

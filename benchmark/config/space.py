@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import kinds
+from benchmark.config.class_source import package_folder
 from benchmark.config.families import LOCAL
-from benchmark.config.registry import package_folder
 from benchmark.config.resolve import Plan
 from benchmark.data import cache, sources
 from benchmark.data.sources.contents import cache_folder

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from benchmark.config.families import SPEAKING, USUAL
+from benchmark.config.families import DRAWN, USUAL
 from benchmark.config.run_config import RunConfig
 from benchmark.data import catalog, identity
 from benchmark.data.batches import TaskData, task_data
@@ -53,7 +53,7 @@ class Stopped(BaseException):
 def _pretrained(speaks: bool) -> Any:
     """Read once; whoever changes it takes a copy."""
     with seeded(0, "backbone"):
-        return language_models.load(SPEAKING) if speaks else backbones.load(USUAL)
+        return language_models.load(DRAWN) if speaks else backbones.load(USUAL)
 
 
 @lru_cache

@@ -15,6 +15,7 @@ from methods.parts.hub import absent, within_reach
 from methods.parts.language import LanguageBackbone
 
 FOLDER = Path(__file__).resolve().parents[1] / "weights"
+SHIPPED = "phantom-llava"
 DRAWN = "tiny-llava"  # of which only the layout is shipped: its weights are drawn
 HUB, LOCAL = "hf:", "local-dir:"
 SIDE = 448  # pixels at most of models that take images of any size
@@ -24,7 +25,7 @@ SMALL = 10**9  # parameters below which weights are float32, whatever their file
 
 
 def load(name: str) -> LanguageBackbone:
-    """A frozen vision-language model: ``tiny-llava``, ``hf:owner/name`` or ``local-dir:FOLDER``.
+    """A frozen vision-language model: ``phantom-llava``, ``tiny-llava``, ``hf:owner/name`` or ``local-dir:FOLDER``.
 
     Raises:
         ValueError: there is none of this name, it cannot be had, or it is no image-text-to-text model whose processor
@@ -33,7 +34,7 @@ def load(name: str) -> LanguageBackbone:
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as MODELS
 
-    where = str(FOLDER / DRAWN) if name == DRAWN else name.removeprefix(LOCAL).removeprefix(HUB)
+    where = str(FOLDER / name) if name in (SHIPPED, DRAWN) else name.removeprefix(LOCAL).removeprefix(HUB)
     there = True
     try:
         with within_reach(name.startswith(HUB)) as there, _quiet():

@@ -32,7 +32,7 @@ def folders(tmp_path: Path) -> dict[str, str]:
 def test_a_stream_that_is_answered_in_words_has_a_default_of_its_own() -> None:
     for asked, backbone in (
         (CLASSES, "phantom-clip"), (("fusion",), "phantom-clip"), (("retrieval",), "phantom-clip"),
-        (WORDS, "tiny-llava"), (("classification", "fusion"), "tiny-llava"), (LEARNED, "tiny-llava"),
+        (WORDS, "phantom-llava"), (("classification", "fusion"), "phantom-llava"), (LEARNED, "phantom-llava"),
     ):  # fmt: skip
         assert families.by_default("auto", kinds.joined(asked)) == backbone
         assert families.by_default("ViT-B-16/openai", kinds.joined(asked)) == "ViT-B-16/openai"
@@ -42,7 +42,7 @@ def test_a_stream_that_is_answered_in_words_has_a_default_of_its_own() -> None:
 def test_names_and_files_tell_what_speaks(folders: dict[str, str]) -> None:
     spoken = {name: families.speaks(backbone) for name, backbone in folders.items()}
     assert spoken == {"clip": False, "both": False, "speaks": True, "empty": False}
-    assert families.speaks("tiny-llava") and families.speaks("hf:owner/name")
+    assert all(map(families.speaks, ("phantom-llava", "tiny-llava", "hf:owner/name")))
     for clip in ("phantom-clip", "ViT-B-16/openai", "hf-hub:owner/name", "local-dir:", "local-dir:/nowhere"):
         assert not families.speaks(clip)
 
@@ -67,7 +67,7 @@ def refusal(backbone: str, asked: tuple[str, ...], pretrained: str | None = None
 @pytest.mark.parametrize("clip", ["phantom-clip", "ViT-B-16/openai", "hf-hub:a/b", "clip", "both"])
 def test_a_clip_is_not_asked_in_words(clip: str, asked: tuple[str, ...], folders: dict[str, str]) -> None:
     line = refusal(folders.get(clip, clip), asked)
-    assert "--backbone" in line and "tiny-llava" in line and "a CLIP learns streams of one kind" in line
+    assert "--backbone" in line and "phantom-llava" in line and "a CLIP learns streams of one kind" in line
 
 
 def test_a_folder_without_a_model(folders: dict[str, str]) -> None:
@@ -85,7 +85,7 @@ def test_names_that_are_none(backbone: str) -> None:
 
 
 def test_a_model_of_transformers_says_itself_which_weights(folders: dict[str, str]) -> None:
-    for backbone in ("tiny-llava", "hf:owner/name", folders["speaks"]):
+    for backbone in ("phantom-llava", "tiny-llava", "hf:owner/name", folders["speaks"]):
         families.check(backbone, None, kinds.joined(WORDS), "s")
         families.check(backbone, None, kinds.joined(CLASSES), "s")
         assert "--pretrained openai: backbone" in refusal(backbone, WORDS, "openai")

@@ -201,7 +201,7 @@ def test_the_official_layout_is_read_and_runs(place: Path) -> None:
     assert main(line("run", "sequential_lora", "--quiet")) == 0
     (record,) = (place.parent / "results").glob("runs/*/*/*/*/run.json")
     told = json.loads(record.read_text())
-    assert told["stream"]["kind"] == "generation" and told["config"]["backbone"] == "tiny-llava"
+    assert told["stream"]["kind"] == "generation" and told["config"]["backbone"] == "phantom-llava"
     assert [task.get("metric") for task in told["stream"]["tasks"]] == [
         None,
         "f1",

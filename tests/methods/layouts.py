@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
@@ -33,15 +33,8 @@ from transformers import (
 )
 
 from benchmark.data.phantom import vocabulary
+from benchmark.pretrain.llava_layout import SPECIAL, TEMPLATE, word_tokenizer
 
-SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<image>", "<answer>")
-WORD = r"[^\W\d_]\w*(?:[-&][^\W\d_]\w*)*|\d+|[^\w\s]"
-TEMPLATE = (
-    "{% for turn in messages %}{% for part in turn['content'] %}"
-    "{% if part['type'] == 'image' %}<image>{% elif turn['role'] == 'user' %} {{ part['text'] }}"
-    "{% else %} <answer> {{ part['text'] }} </s>{% endif %}{% endfor %}{% endfor %}"
-    "{% if add_generation_prompt %} <answer>{% endif %}"
-)
 VICUNA = (  # of llava-hf/llava-1.5
     "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
     "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
@@ -62,21 +55,6 @@ CHATML = (  # of Qwen/Qwen2-VL
     "<|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
-
-def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A token for every word and mark, in lower case; whatever else is ``<unk>``."""
-    ids = {word: i for i, word in enumerate([*SPECIAL, *words])}
-    made = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
-    made.normalizer = normalizers.Lowercase()
-    made.pre_tokenizer = pre_tokenizers.Split(Regex(WORD), "removed", invert=True)
-    made.add_special_tokens([AddedToken(mark, normalized=False) for mark in SPECIAL])
-    made.decoder = decoders.WordPiece(prefix="##", cleanup=True)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made, unk_token="<unk>", pad_token="<pad>", bos_token="<s>", eos_token="</s>",
-        extra_special_tokens={"image_token": "<image>"},
-        model_input_names=["input_ids", "attention_mask"],
-    )  # fmt: skip
 
 
 def _corpus() -> list[str]:

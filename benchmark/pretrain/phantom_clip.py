@@ -28,13 +28,13 @@ from rich.console import Console
 from safetensors.torch import save
 from torch import Tensor
 
-from benchmark.data import catalog, phantom
+from benchmark.data import phantom
 from benchmark.disk import write_bytes
+from benchmark.pretrain import forbidden
 from methods.base import cosine
 
 SEED = 770_001  # of the images: no shipped stream's seed
 CHUNK = 250
-MARGIN = 0.1  # of factor space between what is trained on and the classes of the streams
 REGRESSION = 20.0  # weight of the factors' mean squared error
 
 MODEL = {
@@ -43,29 +43,6 @@ MODEL = {
     "text_cfg": {"context_length": 48, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2},
 }
 PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.3, 0.3, 0.3], "interpolation": "bicubic", "resize_mode": "shortest"}
-
-
-def forbidden() -> dict[str, list[phantom.Region]]:
-    """Generator -> every class region of the ranked, shipped classification streams with classes of their own.
-
-    Each is wider by a margin towards the middle. Fusion, retrieval and domain streams are not among them: what is new
-    there are the notes, the wordings and the shifts, while their images may resemble those of pretraining.
-    """
-    regions: dict[str, list[phantom.Region]] = {name: [] for name in phantom.GENERATORS}
-    for name in catalog.names("streams"):
-        recipe = catalog.load(name, None)
-        if not recipe.ranked or (recipe.stream.kinds, recipe.stream.label_space) != (("classification",), "own"):
-            continue
-        for source in recipe.sources:
-            if source.kind == "phantom":
-                regions[source.options["generator"]] += [_widened(region) for region in source.options["regions"]]
-    return regions
-
-
-def _widened(region: phantom.Region) -> phantom.Region:
-    return {
-        factor: (low, high + MARGIN) if high <= 0.5 else (low - MARGIN, high) for factor, (low, high) in region.items()
-    }
 
 
 def render_chunk(
@@ -81,9 +58,7 @@ def render_chunk(
     captions, told = [], []
     images = np.empty((CHUNK, phantom.SIZE, phantom.SIZE, 3), np.uint8)
     for i in range(CHUNK):
-        factors = phantom.draw_factors({}, factor_names, rng)
-        while any(phantom.inside(factors, region) for region in regions):
-            factors = phantom.draw_factors({}, factor_names, rng)
+        factors = forbidden.draw(name, regions, rng)
         images[i] = module.render(factors, rng, phantom.SIZE)
         mentioned = rng.permutation(factor_names)[: len(factor_names) if rng.random() < 0.5 else rng.integers(2, 5)]
         captions.append(phantom.caption(name, factors, list(mentioned)))
@@ -93,7 +68,7 @@ def render_chunk(
 
 def render_all(samples: int, workers: int) -> tuple[Tensor, list[str], Tensor]:
     """(N, 3, H, W) uint8 images, as many of every generator, their captions, and their factors (N, 6)."""
-    regions = forbidden()
+    regions = forbidden.regions()
     chunks = -(-samples // (CHUNK * len(phantom.GENERATORS)))
     jobs = [(name, regions[name], chunk) for chunk in range(chunks) for name in phantom.GENERATORS]
     with ProcessPoolExecutor(workers) as pool:

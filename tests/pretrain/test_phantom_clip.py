@@ -22,9 +22,9 @@ def shipped_sources() -> Iterator[Source]:
 
 
 def test_every_region_of_every_shipped_stream_is_forbidden() -> None:
-    from benchmark import pretrain  # imports torch, which the pictures do without
+    from benchmark.pretrain.forbidden import regions
 
-    forbidden = pretrain.forbidden()
+    forbidden = regions()
     assert set(forbidden) == set(phantom.GENERATORS) and all(forbidden.values())
     assert sum(map(len, forbidden.values())) == 4 * (8 + 20 + 2)
     for source in shipped_sources():
@@ -34,7 +34,7 @@ def test_every_region_of_every_shipped_stream_is_forbidden() -> None:
 
 def contains(wide: phantom.Region, region: phantom.Region) -> bool:
     """Whether a region lies in another one that reaches a margin further towards the middle."""
-    from benchmark.pretrain import MARGIN
+    from benchmark.pretrain.forbidden import MARGIN
 
     def reach(low: float, high: float) -> tuple[float, float]:
         return (low, high + MARGIN) if high <= 0.5 else (low - MARGIN, high)
@@ -46,10 +46,11 @@ def contains(wide: phantom.Region, region: phantom.Region) -> bool:
 def test_pretraining_images_lie_outside_every_class_and_are_captioned(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from benchmark import pretrain
+    from benchmark.pretrain import forbidden
+    from benchmark.pretrain import phantom_clip as pretrain
 
     module, drawn = phantom.generator(name), []
-    regions = pretrain.forbidden()[name]
+    regions = forbidden.regions()[name]
 
     def watched(factors: dict[str, float], rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
         drawn.append(dict(factors))
@@ -69,7 +70,7 @@ def test_pretraining_images_lie_outside_every_class_and_are_captioned(
 
 
 def test_pretraining_draws_from_seeds_of_its_own() -> None:
-    from benchmark import pretrain
+    from benchmark.pretrain import phantom_clip as pretrain
 
     assert pretrain.SEED not in {source.options["seed"] for source in shipped_sources()}
     one, again, other = (pretrain.render_chunk("oct", [], chunk)[0] for chunk in (0, 0, 1))
@@ -79,10 +80,10 @@ def test_pretraining_draws_from_seeds_of_its_own() -> None:
 
 def test_pretraining_is_not_changed_by_these_streams() -> None:
     """The shipped backbone was trained with the regions of the three classification streams alone."""
-    from benchmark import pretrain
+    from benchmark.pretrain import forbidden
 
     expected = sum(len(s.options["regions"]) for n in ("phantom8", "phantom20", "smoke") for s in load(n))
-    assert sum(map(len, pretrain.forbidden().values())) == expected == 120
+    assert sum(map(len, forbidden.regions().values())) == expected == 120
 
 
 def load(name: str) -> tuple[Source, ...]:
