@@ -363,7 +363,7 @@ def test_a_computed_layer_is_what_the_function_says_and_leaves_no_trace() -> Non
         with experts.computed(layer):
             computed = experts.tower(x)
             with experts.computed(lambda i, x, W, b: torch.nn.functional.linear(x, W, b)), experts.blend({}):
-                assert torch.equal(experts.tower(x), plain)
+                close(experts.tower(x), plain, 1e-12)  # kernels of another shape round otherwise
             assert torch.equal(experts.tower(x), computed)
         with pytest.raises(RuntimeError, match="stop"), experts.computed(layer):
             raise RuntimeError("stop")

@@ -511,7 +511,8 @@ def test_a_given_route_is_taken_and_the_method_asks_no_other(kind: str, monkeypa
     assert torch.equal(ask(routed), own)
     monkeypatch.setattr(made, "route", lambda batch: pytest.fail("asked again"))
     answer = ask(forced)
-    assert torch.equal(answer[forced == 0], own[forced == 0]) and not torch.equal(answer, own)
+    torch.testing.assert_close(answer[forced == 0], own[forced == 0])  # groups of another size round otherwise
+    assert not torch.allclose(answer, own, atol=1e-2)
     if kind != "retrieval":
         assert torch.equal(answer.argmax(1) // 2, forced)
 

@@ -79,7 +79,7 @@ def end(method: MSLoRAMoECR, *batches: dict[str, Tensor]) -> Tensor | None:
 def learned(cls: type, **arguments: object) -> MSLoRAMoECR:
     """Three tasks, three steps each; what is kept of the earlier ones must stay to the bit."""
     method, kept = cls(rank=2, **arguments), {}
-    method.attach(tiny.backbone(), Budget(augment="none"))
+    method.attach(tiny.backbone().double(), Budget(augment="none"))  # Adam makes much of a float's rounding
     with tiny.seeded():
         for index in range(3):
             method.begin_task(task(index))
@@ -116,7 +116,7 @@ def test_any_other_mask_or_weight_learns_something_else(arguments: dict[str, str
     for index in range(3):
         pairs = zip(theirs.experts.parameters(f"task{index}"), ours.experts.parameters(f"task{index}"), strict=True)
         furthest = [(p - q).abs().max() for p, q in pairs]
-        assert all(not far if same else far < 1e-6 if not index else far > 1e-5 for far in furthest)
+        assert all(not far if same else far < 1e-12 if not index else far > 1e-5 for far in furthest)
     assert len(ours.gates) == (3 if arguments.get("weights", "softmax") in ("softmax", "cls_gate") else 0)
 
 

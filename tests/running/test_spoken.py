@@ -140,7 +140,8 @@ def test_what_is_right_changes_neither_an_answer_nor_a_route(tmp_path: Path) -> 
     for name, told in (("one", {0: "yes", 1: "no"}), ("other", {0: "no", 1: "yes"})):
         (tmp_path / name).mkdir()
         stream = questions(tmp_path / name, told)
-        assert main(command(tmp_path / name / "r", "mslora_cr", stream, "--data", str(tmp_path / name))) == 0
+        assert main(command(tmp_path / name / "r", "mslora_cr", stream, "--data", str(tmp_path / name),
+                            "--backbone", "tiny-llava")) == 0  # fmt: skip
         folder = folder_of(tmp_path / name / "r")
         with np.load(folder / "predictions.npz") as arrays:
             cells = [key for key in arrays.files if key.endswith(("_answer", "_likeliest"))]
