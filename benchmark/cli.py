@@ -611,7 +611,6 @@ def pretrain_(argv: Sequence[str]) -> int:
     """A shipped backbone, trained anew on made images; of phantom-llava a stopped training goes on."""
     from benchmark.config import families
 
-    usual = {families.USUAL: (90_000, 8), families.SPEAKING: (60_000, 3)}
     parser = _parser("pretrain")
     parser.add_argument("--model", type=Literal["phantom-clip", "phantom-llava"], default=families.USUAL,
                         help="which; phantom-llava has the image tower of the shipped phantom-clip")  # fmt: skip
@@ -619,23 +618,19 @@ def pretrain_(argv: Sequence[str]) -> int:
     parser.add_argument("--samples", type=int | None, default=None, help="images to make (90,000; 60,000)")
     parser.add_argument("--epochs", type=int | None, default=None, help="passes over them (8; 3)")
     given = _parse(parser, argv)
-    to = Path(given.model if given.to is None else given.to)
-    samples, epochs = (
-        known if told is None else told
-        for known, told in zip(usual[given.model], (given.samples, given.epochs), strict=True)
-    )
-    if samples < 1000 or epochs < 1:
+    to = given.model if given.to is None else given.to
+    told = {name: given[name] for name in ("samples", "epochs") if given[name] is not None}
+    if told.get("samples", 1000) < 1000 or told.get("epochs", 1) < 1:
         raise UserError("--samples must be at least 1000, --epochs at least 1")
-    if given.model == families.SPEAKING and (lacking := families.missing(families.SPEAKING)):
-        raise UserError(f"--model {given.model}: needs {' and '.join(lacking)}: pip install 'mbil-bench[generation]'")
+    families.equipped(given.model, f"--model {given.model}")
     from benchmark.data import places
 
-    places.writable(to, f"--to {to if given.to is None else given.to}", folder=True)
+    places.writable(Path(to), f"--to {to}", folder=True)
     if given.model == families.SPEAKING:
         from benchmark.pretrain.phantom_llava import pretrain
     else:
         from benchmark.pretrain.phantom_clip import pretrain
-    measured = pretrain(to, samples, epochs, console=_console())
+    measured = pretrain(Path(to), **told, console=_console())
     print("  ".join(f"{name} {value:,.0f}" for name, value in measured.items()))
     print(f"use it: --backbone local-dir:{to}")
     return 0

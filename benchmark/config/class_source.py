@@ -114,7 +114,8 @@ def misspelt(file: Path, lineage: Lineage) -> str:
     """The first method of a class that is a letter or two away from a hook it lacks, and what to do;
     empty if none is. What its file calls is a method of its own, whatever it is named."""
     tree, node = lineage[0]
-    hooks = _methods(next(n for n in parse(_base()).body if isinstance(n, ast.ClassDef) and n.name == ROOT))
+    base = parse(package_folder() / "base.py")
+    hooks = _methods(next(n for n in base.body if isinstance(n, ast.ClassDef) and n.name == ROOT))
     known = hooks.keys() - _methods(node).keys()
     used = {each.attr for each in ast.walk(tree) if isinstance(each, ast.Attribute)}
     for name, line in _methods(node).items():
@@ -122,10 +123,6 @@ def misspelt(file: Path, lineage: Lineage) -> str:
         if near and name not in hooks.keys() | used:
             return f"{file}:{line}: {name} is no hook of {ROOT}, and nothing calls it; did you mean {near[0]!r}?"
     return ""
-
-
-def _base() -> Path:
-    return package_folder() / "base.py"
 
 
 def _methods(node: ast.ClassDef) -> dict[str, int]:

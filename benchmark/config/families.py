@@ -83,10 +83,14 @@ def check(backbone: str, pretrained: str | None, kind: Kind, stream: str) -> Non
         _check_clip(backbone, pretrained, where)
 
 
-def _check_language(backbone: str, where: str) -> None:
-    lacking = missing(backbone)
-    if lacking:
+def equipped(backbone: str, where: str) -> None:
+    """Raise UserError for a backbone whose packages are not installed."""
+    if lacking := missing(backbone):
         raise UserError(f"{where}: needs {' and '.join(lacking)}: pip install 'mbil-bench[{EXTRA}]'")
+
+
+def _check_language(backbone: str, where: str) -> None:
+    equipped(backbone, where)
     if backbone.startswith(LOCAL):
         folder = Path(backbone.removeprefix(LOCAL))
         regular(folder / "config.json", f"{where}: config.json")

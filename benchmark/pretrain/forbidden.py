@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
-
 from benchmark.data import catalog, phantom
 
 MARGIN = 0.1  # of factor space between what is trained on and the classes of the streams
@@ -19,20 +17,11 @@ def regions(kinds: Sequence[str] = KINDS) -> dict[str, list[phantom.Region]]:
     there are the notes, the wordings and the shifts, while their images may resemble those of pretraining. Nor is a
     region of a single factor: without it one would never see small nuclei or large ones.
     """
-    regions: dict[str, list[phantom.Region]] = {name: [] for name in phantom.GENERATORS}
+    found: dict[str, list[phantom.Region]] = {name: [] for name in phantom.GENERATORS}
     for name, region in _classes(kinds):
         if len(region) > 1:
-            regions[name].append(_widened(region))
-    return regions
-
-
-def draw(name: str, regions: Sequence[phantom.Region], rng: np.random.Generator) -> dict[str, float]:
-    """Uniform factors of a generator outside of regions: what falls into one is drawn again."""
-    factor_names = sorted(phantom.generator(name).FACTORS)
-    factors = phantom.draw_factors({}, factor_names, rng)
-    while any(phantom.inside(factors, region) for region in regions):
-        factors = phantom.draw_factors({}, factor_names, rng)
-    return factors
+            found[name].append(_widened(region))
+    return found
 
 
 def _classes(kinds: Sequence[str]) -> Iterator[tuple[str, phantom.Region]]:

@@ -166,7 +166,7 @@ def _codes(seen: Scene, factor: str, rng: Random) -> Exchange:
         ]  # fmt: skip
     wrong = rng.sample(wrong, rng.randint(1, len(wrong)))
     if rng.random() < 0.15:
-        right, wrong = "none of these", wrong
+        right = "none of these"
     codes = _words(len(wrong) + 1, rng)
     named = [f"{code} ({meaning})" for code, meaning in zip(codes, [right, *wrong], strict=True)]
     return Exchange(rng.choice(CODES).format(words=_either(named, rng)), codes[0])

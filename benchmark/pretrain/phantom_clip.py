@@ -58,7 +58,9 @@ def render_chunk(
     captions, told = [], []
     images = np.empty((CHUNK, phantom.SIZE, phantom.SIZE, 3), np.uint8)
     for i in range(CHUNK):
-        factors = forbidden.draw(name, regions, rng)
+        factors = phantom.draw_factors({}, factor_names, rng)
+        while any(phantom.inside(factors, region) for region in regions):
+            factors = phantom.draw_factors({}, factor_names, rng)
         images[i] = module.render(factors, rng, phantom.SIZE)
         mentioned = rng.permutation(factor_names)[: len(factor_names) if rng.random() < 0.5 else rng.integers(2, 5)]
         captions.append(phantom.caption(name, factors, list(mentioned)))

@@ -13,6 +13,7 @@ Legend: N images, P image tokens, D width of the tower's layers that are shown, 
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Iterator
@@ -193,9 +194,9 @@ def pretrain(
                 console.print(f"step {step}/{steps}  loss {total / SAVED:.3f}  {rate * batch_size:,.0f} dialogues/s  "
                               f"{(steps - step) / rate:.0f} s left", highlight=False)  # fmt: skip
                 total.zero_()
-                to.mkdir(parents=True, exist_ok=True)
-                torch.save({"asked": asked, "step": step, "parts": [part.state_dict() for part in parts]}, to / "new")
-                (to / "new").replace(to / UNFINISHED)
+                kept = io.BytesIO()
+                torch.save({"asked": asked, "step": step, "parts": [part.state_dict() for part in parts]}, kept)
+                write_bytes(to / UNFINISHED, kept.getvalue())
     trained = time.perf_counter() - begun
     _written(model, processor, to)
     (to / UNFINISHED).unlink(missing_ok=True)
