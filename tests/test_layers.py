@@ -22,12 +22,13 @@ LAYERS = (
     {"compare"},
     {"report", "running"},
     {"sweep", "deploy", "testing"},
-    {"api", "cli"},
+    {"api", "verbs"},
+    {"cli"},
     {"__main__"},
 )
 LIGHT = (  # packages and modules that answer before torch is there
     "disk", "errors", "endings", "stream", "metrics", "texts", "kinds", "record", "config", "compare", "report",
-    "sweep", "api", "cli", "data.catalog", "data.doubles", "data.identity", "data.places", "data.sources",
+    "sweep", "api", "verbs", "cli", "data.catalog", "data.doubles", "data.identity", "data.places", "data.sources",
     "data.yaml_files", "running.execute", "running.processes", "running.loggers",
 )  # fmt: skip
 COUNTERPARTS = "running.answers."  # a module for every kind, of its name
