@@ -63,12 +63,13 @@ def run(method: str | None = None, stream: str | None = None, **options: object)
 
     named = {"method": method, "stream": stream}
     argv = arguments.typed({name: value for name, value in named.items() if value is not None} | options)
-    if options.get("devices", 1) != 1:
-        raise UserError(f"--devices {shown(options['devices'])}: several learn together in processes that the command "
-                        "starts: python -m benchmark run")  # fmt: skip
+    forget_notices()
+    config, _, _ = arguments.parse("run", argv, with_class=False)
+    if config.devices != 1:
+        raise UserError(f"--devices {config.devices}: several learn together in processes that the command starts: "
+                        "python -m benchmark run")  # fmt: skip
     shown_in = console()
     shown_in.quiet = options.get("quiet") is True
-    forget_notices()
     with endings.interruptible():
         config, folder = one.run(argv, shown_in)
     return Run(folder.absolute(), config.method)

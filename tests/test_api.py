@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,13 @@ def test_no_option_ends_the_process(name: str, value: object) -> None:
         benchmark.run("ncm", "smoke", **{name: value})
 
 
+def test_several_devices_are_refused_wherever_they_are_asked_for(tmp_path: Path) -> None:
+    """They would be processes, started from a script that has no command to start them again by."""
+    (tmp_path / "run.yaml").write_text("devices: 2\n", encoding="utf-8")
+    with pytest.raises(benchmark.UserError, match="--devices 2"):
+        benchmark.run("ncm", "smoke", config=tmp_path / "run.yaml")
+
+
 def test_options_are_typed_as_a_command_has_them() -> None:
     options = {"method": Path("a/mine.py"), "batch_size": np.int64(8), "lr": 1e-05, "force": True, "limit": None}
     assert arguments.typed(options | {"method_clip_rank": 4, "method_rates": (0.1, 2)}) == [
@@ -114,6 +122,15 @@ def test_options_are_typed_as_a_command_has_them() -> None:
     ]  # fmt: skip
 
 
+@pytest.fixture
+def hears_interrupts() -> Iterator[None]:
+    """A shell starts what it puts in the background deaf to them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("hears_interrupts")
 def test_an_interrupt_stops_a_run_as_it_stops_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lightning ends the process on a KeyboardInterrupt, and lets what the command line raises through."""
     before, seen = signal.getsignal(signal.SIGINT), []
