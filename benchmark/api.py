@@ -192,7 +192,11 @@ class Run:
 
         if self.record.summary is None:
             raise UserError(f"{self.folder}: the run is unfinished; what began it continues")
-        return pd.DataFrame({protocol: self.record.summary[protocol] for protocol in PROTOCOLS}, dtype=float)
+        named = {protocol: [*self.record.summary[protocol]] for protocol in PROTOCOLS}
+        told = {
+            protocol: {name: self.record.number(protocol, name) for name in names} for protocol, names in named.items()
+        }
+        return pd.DataFrame(told, dtype=float)
 
     def matrix(self, protocol: str = "given", metric: str | None = None) -> DataFrame:
         """The score on every task (columns) after every task learned (rows, ``before`` the first one), a fraction; NaN

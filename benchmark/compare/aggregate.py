@@ -24,6 +24,10 @@ def aggregated(runs: Sequence[Record], protocol: str, code: str | None) -> Leade
     def over_runs(reduce: Callable[[Record], float | None]) -> float | None:
         return mean([reduce(run) for run in runs])
 
+    def before_learning(name: str) -> float | None:
+        """Nothing of joint training: from its first row on it has learned every task."""
+        return None if head.group == "joint" else mean(values(name))
+
     low, high = _interval(runs, protocol)
     trained = over_runs(lambda run: max(run.cost.trainable_params, default=None))
     stored = over_runs(lambda run: run.cost.stored_bytes[-1] if run.cost.stored_bytes else None)
@@ -53,8 +57,8 @@ def aggregated(runs: Sequence[Record], protocol: str, code: str | None) -> Leade
         forgetting_std=deviation(values("forgetting")),
         bwt_mean=mean(values("bwt")),
         bwt_std=deviation(values("bwt")),
-        fwt_mean=mean(values("fwt")),
-        transfer_mean=mean(values("transfer")),
+        fwt_mean=before_learning("fwt"),
+        transfer_mean=before_learning("transfer"),
         learning_acc_mean=mean(values("learning_acc")),
         balanced_acc_mean=mean(values("balanced_acc")),
         macro_auroc_mean=mean(values("macro_auroc")),

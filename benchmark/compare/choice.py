@@ -26,21 +26,23 @@ Score = Callable[[Trial], float | None]
 
 
 def last(trial: Trial) -> float | None:
-    return trial.score
+    """What a trial is judged by; None of one that diverged or failed."""
+    return trial.score if trial.status == "complete" else None
 
 
 def first_task(trial: Trial) -> float | None:
+    """What is known of a trial after its first task: not how it ends."""
     return trial.first_score
 
 
 def best(trials: Sequence[Trial], score: Score = last) -> Trial:
     """The trial of the highest score; of equals that with the smaller rate, then that which comes first.
 
-    A trial that diverged, failed or has no score is worse than any other.
+    A trial without a score is worse than any other.
     """
 
     def place(trial: Trial) -> tuple[float, float, int]:
-        value = score(trial) if trial.status == "complete" else None
+        value = score(trial)
         return (float("inf") if value is None else -value), trial.rate, trial.trial
 
     return min(trials, key=place)

@@ -37,8 +37,9 @@ records were there.
 - **difference**: percentage points in favour of the claim. Of forgetting it is how much less the first forgets.
 - **95 % interval, p**: for other runs (other orders where there are several, else other seeds) and other test
   samples; those marked *runs alone* for other runs on the same samples, because forgetting has no score of a sample
-  or older runs kept none. Of runs of one order they are about that order. A single run tells of one trained model and
-  is not tested. *p, Holm*: after Holm's correction over this page.
+  or older runs kept none. Of runs of one order they are about that order. Not tested are a single run, which tells of
+  one trained model, two *runs alone*, and two methods that are alike in every run. *p, Holm*: after Holm's correction
+  over all that is tested on this page.
 - **verdict**: *holds* or *fails* where p after Holm is below .05, by the sign of the difference. *Cannot be told* is
   no third result: these runs neither support the claim nor speak against it, however large the difference looks.
 - **runs that would tell**: the fewest runs with which this test would tell, with probability .8 (normal
@@ -46,7 +47,7 @@ records were there.
   none: at .05 over the {tested} tests of this page (Bonferroni), if more runs (orders where there are several) vary
   as these did. Two or three runs or orders say little of how they vary, so it is an order of magnitude. Where it is
   not more than there are, a difference of that size would probably have shown. *None*: more runs will not do, it takes
-  more test samples. *-*: a single run, no difference at all, or no need.
+  more test samples. *-*: not tested, or no need.
 - A verdict is about this suite's stream (`phantom*`: made images), backbone and common budget. No published figure
   was measured on one of these streams. Records of an earlier version of a method stand as its default row until there
   are runs of today's (`results/README.md` says what changed)."""

@@ -23,6 +23,7 @@ from benchmark.config import families
 from benchmark.record.schema import Record
 
 FEWEST_RUNS = 2  # a single run tells of that model, not of the method
+FEWEST_ALONE = 3  # without other samples: two runs may differ by an image more or less, and seem not to vary
 MOST_UNITS = 10_000  # of orders or seeds; what these do not tell none will
 SAME = 1e-12
 LEVEL, POWER = 0.05, 0.8
@@ -37,8 +38,10 @@ class HeldClaim:
         rival: the method that it was held against; where it is about every other, the one that decides.
         runs: that both have.
         difference: in favour of the claim, a fraction; low, high: its 95 % interval; p: of no difference. All three
-            are NaN where they are undefined, and of a single run.
+            are NaN where nothing is tested: of a single run, of two without the samples' scores, of two rows that are
+            alike in every run.
         p_holm: after Holm over all claims that were tested.
+        keys: of the rows on both sides.
         sampled: whether interval and p are about other test samples too.
         spread: how the difference varies by runs and by samples.
         needed: how many runs would tell a difference of the published size, or else of the observed one; None where no
@@ -57,6 +60,7 @@ class HeldClaim:
     high: float
     p: float
     p_holm: float
+    keys: tuple[str, str]
     sampled: bool
     spread: variance.Spread
     needed: int | None = None
@@ -83,10 +87,15 @@ def held(claims: Sequence[Claim], records: Iterable[Record]) -> list[HeldClaim]:
             streams.setdefault((record.stream.folder, record.backbone), []).append(record)
     rows = {place: by_key(streams[place]) for place in sorted(streams)}
     sides = {place: ((TUNED, tuned_rows(rows[place])), (DEFAULT, rows[place])) for place in rows}
-    found = [
-        replace(one, preset=preset)
-        for claim in claims for place in rows for preset, mine in sides[place] for one in _on_stream(claim, mine)
-    ]  # fmt: skip
+    found: list[HeldClaim] = []
+    for claim in claims:
+        for place in rows:
+            tuned, default = ([replace(one, preset=preset) for one in _on_stream(claim, mine)]
+                              for preset, mine in sides[place])  # fmt: skip
+            again = {
+                one.keys for one in default
+            }  # where the default was the best of both the same runs are tested once
+            found += [*(one for one in tuned if one.keys not in again), *default]
     corrected = stats.holm([one.p for one in found])
     tested = sum(not math.isnan(one.p) for one in found)
     return [
@@ -145,25 +154,29 @@ def _against(claim: Claim, above: list[Record], below: list[Record]) -> HeldClai
     groups = samples.groups([*sides[0], *sides[1]]) if sampled else None
     gap, low, high, p = stats.difference(one, other, groups)
     spread = stats.paired(one, other, groups)
-    notes: tuple[str, ...] = ()
-    if len(shared) < FEWEST_RUNS:
+    untested = _untested(len(shared), gap, float(spread.error), sampled)
+    if untested:
         low = high = p = math.nan
-        notes = ("a single run",)
-    elif gap == 0 and spread.error == 0:
-        notes = ("alike in every run",)
-    elif not sampled and spread.error < SAME:  # of what no seed changes there is one run, whatever their number
-        low = high = p = math.nan
-        notes = ("the same in every run: a single run in effect",)
-    elif not sampled:
-        notes = ("runs alone",)
+    notes = tuple(filter(None, (untested or ("" if sampled else "runs alone"),)))
     if claim.identity == "hidden" and above[0].stream.label_space != "shared":
         own = [runs[0].method for runs in sides if any(candidates(run) == "own" for run in runs)]
         notes += tuple(f"{name} learned over its own task's labels" for name in own)
     notes += tuple(f"of {runs[0].named}" for runs in sides if runs[0].own)
     return HeldClaim(
-        claim, above[0].stream.folder, above[0].backbone, below[0].named, len(shared), gap, low, high, p, p, sampled,
-        spread, notes=notes,
+        claim, above[0].stream.folder, above[0].backbone, below[0].named, len(shared), gap, low, high, p, p,
+        (above[0].key, below[0].key), sampled, spread, notes=notes,
     )  # fmt: skip
+
+
+def _untested(runs: int, gap: float, error: float, sampled: bool) -> str:
+    """Why a difference is not tested; empty if it is."""
+    if runs < FEWEST_RUNS:
+        return "a single run"
+    if gap == 0 and error == 0:
+        return "alike in every run"
+    if not sampled and error < SAME:  # of what no seed changes there is one run, whatever their number
+        return "the same in every run: a single run in effect"
+    return "two runs alone: too few to test" if not sampled and runs < FEWEST_ALONE else ""
 
 
 def _sitting(run: Record) -> Sitting:

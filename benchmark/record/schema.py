@@ -226,9 +226,14 @@ class Record:
         return self.scores[self.primary][protocol]
 
     def number(self, protocol: str, name: str) -> float | None:
-        """A number of the summary of a complete run; None where it is undefined or was not measured."""
+        """A number of the summary of a complete run; None where it is undefined or was not measured.
+
+        A ratio of numbers of which one is not above 0 is undefined, though it stands in the summary.
+        """
         assert self.summary is not None, "an unfinished run has no summary"
-        return self.summary[protocol].get(name)
+        known = self.summary[protocol]
+        _, parts = self.kind.of_numbers.get(name, ("", ()))
+        return None if any((known.get(part) or 0) <= 0 for part in parts) else known.get(name)
 
     def measured(self, name: str) -> bool:
         """Whether the summary of a complete run has this number, undefined or not."""

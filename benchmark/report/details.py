@@ -213,7 +213,7 @@ def _modalities(runs: Sequence[Record]) -> list[ModalityView]:
             tasks=_shown(runs[0]).count(name),
             forgetting=mean(name, lambda changes: changes.forgetting),
             bwt=mean(name, lambda changes: changes.bwt),
-            fwt=mean(name, lambda changes: changes.fwt),
+            fwt=dict.fromkeys(PROTOCOLS) if runs[0].group == "joint" else mean(name, lambda changes: changes.fwt),
         )
         for name in pooled
     ]

@@ -21,6 +21,7 @@ from benchmark.report.wording import p_value, per_cent
 
 OPERATORS = "computing operators a step"  # of speed.csv
 NOTHING = 0.0005  # less than this is 0.0 per cent as printed
+GROWING = {"given": "", "hidden": ", where a growing list of candidates may count as loss too"}
 Best = list[tuple[str, dict[str, LeaderboardRow | None]]]  # a group, and by protocol its best row
 NOT_OURS = "neither made nor verified by the code that built this page"
 TOLD = ("Told which task it is", "Not told which task it is")  # how a sentence on each protocol begins
@@ -85,9 +86,12 @@ def _score(row: LeaderboardRow) -> float:
 
 
 def _rivals(rows: Sequence[LeaderboardRow], protocol: str) -> list[LeaderboardRow]:
-    """Of those that answered the ones of which something is said."""
+    """Of those that answered the ones of which something is said; where equals are ranked only these, for the others
+    have other seeds or orders, and orders differ."""
     several = told(rows)
-    return [row for row in _answered(rows, protocol) if row in several]
+    mine = [row for row in _answered(rows, protocol) if row in several]
+    ranked = {row.rank_class for row in mine if row.rank is not None}
+    return [row for row in mine if row.rank is not None or row.rank_class not in ranked]
 
 
 def lead(rows: Sequence[LeaderboardRow], pairs: Sequence[PairRow], measure: str) -> list[Lead]:
@@ -143,7 +147,7 @@ def forgetting(rows: Sequence[LeaderboardRow]) -> list[str]:
             first = f"{len(nothing)} of {len(known)} methods forget nothing ({_names(nothing, joint='; ')})"
         else:
             first = f"least is forgotten by {best} ({percent(least)} points)"
-        said.append(f"Identity {protocol}: {first}; most by {worst} ({percent(most)}).")
+        said.append(f"Identity {protocol}{GROWING[protocol]}: {first}; most by {worst} ({percent(most)}).")
     return said
 
 
@@ -293,12 +297,20 @@ def overall(views: Sequence[StreamView], ranks: Sequence[OverallRow]) -> list[Le
             after = [f"{name} on {wins[name]}" for name in order[len(most) :]]
             rest = f"Then {', '.join(after)}." if after else ""
             if first:
-                rest += f" Best average rank of the plain methods, over {first.n_streams} streams: {first.method}."
+                rest += (f" Best average rank of the plain methods, over {first.n_streams} streams"
+                         f"{_once(views, first)}: {first.method}.")  # fmt: skip
             many = sum(bool(_rivals(view.rows, protocol)) for view in views if not trial_stream(view.name))
             score = f"on {wins[order[0]]} of {many} streams with several runs of a method"
             score += " each" if len(most) > 1 else ""
             said.append(Lead(words, _listed(most), score, rest))
     return said
+
+
+def _once(views: Sequence[StreamView], rank: OverallRow) -> str:
+    """On how many of the streams of an average rank its method has a single run, in brackets; empty for none."""
+    there = [row for view in views if view.name in rank.streams.split() for row in _answered(view.rows, rank.protocol)]
+    single = sum(row.method == rank.method and row.n_runs == 1 for row in there)
+    return f" ({single} of them with one run of it)" if single else ""
 
 
 def _numbers(values: set[int]) -> str:

@@ -31,9 +31,11 @@ Made by `python -m benchmark tuning` from the trials in `tuning/`, which `make t
 - A trial is an ordinary run on a stream made for it, whose classes and images no ranked stream has. Its **score** is
   the mean of the last scores on the validation split with the identity given and hidden, in per cent. The best is
   chosen, of equals the smaller rate; what diverged or failed is the worst.
+- **Gain**: the best of the trials, the default among them, less the default. It is never negative and too large by the
+  luck of the best; whether it holds is told below, on other images and seeds.
 - **First task**: what the same trials say right after their first task alone, with the identity given and hidden.
-  *Its choice* is the score after all tasks of the trial that the first task would choose; *its cost* what the trials
-  took until then.
+  *Its choice* is the score after all tasks of the trial that the first task would choose, whatever becomes of it later;
+  *its cost* what the trials took until then. Joint training has no first task.
 - *tau*: Kendall's rank correlation of the methods; 1 is the same order, 0 none."""
 
 
@@ -53,8 +55,10 @@ class TunedLine:
         return choice.best(self.trials)
 
     @property
-    def first(self) -> Trial:
-        return choice.best(self.trials, choice.first_task)
+    def first(self) -> Trial | None:
+        """What the first task alone would choose; None of joint training, which has none."""
+        joint = registry.card(self.method).group == "joint"
+        return None if joint else choice.best(self.trials, choice.first_task)
 
 
 def write(results: Path) -> list[Path]:
@@ -127,15 +131,21 @@ def _of_kind(found: Sequence[TunedLine]) -> list[str]:
         gain = "-" if None in both else f"{100 * ((both[0] or 0) - (both[1] or 0)):+.1f}"
         lines.append((
             f"`{line.method}`", str(len(line.trials)), str(sum(t.status != "complete" for t in line.trials)),
-            percent(line.default.score), percent(line.best.score), gain, _values(line.best), percent(line.first.score),
-            f"{sum(t.seconds for t in line.trials):,.0f}", f"{sum(t.first_seconds for t in line.trials):,.0f}",
+            percent(line.default.score), percent(line.best.score), gain, _values(line.best),
+            "-" if line.first is None else _ended(line.first), f"{sum(t.seconds for t in line.trials):,.0f}",
+            "-" if line.first is None else f"{sum(t.first_seconds for t in line.trials):,.0f}",
         ))  # fmt: skip
     whole = sum(t.seconds for line in found for t in line.trials)
-    early = sum(t.first_seconds for line in found for t in line.trials)
+    early = sum(t.first_seconds for line in found if line.first for t in line.trials)
     said = (f"{sum(len(line.trials) for line in found)} trials of {len(found)} methods took {whole / 60:,.0f} minutes "
             f"of training and evaluation, their first tasks {early / 60:,.0f}. "
             f"{_tau('defaults and tuned', [(t.default.score, t.best.score) for t in found])}")  # fmt: skip
     return [*([note] if note else []), said, _table(headings, lines)]
+
+
+def _ended(trial: Trial) -> str:
+    """The score of a trial, or what became of it."""
+    return percent(trial.score) if trial.status == "complete" else trial.status
 
 
 def _values(trial: Trial) -> str:
@@ -175,13 +185,13 @@ def _validated(known: Mapping[str, Sequence[Trial]]) -> tuple[list[str], list[st
     for method, line in sorted(found.items()):
         space = search.space(registry.card(method))
         runs = [t for t in known[method] if (t.stream_hash, t.space) == (hashed, space)]
-        default, tuned, first = ([t for t in runs if t.trial == each.trial] for each in (
+        default, tuned, first = ([t for t in runs if each is not None and t.trial == each.trial] for each in (
             line.default, line.best, line.first))  # fmt: skip
         if not default or not tuned:
             lacking.append(method)
             continue
         rows.append((f"`{method}`", str(min(len(default), len(tuned))), _mean(default), _mean(tuned), _mean(first),
-                     _values(line.best), _values(line.first)))  # fmt: skip
+                     _values(line.best), _values(line.first) if line.first else "-"))  # fmt: skip
         pairs.append((_score(default), _score(tuned)))
         firsts.append((_score(tuned), _score(first)))
         agree.append((line.default.score, _score(default)))

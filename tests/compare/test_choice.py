@@ -41,6 +41,8 @@ def test_what_failed_is_the_worst() -> None:
 def test_the_first_task_may_choose_another() -> None:
     both = [trial(0, 0.5, first_given=0.6, first_hidden=0.6), trial(1, 0.4, first_given=0.9)]
     assert (choice.best(both).trial, choice.best(both, choice.first_task).trial) == (0, 1)
+    later = trial(2, None, first_given=0.95, status="diverged")  # in a later task, of which the first knows nothing
+    assert choice.best([*both, later], choice.first_task) is later and choice.best([*both, later]).trial == 0
 
 
 def test_a_section_says_values_only_where_they_are_no_defaults() -> None:

@@ -70,8 +70,8 @@ def test_no_difference_and_too_few_runs_cannot_be_told() -> None:
     none = only([claim(published=0.1)], [*runs("er", 0.6, 8), *runs("ewc", 0.6, 8)])
     assert none.verdict == UNTOLD and none.low < 0 < none.high
     assert none.needed is not None and none.needed <= 8  # of the published size it would have shown
-    few = only([claim()], [*runs("er", 0.64, 2, 0.03), *runs("ewc", 0.6, 2, 0.03)])
-    assert few.verdict == UNTOLD and few.needed is not None and few.needed > 2
+    few = only([claim()], [*runs("er", 0.64, 5, 0.03), *runs("ewc", 0.6, 5, 0.03)])
+    assert few.verdict == UNTOLD and few.needed is not None and few.needed > 5
     single = only([claim()], [*runs("er", 0.9, 1), *runs("ewc", 0.1, 1)])
     assert single.verdict == UNTOLD and math.isnan(single.p) and single.needed is None
     assert claims_page.cells(single)[5:] == ("-", "-", "-", UNTOLD, "-", "a single run")
@@ -209,7 +209,29 @@ def test_replay_that_saw_its_own_labels_alone_is_told() -> None:
 def test_two_that_answer_alike_are_told() -> None:
     same = [replace(run, method="er", key="0e") for run in runs("ewc", 0.6, 3)]
     one = only([claim()], [*runs("ewc", 0.6, 3), *same])
-    assert one.verdict == UNTOLD and one.p == 1 and one.notes == ("alike in every run",) and one.needed is None
+    assert one.verdict == UNTOLD and one.notes == ("alike in every run",) and one.needed is None
+    assert one.difference == 0 and math.isnan(one.p) and math.isnan(one.low)  # nothing varies: nothing was tested
+
+
+def test_two_runs_without_the_scores_of_samples_are_not_tested() -> None:
+    """They may differ by an image more or less, and then seem hardly to vary: here by half of one in a hundred."""
+    two = only([claim()], [*flat("er", "0a", 0.70, 0.80), *flat("ewc", "0b", 0.60, 0.695)])
+    assert two.verdict == UNTOLD and math.isnan(two.p) and two.notes == ("two runs alone: too few to test",)
+    three = only([claim()], [*flat("er", "0a", 0.70, 0.80, 0.75), *flat("ewc", "0b", 0.60, 0.695, 0.65)])
+    assert three.verdict == HOLDS and three.notes == ("runs alone",)
+
+
+def test_what_tuning_left_as_it_was_is_tested_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the default was the best for both sides, their runs stand in tuned and in default rows."""
+    records = [*runs("er", 0.7, 4), *runs("ewc", 0.6, 4), *runs("lwf", 0.5, 4)]
+    faster = [replace(run, key="0d", settings="lr=0.01") for run in runs("lwf", 0.4, 4)]
+    kept = {("er", ""), ("ewc", ""), ("lwf", "lr=0.01")}
+    monkeypatch.setattr(held, "presets", lambda run, card: ("tuned",) if (run.method, run.settings) in kept else ())
+    page = held.held([claim(), claim("er", "lwf")], [*records, *faster])
+    assert [(one.claim.below.method, one.preset) for one in page] == [
+        ("ewc", "default"), ("lwf", "tuned"), ("lwf", "default"),
+    ]  # fmt: skip
+    assert [one.p_holm for one in page] == stats.holm([one.p for one in page])
 
 
 def test_what_no_seed_changes_is_a_single_run() -> None:

@@ -91,6 +91,10 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
     assert low == high == ""  # without the score of every test sample nothing is said of other samples
     assert hidden["protocol"] == "hidden" and hidden["last_acc_mean"] == "0.766667" and hidden["rank"] == ""
     assert hidden["avg_acc_mean"] == hidden["fwt_mean"] == hidden["transfer_mean"] == ""
+    save(tmp_path, made(method="joint_lora", key="0e", group="joint", given=first))
+    leaderboard.build(tmp_path)
+    joint = next(row for row in read(tmp_path) if row["group"] == "joint")
+    assert joint["fwt_mean"] == joint["transfer_mean"] == "" != joint["forgetting_mean"]  # before what it learns next
     header = (tmp_path / "leaderboards" / "three.csv").read_text().splitlines()[0]
     assert header == ",".join(LEADERBOARD)
 
@@ -363,6 +367,9 @@ def test_dominance_is_of_the_mean_drops_and_only_of_losses(tmp_path: Path) -> No
     assert read(tmp_path)[0]["dominance_mean"] == "0.500000"
     leaderboard.build(save(tmp_path, dropping(1, 0.4, -0.2)))
     assert read(tmp_path)[0]["dominance_mean"] == ""  # a model that gains without the text
+    gains, loses = dropping(1, 0.4, -0.2), dropping(0, 0.2, 0.1)
+    assert gains.summary and gains.summary["given"]["dominance"] == pytest.approx(3)  # a ratio that says nothing
+    assert gains.number("given", "dominance") is None and loses.number("given", "dominance") == pytest.approx(1 / 3)
 
 
 def test_a_retrieval_stream_has_both_directions(tmp_path: Path) -> None:

@@ -465,7 +465,20 @@ def test_the_headline() -> None:
         == "Identity given: 3 of 3 methods forget nothing (a, learned 71.0; b, learned 51.0; d, learned 31.0); "
         "most by d, learned 31.0 (0.0)."
     )
+    assert findings.forgetting(rows)[1].startswith(
+        "Identity hidden, where a growing list of candidates may count as loss too: 3 of 3 methods"
+    )
     assert findings.unranked(rows) == [("not the same seeds and orders as its rivals, or no rival", ["d", "c"])]
+
+
+def test_who_has_no_rank_among_equals_is_no_rival() -> None:
+    """Of other seeds and orders: two runs of an easy order stand above six of two orders."""
+    six = [record for order in (0, 1) for record in (
+        *flat("a", "01", 0.7, 0.72, 0.71, order=order), *flat("b", "02", 0.6, 0.62, 0.61, order=order))]  # fmt: skip
+    rows = leaderboard.rows([*six, *flat("easy", "03", 0.8, 0.8)])
+    assert {row.method for row in rows if row.rank is None} == {"easy"}
+    first = findings.lead(rows, [], "accuracy")[0]
+    assert first.who == "a" and first.next.startswith("Next among equals is b")
 
 
 def marks() -> Iterator[labels.Mark]:

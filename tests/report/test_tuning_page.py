@@ -14,11 +14,11 @@ from benchmark.record import trials
 from benchmark.record.trials import Trial
 from benchmark.report import tuning_page
 
-METHODS = ("der", "ewc", "lwf", "ncm")
+METHODS = ("der", "ewc", "lwf", "ncm", "joint_lora")
 
 
 def kept(results: Path, count: int = 5) -> None:
-    """Trials of four methods for classification: the third is the best of each, the fourth by its first task."""
+    """Trials of five methods for classification: the third is the best of each, the fourth by its first task."""
     for place, method in enumerate(METHODS):
         card, found = registry.card(method), []
         for number, point in enumerate(search.points(card, count if method != "ncm" else 1)):
@@ -45,12 +45,14 @@ def test_the_page_says_what_the_trials_say(tmp_path: Path) -> None:
     tuned = [line for line in page.splitlines() if line.startswith("| `ewc`")]
     assert tuned[0] == f"| `ewc` | 5 | 1 | 50.0 | 60.0 | +10.0 | {chosen} | 50.0 | 300 | 75 |"
     assert tuned[1].startswith("| `ewc` | 2 | 61.0 ± 1.4 | 65.0 ± 1.4 | 67.0 ± 1.4 |")
-    assert "16 trials of 4 methods took 16 minutes of training and evaluation, their first tasks 4." in page
+    assert "21 trials of 5 methods took 21 minutes of training and evaluation, their first tasks 4." in page
+    joint = next(line for line in page.splitlines() if line.startswith("| `joint_lora`"))
+    assert joint.endswith("| - | 300 | - |")  # it learns all tasks at once: there is no first
     assert "tau of defaults and tuned: 1.00 (3 methods)." in page
     assert "tau of the defaults' scores on the tuning stream and on `phantom8`: -0.33 (3 methods)." in page
     assert "| `ncm` | 1 | 0 | 70.0 | 70.0 | +0.0 | the default |" in page and "| `ncm`" in lines
     missing = page.split("## What is missing")[1]
-    assert "no trials for fusion" in missing and "no runs on phantom8 of ncm" in missing
+    assert "no trials for fusion" in missing and "no runs on phantom8 of joint_lora, ncm" in missing
     assert "classification: no trials of cllora" in missing and "not as many each" not in missing
     assert sorted(drawn) == ["classification-best-of-k.svg", "classification-rates.svg"]
     assert all(f"](tuning/{name})" in page and "<svg" in drawn[name] for name in drawn)
