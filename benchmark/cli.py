@@ -28,8 +28,8 @@ USAGE = """usage: python -m benchmark VERB [options]        (VERB --help; instal
   claims                    claims.md: what papers claim of methods, held against the records
   report [--stream S ...]   one HTML file of all results, figures and LaTeX tables
   merge --from DIR          copy the records of another results folder, its local/ too, that are missing here
-  predict --run DIR --images DIR          task, class and probability of new images as a CSV; of a CLIP's run
-  export --run DIR --task T --to DIR      a task's LoRA for PEFT, or folded into open_clip weights; of a CLIP's run
+  predict --run DIR --images DIR          task, class and probability of new images as a CSV, or an answer in words
+  export --run DIR --task T --to DIR      a task's LoRA for PEFT, or folded into open_clip weights
   needs [--streams "A B"]   the extras of this package that a run needs and that are not installed: make installs them
   worker                    what a sweep keeps running to start its cells from; told on standard input
   pretrain [--model NAME]   train phantom-clip or phantom-llava, the default backbones, anew

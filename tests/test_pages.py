@@ -25,6 +25,7 @@ from benchmark.record import shelves
 from benchmark.sweep import grid, tune
 from benchmark.testing import check_method
 from benchmark.testing.bench import CPU, Bench, asked
+from benchmark.verbs import typed
 from methods.base import IncrementalMethod
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,7 +90,7 @@ class Understood(Exception):
 @pytest.fixture
 def only_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every verb stops where it has read its arguments."""
-    parse, parsed, of_grid = arguments.parse, cli._parse, grid.parsed
+    parse, parsed, of_grid = arguments.parse, typed.parsed, grid.parsed
 
     def of_run(verb: str, argv: Sequence[str], with_class: bool) -> None:
         config, _, _ = parse(verb, argv, with_class=False)
@@ -112,7 +113,7 @@ def only_read(monkeypatch: pytest.MonkeyPatch) -> None:
         raise Understood
 
     monkeypatch.setattr(arguments, "parse", of_run)
-    monkeypatch.setattr(cli, "_parse", of_verb)
+    monkeypatch.setattr(typed, "parsed", of_verb)
     monkeypatch.setattr(grid, "parsed", of_cells)
     monkeypatch.setattr(tune, "run", of_trials)
 

@@ -253,7 +253,8 @@ def part_versions(card: MethodCard) -> dict[str, int]:
 def ours_or_typed(name: str, typed: Iterable[str]) -> None:
     """Raise UserError for a plug-in that a record names and the user has not typed: to load it runs its code."""
     if ":" in name and name not in typed:
-        raise UserError(f"the record's method is a plug-in, which is imported only if you type --method {name}")
+        raise UserError(f"the record's method is a plug-in, which is imported only if you type --method {name}, "
+                        "or --method and the path of its file")  # fmt: skip
 
 
 def load(name: str) -> type[Any]:

@@ -129,7 +129,7 @@ def _long(source: Source) -> bool:
         path = source.options["path"] if source.kind == "npz" else sources.medmnist.found(source)
         return path is None or Path(path).stat().st_size > LARGE
     if source.kind not in sources.LISTING:
-        return False
+        return bool(sources.downloads(source))
     return sum(map(len, sources.LISTING[source.kind].listed(source).values())) > QUICK
 
 

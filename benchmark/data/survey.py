@@ -16,7 +16,7 @@ from benchmark.data.catalog import Source
 from benchmark.data.sources.images import Images
 from benchmark.data.sources.split import SPLITS, Split
 from benchmark.data.yaml_files import read
-from benchmark.errors import UserError
+from benchmark.errors import UserError, one_line
 from benchmark.stream import Task
 
 
@@ -82,8 +82,11 @@ def _sizes(loaded: Split) -> tuple[tuple[int, int], tuple[int, int]]:
     if isinstance(loaded.images, Images):
         seen = []
         for path in loaded.images.paths:
-            with Image.open(path) as image:
-                seen.append(image.size)
+            try:
+                with Image.open(path) as image:
+                    seen.append(image.size)
+            except (OSError, ValueError, Image.DecompressionBombError) as error:
+                raise UserError(f"{path}: not readable as an image: {one_line(str(error))}") from None
     else:
         shapes = (
             [image.shape for image in loaded.images] if isinstance(loaded.images, list) else [loaded.images.shape[1:]]

@@ -94,7 +94,9 @@ def _chosen(results: Path, streams: Sequence[str], metric: str | None) -> list[l
         by_stream.setdefault(record.stream.folder, []).append(record)
     known = sorted(name for name, records in by_stream.items() if any(map(counts, records)))
     usual = [name for name in known if not trial_stream(name)]
-    if not known or not (usual or streams):
+    if known and not usual and not streams:
+        raise UserError(f"only runs of streams for trials below {results / 'runs'}: --stream {known[0]} shows them")
+    if not known:
         raise UserError(f"no whole records below {results / 'runs'} yet: make bench METHOD=mslora_cr")
     for name in streams:
         if name not in known:

@@ -257,6 +257,8 @@ def steps(methods: Sequence[MethodView]) -> tuple[str, str]:
             said.append(f"{within} points if both show the same modality and {across} if not (identity {protocol})")
     if said:
         return f"On average over methods one more task costs an earlier task {', '.join(said)}.", ""
+    if not methods:
+        return "", "Of a stream for trials nothing is said."
     count = {task.modality for method in methods for task in method.tasks}
     why = "no two tasks share a modality" if len(count) > 1 else "all tasks show one modality"
     return "", f"The two cannot be told apart on this stream: {why}."

@@ -53,16 +53,21 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
         found = folder.found()
         anew = starts_anew(config, found)
         if found.state is State.WHOLE and not anew:
-            console.print(f"already complete: {plan.path} (FORCE=1 or --force starts anew)", highlight=False)
+            other = (
+                "" if found.record is None or made_by(found.record, plan.code) else ", by other code than this tree's"
+            )
+            said = f"already complete{other}: {plan.path} (FORCE=1 or --force starts anew)"
+            console.print(said, highlight=False, soft_wrap=bool(other))
             return plan.path
         if found.state is State.FOREIGN and not anew:
             raise UserError(f"{found.reason}; --force starts anew")
         begun = found.record if found.state is State.UNFINISHED and not anew else None
+        if begun is not None and begun.provenance.fingerprint != plan.code:
+            stopped = "stopped for good" if begun.diverged is not None else "begun"
+            raise UserError(f"{plan.path}: {stopped} by other code than this tree's; --force starts anew, and of a "
+                            "sweep --redo stale")  # fmt: skip
         if begun is not None and begun.diverged is not None:
             raise RunFailed(stopped_for_good(begun.diverged))
-        if begun is not None and begun.provenance.fingerprint != plan.code:
-            raise UserError(f"{plan.path}: begun by other code than this tree's; --force starts anew, and of a sweep "
-                            "--redo stale")  # fmt: skip
         method, data = load.loaded(plan, cls, here.device)
         record = begun or new_record(plan, here.name)
         if plan.stored is not None and not config.quiet:
@@ -96,8 +101,15 @@ def refuse_diverged(config: RunConfig, card: MethodCard, cuda: bool) -> None:
             plan = resolve(config, card, cuda)
             found = RunFolder(plan.path, plan.key).found()
             record = found.record if found.state is State.UNFINISHED else None
-            if record is not None and record.diverged is not None and not starts_anew(config, found):
+            if (record is not None and record.diverged is not None and made_by(record, plan.code)
+                    and not starts_anew(config, found)):  # fmt: skip
                 raise RunFailed(stopped_for_good(record.diverged))
+
+
+def made_by(record: Record, code: str) -> bool:
+    """Whether a run was made, or verified, by the code of this fingerprint."""
+    verified = record.provenance.verified
+    return code == record.provenance.fingerprint or (verified is not None and verified.code == code)
 
 
 def starts_anew(config: RunConfig, found: Found) -> bool:

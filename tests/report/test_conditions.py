@@ -59,7 +59,7 @@ def test_trials_are_in_no_sentence_rank_or_count(tmp_path: Path) -> None:
     report.build(tmp_path / "both", ["smoke_fusion"])
     text = page(tmp_path / "both")
     assert "smoke_fusion-board" in text and 'class="lead"' not in text and "0 streams, 0 methods, 0 runs" in text
-    with pytest.raises(UserError, match="no whole records below"):
+    with pytest.raises(UserError, match=r"only runs of streams for trials .* --stream smoke_fusion shows them"):
         report.build(save(tmp_path / "smoke", *trials[:2]))
 
 

@@ -59,6 +59,15 @@ def test_a_streams_data_are_counted_and_shown(stream: Path, tmp_path: Path, caps
     assert np.array_equal(first.transpose(2, 0, 1), resized([pixels(0, (20, 31, 3))], 64)[0])
 
 
+def test_an_image_that_cannot_be_read_is_one_line(
+    stream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x" / "test" / "round" / "zz.png").write_text("no image")
+    code, _, error = told(capsys, "--stream", str(stream), "--to", str(tmp_path / "pages"))
+    assert code == 2 and error.count("\n") == 1 and "zz.png: not readable as an image" in error
+    assert not (tmp_path / "pages" / "mine.html").exists()
+
+
 def test_a_sheet_has_a_row_for_every_modality(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "sheets" / "smoke.png"
     code, out, _ = told(capsys, "--stream", "smoke", "--to", str(tmp_path), "--sheet", str(file))

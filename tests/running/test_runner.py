@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from benchmark.cli import main
+from benchmark.config.resolve import Plan
 from benchmark.record.schema import PROTOCOLS
 from benchmark.record.stored import read_all, read_record
 from benchmark.running import evaluate, load
@@ -74,7 +75,7 @@ def test_killed_and_run_again_gives_the_same_bytes(straight: Path, tmp_path: Pat
 
 
 def test_what_other_code_has_begun_is_neither_continued_nor_thrown_away(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half a run by one code and half by another would be nobody's."""
     line = ["run", "--method", "zero_shot", "--stream", "smoke", "--results", str(tmp_path), "--quiet"]
@@ -98,6 +99,11 @@ def test_what_other_code_has_begun_is_neither_continued_nor_thrown_away(
     assert "unfinished: begun by other code" in capsys.readouterr().out.replace("\n", " ")
     assert main([*line, "--force"]) == 0
     assert read_record(file).provenance.fingerprint == ours
+    capsys.readouterr()
+    assert main(line) == 0 and "by other code" not in capsys.readouterr().out
+    monkeypatch.setattr(Plan, "code", "0" * 16)  # the method has been edited since
+    assert main(line) == 0
+    assert "already complete, by other code than this tree's: " in capsys.readouterr().out
 
 
 def test_complete_runs_are_not_repeated_and_force_repeats_them(
