@@ -22,13 +22,12 @@ LAYERS = (
     {"compare"},
     {"report", "running"},
     {"sweep", "deploy", "testing"},
-    {"api", "verbs"},
-    {"cli"},
+    {"api", "cli"},
     {"__main__"},
 )
 LIGHT = (  # packages and modules that answer before torch is there
     "disk", "errors", "endings", "stream", "metrics", "texts", "kinds", "record", "config", "compare", "report",
-    "sweep", "api", "verbs", "cli", "data.catalog", "data.doubles", "data.identity", "data.places", "data.sources",
+    "sweep", "api", "cli", "data.catalog", "data.doubles", "data.identity", "data.places", "data.sources",
     "data.yaml_files", "running.execute", "running.processes", "running.loggers",
 )  # fmt: skip
 COUNTERPARTS = "running.answers."  # a module for every kind, of its name

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from benchmark import cli
+from benchmark.cli import typed
 from benchmark.config import arguments, registry
 from benchmark.data import catalog
 from benchmark.data.settle import settled
@@ -25,7 +26,6 @@ from benchmark.record import shelves
 from benchmark.sweep import grid, tune
 from benchmark.testing import check_method
 from benchmark.testing.bench import CPU, Bench, asked
-from benchmark.verbs import typed
 from methods.base import IncrementalMethod
 
 ROOT = Path(__file__).resolve().parents[1]

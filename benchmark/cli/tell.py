@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmark.cli import typed
 from benchmark.disk import write_bytes
 from benchmark.errors import UserError, unknown
 from benchmark.record import shelves
-from benchmark.verbs import typed
 
 
 def leaderboard_(argv: Sequence[str]) -> int:

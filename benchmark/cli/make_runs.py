@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmark.cli import typed
 from benchmark.running import processes
-from benchmark.verbs import typed
 
 
 def run(argv: Sequence[str]) -> int:

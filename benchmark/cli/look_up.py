@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmark.cli import typed
 from benchmark.disk import write_bytes
 from benchmark.errors import UserError
-from benchmark.verbs import typed
 
 
 def list_(argv: Sequence[str]) -> int:

@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmark.cli import typed
 from benchmark.errors import UserError
 from benchmark.record import shelves
-from benchmark.verbs import typed
 
 
 def check(argv: Sequence[str]) -> int:

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from benchmark import endings
+from benchmark.cli import look_up, make_runs, take_away, tell, try_out, typed
 from benchmark.errors import forget_notices, unknown
 from benchmark.running import processes
-from benchmark.verbs import look_up, make_runs, take_away, tell, try_out, typed
 
 USAGE = """usage: python -m benchmark VERB [options]        (VERB --help; installed: mbil VERB [options])
 

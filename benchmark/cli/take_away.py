@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from benchmark.cli import typed
 from benchmark.errors import UserError
-from benchmark.verbs import typed
 
 
 def predict_(argv: Sequence[str]) -> int:

@@ -1,1 +1,0 @@
-"""The verbs of the command line: each a function of its arguments that gives the exit status."""
