@@ -92,9 +92,7 @@ def held(claims: Sequence[Claim], records: Iterable[Record]) -> list[HeldClaim]:
         for place in rows:
             tuned, default = ([replace(one, preset=preset) for one in _on_stream(claim, mine)]
                               for preset, mine in sides[place])  # fmt: skip
-            again = {
-                one.keys for one in default
-            }  # where the default was the best of both the same runs are tested once
+            again = {one.keys for one in default}  # of both the default was best: the same runs, tested once
             found += [*(one for one in tuned if one.keys not in again), *default]
     corrected = stats.holm([one.p for one in found])
     tested = sum(not math.isnan(one.p) for one in found)
