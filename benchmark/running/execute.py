@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark import texts
+from benchmark.compare.entries import stale
 from benchmark.config import families
 from benchmark.config.registry import MethodCard
 from benchmark.config.resolve import Plan, resolve
@@ -53,9 +54,8 @@ def execute(config: RunConfig, card: MethodCard, cls: Any, console: Console) -> 
         found = folder.found()
         anew = starts_anew(config, found)
         if found.state is State.WHOLE and not anew:
-            other = (
-                "" if found.record is None or made_by(found.record, plan.code) else ", by other code than this tree's"
-            )
+            made = [] if found.record is None else [found.record]
+            other = ", by other code than this tree's" if stale(made, plan.code) else ""
             said = f"already complete{other}: {plan.path} (FORCE=1 or --force starts anew)"
             console.print(said, highlight=False, soft_wrap=bool(other))
             return plan.path
@@ -101,15 +101,10 @@ def refuse_diverged(config: RunConfig, card: MethodCard, cuda: bool) -> None:
             plan = resolve(config, card, cuda)
             found = RunFolder(plan.path, plan.key).found()
             record = found.record if found.state is State.UNFINISHED else None
-            if (record is not None and record.diverged is not None and made_by(record, plan.code)
-                    and not starts_anew(config, found)):  # fmt: skip
+            if record is None or stale([record], plan.code):  # of other code nothing is said of this tree's
+                return
+            if record.diverged is not None and not starts_anew(config, found):
                 raise RunFailed(stopped_for_good(record.diverged))
-
-
-def made_by(record: Record, code: str) -> bool:
-    """Whether a run was made, or verified, by the code of this fingerprint."""
-    verified = record.provenance.verified
-    return code == record.provenance.fingerprint or (verified is not None and verified.code == code)
 
 
 def starts_anew(config: RunConfig, found: Found) -> bool:
