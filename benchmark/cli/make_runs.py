@@ -22,7 +22,7 @@ def run(argv: Sequence[str]) -> int:
         return 0
     record = read_record(folder)
     if config.quiet:
-        console.print(tables.summary_line(record), highlight=False)
+        console.print(tables.summary_line(record), highlight=False, soft_wrap=True)
         return 0
     for table in tables.after_run(record):
         console.print(table)

@@ -24,7 +24,7 @@ def leaderboard_(argv: Sequence[str]) -> int:
                         "balanced_accuracy or macro_auroc")  # fmt: skip
     parser.add_argument("--readme", nargs="+", default=[], help="Markdown files whose marked tables are written anew")
     given = typed.parsed(parser, argv)
-    places.results_folder(given.results)
+    places.results_folder(given.results, shelves.OWN)
     if given.metric is not None and given.metric not in METRICS:
         raise unknown("--metric", given.metric, METRICS)
     results, console = Path(given.results), typed.console()
@@ -106,7 +106,7 @@ def claims_(argv: Sequence[str]) -> int:
     from benchmark.compare import claims_page
     from benchmark.data import places
 
-    places.results_folder(given.results)
+    places.results_folder(given.results, shelves.OWN)
     typed.console().print(str(claims_page.write(Path(given.results))), highlight=False, markup=False, soft_wrap=True)
     return 0
 
@@ -119,7 +119,7 @@ def tuning_(argv: Sequence[str]) -> int:
     from benchmark.data import places
     from benchmark.report import tuning_page
 
-    places.results_folder(given.results)
+    places.results_folder(given.results, "results")
     for path in tuning_page.write(Path(given.results)):
         typed.console().print(str(path), highlight=False, markup=False, soft_wrap=True)
     return 0
@@ -143,7 +143,7 @@ def report_(argv: Sequence[str]) -> int:
 
     if given.run is not None:
         return _matrix_picture(Path(given.run), given.to or "build/matrix.png")
-    places.results_folder(given.results)
+    places.results_folder(given.results, shelves.OWN)
     if given.to is not None:
         places.writable(Path(given.to), f"--to {given.to}", folder=True)
     from benchmark.compare.entries import METRICS
@@ -177,6 +177,7 @@ def _matrix_picture(run: Path, to: str) -> int:
 
 def merge_(argv: Sequence[str]) -> int:
     """Copy another results folder's records; exit status 1 if some are in conflict or no sound records."""
+    from benchmark.data import places
     from benchmark.sweep import merge
 
     parser = typed.parser("merge")
@@ -186,6 +187,8 @@ def merge_(argv: Sequence[str]) -> int:
     given = typed.parsed(parser, argv)
     if given.prefer is not None and given.prefer not in merge.PREFER:
         raise unknown("--prefer", given.prefer, merge.PREFER)
+    places.results_folder(given.results)
+    places.writable(Path(given.results), f"--results {given.results}", folder=True)
     merged = merge.merge(Path(given["from"]), Path(given.results), given.prefer)
     console = typed.console()
     for line in merged.lines():

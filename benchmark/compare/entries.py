@@ -179,8 +179,11 @@ def code_of(record: Record) -> str | None:
 def stale(runs: Sequence[Record], code: str | None) -> list[Record]:
     """The runs of one row neither made nor verified by this code, that of the working tree.
 
-    Where a run was verified, it stands for those of the row that the same code made.
+    Where a run was verified, it stands for those of the row that the same code made. Of a plug-in whose file is not
+    found from here nothing is said.
     """
+    if code is None and any(":" in (run.config.method or run.method) for run in runs):
+        return []
     about = [run.provenance for run in runs]
     standing = {made.fingerprint for made in about if made.verified is not None and made.verified.code == code}
     return [run for run in runs if run.provenance.fingerprint not in {code, *standing}]

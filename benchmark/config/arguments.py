@@ -27,6 +27,11 @@ OF_A_FILE = ("method", "preset", *(f.name for f in fields(RunConfig) if f.name n
 NUMBERS = {f"--{name}": int for name in WHOLE} | {f"--{name}": float for name in ("lr", "weight_decay", "warmup")}
 DIGITS = re.compile(r"[+-]?[0-9]{1,40}")
 DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+MISFIT = re.compile(  # a message of jsonargparse: the argument, what it could be, what it is
+    r"""Parser key "([^"]+)": (.*Expected a .*?)\.? (?:Got|Given value type: \S+ '\w+'> Given) value: (.*)"""
+)
+WANTED = re.compile(r"Literal\[([^\]]*)\]|<class '(int|float|bool|str)'>")
+SPOKEN = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
 FLAGS = ("--force", "--quiet", "--full_evaluation", "--keep_images")
 
 
@@ -115,7 +120,13 @@ def parsed(parser: Any, argv: list[str]) -> Any:
 
 
 def _nearest(text: str, parser: Any) -> str:
-    """The parser's message; for an unknown argument with the nearest valid one."""
+    """The parser's message; for an unknown argument with the nearest valid one, for a value that does not fit with what
+    would.
+    """
+    misfit = MISFIT.fullmatch(text)
+    if misfit and (wanted := WANTED.findall(misfit[2])):
+        fits = dict.fromkeys(names.replace("'", "").replace(", ", " or ") or SPOKEN[kind] for names, kind in wanted)
+        return f"--{misfit[1]}: expected {' or '.join(fits)}, got {shown(misfit[3])}"
     known = [option for action in parser._actions for option in action.option_strings]
     for word in text.replace("'", " ").replace(",", " ").split():
         name = word.split("=")[0]

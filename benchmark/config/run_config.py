@@ -148,8 +148,13 @@ class RunConfig(Budget):
                 raise UserError(
                     f"--force_before: expected a time with its zone (ISO 8601), got {shown(self.force_before)}"
                 )
-        if not 0 < self.lr < math.inf or not 0 <= self.weight_decay < math.inf or not 0 <= self.warmup < 1:
-            raise UserError("--lr must be positive, --weight_decay not negative, both finite, --warmup in [0, 1)")
+        for name, fits, wanted in (
+            ("lr", 0 < self.lr < math.inf, "a number above 0"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "a number of at least 0"),
+            ("warmup", 0 <= self.warmup < 1, "a share of the steps, from 0 to below 1"),
+        ):
+            if not fits:
+                raise UserError(f"--{name}: expected {wanted}, got {shown(getattr(self, name))}")
 
     @property
     def budget(self) -> Budget:

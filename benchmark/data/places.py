@@ -44,9 +44,13 @@ def data_folder(name: str) -> None:
         raise UserError(f"--data {name}: folder not found")
 
 
-def results_folder(name: str) -> None:
-    """Refuse as ``--results`` what cannot become a folder of results."""
+def results_folder(name: str, usual: str | None = None) -> None:
+    """Refuse as ``--results`` what cannot become a folder of results; where these are only read (``usual``: the folder
+    where none is named) also one that is typed and not there.
+    """
     _nearest(Path(name), f"--results {name}", folder=True)
+    if usual not in (None, name) and not isdir(name):
+        raise UserError(f"--results {name}: folder not found")
 
 
 def writable(path: Path, where: str, folder: bool) -> None:

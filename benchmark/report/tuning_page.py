@@ -185,12 +185,11 @@ def _validated(known: Mapping[str, Sequence[Trial]]) -> tuple[list[str], list[st
     for method, line in sorted(found.items()):
         space = search.space(registry.card(method))
         runs = [t for t in known[method] if (t.stream_hash, t.space) == (hashed, space)]
-        default, tuned, first = ([t for t in runs if each is not None and t.trial == each.trial] for each in (
-            line.default, line.best, line.first))  # fmt: skip
-        if not default or not tuned:
+        default, tuned, first = _of_shared_seeds(runs, line.default, line.best, line.first)
+        if not default:
             lacking.append(method)
             continue
-        rows.append((f"`{method}`", str(min(len(default), len(tuned))), _mean(default), _mean(tuned), _mean(first),
+        rows.append((f"`{method}`", str(len(default)), _mean(default), _mean(tuned), _mean(first),
                      _values(line.best), _values(line.first) if line.first else "-"))  # fmt: skip
         pairs.append((_score(default), _score(tuned)))
         firsts.append((_score(tuned), _score(first)))
@@ -205,6 +204,13 @@ def _validated(known: Mapping[str, Sequence[Trial]]) -> tuple[list[str], list[st
     ))  # fmt: skip
     headings = ("method", "seeds", "default", "tuned", "chosen by the first task", "tuned to", "first task's choice")
     return [said, _table(headings, rows)], absent
+
+
+def _of_shared_seeds(runs: Sequence[Trial], *chosen: Trial | None) -> list[list[Trial]]:
+    """The runs of each of these trials, of the seeds that all of them have; of a trial that there is not none."""
+    by_seed = [{t.seed: t for t in runs if each is not None and t.trial == each.trial} for each in chosen]
+    shared = set.intersection(*(set(known) for known, each in zip(by_seed, chosen, strict=True) if each is not None))
+    return [[known[seed] for seed in sorted(shared & known.keys())] for known in by_seed]
 
 
 def _score(runs: Sequence[Trial]) -> float | None:

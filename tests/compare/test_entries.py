@@ -103,6 +103,8 @@ def test_a_row_is_stale_unless_the_code_made_it_or_one_run_was_verified_with_it(
     assert entries.stale([verified(a, "new"), b, other], "new") == [other]
     assert entries.stale([verified(a, "newer"), b], "new") == [verified(a, "newer"), b]
     assert entries.stale([a], None) == [a]
+    plug_in = replace(a, config=replace(a.config, method="mine:Drift"))
+    assert entries.stale([plug_in], None) == [] and entries.stale([plug_in], "new") == [plug_in]
 
 
 def test_methods_with_a_stale_row_are_named() -> None:

@@ -31,7 +31,7 @@ def kept(results: Path, count: int = 5) -> None:
             if number in (0, 2, 3) and method in ("der", "ewc", "lwf"):
                 runs = [replace(trial, stream="phantom8", stream_hash=choice.hashed("phantom8"), seed=seed,
                                 given=[0.5, 0.6, 0.3][place] + 0.02 * number + 0.01 * seed)
-                        for seed in (0, 2)]  # fmt: skip
+                        for seed in ((0, 2, 9) if number == 0 else (0, 2))]  # fmt: skip
                 found += runs
         trials.add(results, found)
 
@@ -44,6 +44,7 @@ def test_the_page_says_what_the_trials_say(tmp_path: Path) -> None:
     chosen = f"lr {search.points(card, 3)[2].lr:g}, strength 50"
     tuned = [line for line in page.splitlines() if line.startswith("| `ewc`")]
     assert tuned[0] == f"| `ewc` | 5 | 1 | 50.0 | 60.0 | +10.0 | {chosen} | 50.0 | 300 | 75 |"
+    # of the third seed there is the default alone, so that it is in no mean
     assert tuned[1].startswith("| `ewc` | 2 | 61.0 ± 1.4 | 65.0 ± 1.4 | 67.0 ± 1.4 |")
     assert "21 trials of 5 methods took 21 minutes of training and evaluation, their first tasks 4." in page
     joint = next(line for line in page.splitlines() if line.startswith("| `joint_lora`"))
