@@ -267,7 +267,7 @@ WRONG: list[tuple[str, tuple[str, ...]]] = [
     ("run --method ncm --epochs 2.5", ("epochs", "whole number", "2.5")),
     ("run --method ncm --epochs 0", ("--epochs", "at least 1", "0")),
     ("run --method ncm --lr fast", ("lr", "number", "fast")),
-    ("run --method ncm --lr -1", ("--lr", "positive")),
+    ("run --method ncm --lr -1", ("--lr", "above 0")),
     ("run --method ncm --lr", ("--lr", "expected one argument")),
     ("run --method ncm --seed -1", ("--seed", "at least 0", "-1")),
     ("run --method ncm --order -1", ("--order", "at least 0", "-1")),
@@ -306,7 +306,7 @@ WRONG: list[tuple[str, tuple[str, ...]]] = [
     ("leaderboard --strem x", ("unknown argument '--strem'", "did you mean '--stream'?")),
     ("leaderboard --stream phantom8", ("no records of 'phantom8', nor of any other stream",)),
     ("pretrain --samples 10", ("--samples", "at least 1000")),
-    ("pretrain --epochs ten", ("epochs", "int", "ten")),
+    ("pretrain --epochs ten", ("--epochs: expected a whole number", "ten")),
 ]  # fmt: skip
 
 
