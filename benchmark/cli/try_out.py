@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmark.cli import typed
 from benchmark.errors import UserError
 from benchmark.record import shelves
+
+if TYPE_CHECKING:
+    from benchmark.sweep.grid import GridRun
 
 
 def check(argv: Sequence[str]) -> int:
@@ -60,7 +64,9 @@ def speed_(argv: Sequence[str]) -> int:
     console, found, held = typed.console(), [], []
     for cell in cells:
         console.print(f"{cell.plan.card.name} on {cell.plan.stream_folder}", highlight=False)
-        found.append(speed.speed_of(cell.plan, registry.load(cell.plan.config.method)))
+        cls, reference = registry.load(cell.plan.config.method), _reference(cell, cells)
+        beside = None if reference is cell else (reference.plan, registry.load(reference.plan.config.method))
+        found.append(speed.speed_of(cell.plan, cls, beside))
     console.print(speed.table(found))
     console.print(speed.operators_table(found))
     first = next((cell for cell in cells if cell.plan.card.name == speed.REFERENCE), None)
@@ -75,6 +81,14 @@ def speed_(argv: Sequence[str]) -> int:
         write_text(path, speed.csv_of(found, held, hardware.chosen(cells[0].plan.config).name))
         console.print(str(path), highlight=False, soft_wrap=True)
     return 0
+
+
+def _reference(cell: GridRun, cells: Sequence[GridRun]) -> GridRun:
+    """What a method is timed beside: the reference on its stream, or the first method there."""
+    from benchmark.running import speed
+
+    alike = [other for other in cells if other.plan.stream_folder == cell.plan.stream_folder]
+    return next((other for other in alike if other.plan.card.name == speed.REFERENCE), alike[0])
 
 
 def verify_(argv: Sequence[str]) -> int:

@@ -1,18 +1,17 @@
-"""How fast methods learn and answer here, at the first and at the last task of a stream.
+"""How fast methods learn and answer here, at the first and at the last task of a stream, and beside a reference.
 
-A method's first and last task are timed in turn, step by step, so that whatever else the machine does meets both; the
-median ratio of such pairs is what adding tasks costs. Earlier tasks are begun and ended but not trained, which changes
-no cost.
+All that is compared is timed in turn, step by step: a method's first task, its last and the reference's last. Whatever
+else the machine does meets each of them, and a comparison is the median ratio of turns. Earlier tasks are begun and
+ended but not trained, which changes no cost.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice, zip_longest
-from statistics import median
 from typing import Any
 
 import torch
@@ -32,55 +31,59 @@ from benchmark.running.seeds import seeded
 from benchmark.running.timing import WARM_UP, alone, stepping
 from methods.base import IncrementalMethod
 
-STEPS = 30
+STEPS, ROWS = 30, 3  # turns: of training steps, of whole evaluations
 REFERENCE = "sequential_lora"
+RATE = "images/s"
 COLUMNS = ("quantity", "unit", "method", "stream", "value", "floor", "ratio", "lowest", "highest", "device")
-QUANTITIES = (  # of a method: what, in which unit, which field of :class:`Speed`
-    ("learned at the first task", "images/s", "first"), ("learned at the last task", "images/s", "last"),
-    ("answered", "images/s", "answered"), ("computing operators a step", "", "computing"),
-    ("dispatched operators a step", "", "dispatched"),
-)  # fmt: skip
+OPERATORS = (("computing operators a step", "computing"), ("dispatched operators a step", "dispatched"))
+Beside = tuple[Plan, Any]  # a run and its method's class
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Images a second: learned at the first and at the last task, None where nothing is trained; answered after the
-    last task, the identity given and hidden, no cell reused. ``kept``: the speed at the last task over that at the
-    first. ``computing`` and ``dispatched``: operators of a step at the last task.
+    """Images a second. ``kept``: learned at the last task, beside the first; None where nothing is trained. ``learned``
+    at the last task and ``answered`` after it, the identity given and hidden and no cell reused: both beside the
+    reference. ``computing`` and ``dispatched``: operators of a step at the last task.
     """
 
     method: str
     stream: str
-    first: float | None
-    last: float | None
-    kept: float | None
-    answered: float
+    kept: Held | None
+    learned: Held | None
+    answered: Held
     computing: int | None = None
     dispatched: int | None = None
 
 
-def speed_of(plan: Plan, cls: Any) -> Speed:
-    """Time a method; nothing is written below the results.
+def speed_of(plan: Plan, cls: Any, reference: Beside | None = None) -> Speed:
+    """Time a method beside a reference, or beside itself; nothing is written below the results.
 
     Raises:
         UserError: anything wrong with the method's arguments or the samples.
     """
     device = alone(plan)
     with ExitStack() as learning, seeded(plan.config.seed, "speed"):
-        ends = [_ready(plan, cls, device, whole, learning) for whole in (False, True)]
-        learned = _in_turn(*(_rates(method, data[-1], plan, device) for method, data in ends))
-        method, data = ends[-1]
-        steps = _rates(method, data[-1], plan, device)
+        first, last = (_ready((plan, cls), device, whole, learning) for whole in (False, True))
+        other = _ready(reference, device, True, learning) if reference else last
+        ready = [first, last, *([other] if reference else [])]
+        turns = _turns(*(_rates(*each, plan, device) for each in ready), warm_up=WARM_UP, many=STEPS)
+        method, data = last
+        steps = _rates(method, data, plan, device)
         operators = counted(lambda: next(steps)) if method.trainable_parameters() else (None, None)
-        look(method, method.end_task, data[-1], device)
-    return Speed(plan.card.name, plan.stream_folder, *learned, _answered(plan, method, data, device), *operators)
+        for method, data in ready[1:]:
+            look(method, method.end_task, data[-1], device)
+    answers = _turns(*(_answering(*each, plan, device) for each in ready[1:]), warm_up=1, many=ROWS)
+    answered = Held.of("answered", RATE, plan, [(turn[0], turn[-1]) for turn in answers])
+    kept = _held("learned at the last task, beside the first", plan, [(turn[1], turn[0]) for turn in turns])
+    learned = _held("learned at the last task", plan, [(turn[1], turn[-1]) for turn in turns])
+    return Speed(plan.card.name, plan.stream_folder, kept, learned, answered, *operators)
 
 
 def _ready(
-    plan: Plan, cls: Any, device: torch.device, whole: bool, learning: ExitStack
+    run: Beside, device: torch.device, whole: bool, learning: ExitStack
 ) -> tuple[IncrementalMethod, list[TaskData]]:
     """A method about to train the stream's first task, or its last (``whole``), and the tasks up to there."""
-    method, data = loaded(plan, cls, device)
+    method, data = loaded(*run, device)
     data = data if whole else data[:1]
     for each in data[:-1]:
         method.begin_task(each.task)
@@ -95,48 +98,47 @@ def _ready(
     return method, data
 
 
-def _rates(method: IncrementalMethod, data: TaskData, plan: Plan, device: torch.device) -> Iterator[float]:
-    """Images a second of each training step, without end; none of a method that has nothing to train."""
+def _rates(method: IncrementalMethod, data: list[TaskData], plan: Plan, device: torch.device) -> Iterator[float]:
+    """Images a second of each training step on the last task, without end; none of a method with nothing to train."""
     if method.trainable_parameters():
-        for seconds, images in stepping(method, data, plan, device):
+        for seconds, images in stepping(method, data[-1], plan, device):
             yield images / seconds
 
 
-def _in_turn(first: Iterator[float], last: Iterator[float]) -> tuple[float | None, float | None, float | None]:
-    """The median of both, drawn from in turn after some to warm up, and that of last over first in a turn."""
-    turns = list(islice(zip_longest(first, last), WARM_UP + STEPS))[WARM_UP:]
-    ratios = [b / a if a and b else None for a, b in turns]
-    return _median(a for a, _ in turns), _median(b for _, b in turns), _median(ratios)
-
-
-def _median(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
-
-
-def _answered(plan: Plan, method: IncrementalMethod, data: list[TaskData], device: torch.device) -> float:
-    """Images a second; the text features of the classes are known by then."""
+def _answering(method: IncrementalMethod, data: list[TaskData], plan: Plan, device: torch.device) -> Iterator[float]:
+    """Images a second of each whole evaluation, without end; after one the text features of the classes are known."""
     evaluator = Evaluator(method, plan.stream, data, plan.config, plan.precision, device, full=True)
-    evaluator.row(len(data))
-    started = time.perf_counter()
-    row = evaluator.row(len(data))
-    seconds = time.perf_counter() - started
     sizes = [len(each.splits[plan.config.split]) for each in data]
-    images = sum(size for cells in row.values() for size, cell in zip(sizes, cells, strict=True) if cell)
-    return images / seconds
+    while True:
+        started = time.perf_counter()
+        row = evaluator.row(len(data))
+        seconds = time.perf_counter() - started
+        images = sum(size for cells in row.values() for size, cell in zip(sizes, cells, strict=True) if cell)
+        yield images / seconds
+
+
+def _turns(*rates: Iterator[float], warm_up: int, many: int) -> list[tuple[Any, ...]]:
+    """So many turns, each with one of every rate, or None of one that has none; after some to warm up."""
+    return list(islice(zip_longest(*rates), warm_up, warm_up + many))
+
+
+def _held(quantity: str, plan: Plan, turns: Sequence[tuple[float | None, float | None]]) -> Held | None:
+    """What is timed beside its floor, in the turns that have both; None without one."""
+    known = [(value, floor) for value, floor in turns if value is not None and floor is not None]
+    return Held.of(quantity, RATE, plan, known) if known else None
 
 
 def table(found: Sequence[Speed]) -> Table:
-    """Samples a second, and how they compare with the reference's on the same stream."""
+    """Samples a second, and how they compare with the reference's in the same turns."""
     here = Hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu")).name
     title = f"samples a second, {here}; relative: to {REFERENCE}, without it to the first method"
     result = _table(title, "first task", "last task", "last / first", "relative", "answered", "relative")
     for each in found:
-        reference = reference_of(each, found)
+        kept, learned = each.kept, each.learned
         result.add_row(
-            each.method, each.stream, *(f"{rate:,.0f}" if rate else "-" for rate in (each.first, each.last)),
-            f"{each.kept:.2f}" if each.kept else "-", _ratio(each.last, reference.last),
-            f"{each.answered:,.0f}", _ratio(each.answered, reference.answered),
+            each.method, each.stream, *((f"{kept.floor:,.0f}", f"{kept.value:,.0f}") if kept else "--"),
+            *(f"{1 / held.ratio:.2f}" if held else "-" for held in (kept, learned)),
+            f"{each.answered.value:,.0f}", f"{1 / each.answered.ratio:.2f}",
         )  # fmt: skip
     return result
 
@@ -167,18 +169,19 @@ def csv_of(found: Sequence[Speed], held: Sequence[Held], device: str) -> str:
     """A line for each number, with its floor: of methods the reference's. ``ratio``: 1 at the floor, more is dearer."""
     rows: list[list[object]] = []
     for each in found:
+        rows += [_line(one, each.method, device) for one in (each.kept, each.learned, each.answered) if one]
         reference = reference_of(each, found)
-        for quantity, unit, name in QUANTITIES:
+        for quantity, name in OPERATORS:
             value, floor = getattr(each, name), getattr(reference, name)
             if value and floor:
-                ratio = floor / value if unit == "images/s" else value / floor
-                cells = (f"{number:.3f}" for number in (value, floor, *[ratio] * 3))
-                rows.append([quantity, unit, each.method, each.stream, *cells, device])
-    for least in held:
-        numbers = (least.value, least.floor, least.ratio, min(least.ratios), max(least.ratios))
-        cells = (f"{number:.3f}" for number in numbers)
-        rows.append([least.quantity, least.unit, REFERENCE, least.stream, *cells, device])
+                rows.append(_line(Held(quantity, "", each.stream, value, floor, (value / floor,)), each.method, device))
+    rows += [_line(least, REFERENCE, device) for least in held]
     return csv_text(COLUMNS, rows)
+
+
+def _line(held: Held, method: str, device: str) -> list[object]:
+    numbers = (held.value, held.floor, held.ratio, min(held.ratios), max(held.ratios))
+    return [held.quantity, held.unit, method, held.stream, *(f"{number:.3f}" for number in numbers), device]
 
 
 def reference_of(each: Speed, found: Sequence[Speed]) -> Speed:

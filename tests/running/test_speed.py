@@ -1,11 +1,14 @@
 """How fast methods are: what is timed, and that what grows with the tasks is seen."""
 
+import csv
 import time
 from pathlib import Path
 
 import pytest
 
 from benchmark import cli
+from benchmark.config import arguments
+from benchmark.config.resolve import Plan, resolve
 from benchmark.running import speed
 from methods.sequential_lora import SequentialLora
 from methods.stacked_lora import StackedLora
@@ -18,6 +21,11 @@ def few_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(speed, "STEPS", 4)
     monkeypatch.setattr(speed, "WARM_UP", 1)
     monkeypatch.chdir(tmp_path)
+
+
+def plan_of(method: str) -> Plan:
+    config, card, _ = arguments.parse("run", ["--method", method, "--stream", "smoke"], with_class=True)
+    return resolve(config, card, cuda=False)
 
 
 class Slowing(SequentialLora):
@@ -66,13 +74,48 @@ def test_a_method_that_never_trains_has_answers_alone(capsys: pytest.CaptureFixt
         assert [cell.strip() for cell in row[2:6]] == ["-"] * 4 and float(row[6].replace(",", "")) > 0
 
 
-def test_ratios_are_of_pairs_and_relative_to_the_reference() -> None:
-    first, last = iter([9.0, 10, 20, 10, 20]), iter([1.0, 5, 10, 5, 12])  # the machine is at times twice as fast
-    assert speed._in_turn(first, last) == (15.0, 7.5, 0.5)
-    assert speed._in_turn(iter([]), iter([])) == (None, None, None)
-    found = [speed.Speed(name, "s", 1.0, rate, 1.0, rate) for name, rate in (("a", 3.0), ("sequential_lora", 6.0))]
-    cells = [list(column.cells) for column in speed.table(found).columns]
-    assert cells[5] == cells[7] == ["0.50", "1.00"]
+def test_what_is_compared_is_of_the_same_turns() -> None:
+    """The machine is at times twice as fast, and a rate that is compared later would be another."""
+    first, last, reference = iter([9.0, 10, 20, 10, 20]), iter([1.0, 5, 10, 5, 12]), iter([1.0, 20, 40, 20, 48])
+    turns = speed._turns(first, last, reference, warm_up=1, many=4)
+    plan = plan_of("sequential_lora")
+    kept = speed._held("kept", plan, [(turn[1], turn[0]) for turn in turns])
+    learned = speed._held("learned", plan, [(turn[1], turn[2]) for turn in turns])
+    assert kept is not None and learned is not None
+    assert (kept.value, kept.floor, kept.ratios) == (7.5, 15.0, (2.0, 2.0, 2.0, 20 / 12))
+    assert learned.ratios == (4.0,) * 4
+    assert speed._turns(iter([]), iter([1.0]), warm_up=0, many=2) == [(None, 1.0)]
+    assert speed._held("none", plan, [(None, 1.0)]) is None
+    found = speed.Speed("a", "s", kept, learned, learned)
+    cells = [list(column.cells) for column in speed.table([found]).columns]
+    assert cells == [["a"], ["s"], ["15"], ["8"], ["0.50"], ["0.25"], ["8"], ["0.25"]]
+    lines = list(csv.DictReader(speed.csv_of([found], [], "cpu").splitlines()))
+    assert [(line["ratio"], line["lowest"], line["highest"]) for line in lines] == [
+        ("2.000", "1.667", "2.000"), ("4.000",) * 3, ("4.000",) * 3
+    ]  # fmt: skip
+
+
+class Half(SequentialLora):
+    """Learns and answers at less than the reference's speed, on a machine that is ever slower."""
+
+    def loss(self, batch):
+        time.sleep(0.2)
+        return super().loss(batch)
+
+    def scores(self, batch, labels, task):
+        time.sleep(0.2)
+        return super().scores(batch, labels, task)
+
+
+def test_a_method_is_timed_beside_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["speed", "--methods", f"{__name__}:Half", f"{__name__}:Slowing", *OPTIONS]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if "Slowing  smoke " in line).split()
+    assert float(row[5]) > 0.6  # the first method is the reference where there is no other
+    assert float(row[7]) > 1.5  # and answers later
+    lines = list(csv.DictReader(Path("results/local/speed.csv").read_text().splitlines()))
+    by = {(line["method"].split(":")[-1].split(".")[-1], line["quantity"]): line for line in lines}
+    assert {by["Half", name]["ratio"] for name in ("learned at the last task", "answered")} == {"1.000"}
+    assert float(by["Slowing", "answered"]["ratio"]) < 0.7
 
 
 def test_what_does_not_fit_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
