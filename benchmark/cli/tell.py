@@ -187,7 +187,6 @@ def merge_(argv: Sequence[str]) -> int:
     given = typed.parsed(parser, argv)
     if given.prefer is not None and given.prefer not in merge.PREFER:
         raise unknown("--prefer", given.prefer, merge.PREFER)
-    places.results_folder(given.results)
     places.writable(Path(given.results), f"--results {given.results}", folder=True)
     merged = merge.merge(Path(given["from"]), Path(given.results), given.prefer)
     console = typed.console()
