@@ -36,7 +36,9 @@ Made by `python -m benchmark tuning` from the trials in `tuning/`, which `make t
 - **First task**: what the same trials say right after their first task alone, with the identity given and hidden.
   *Its choice* is the score after all tasks of the trial that the first task would choose, whatever becomes of it later;
   *its cost* what the trials took until then. Joint training has no first task.
-- *tau*: Kendall's rank correlation of the methods; 1 is the same order, 0 none."""
+- *tau*: Kendall's rank correlation of the methods; 1 is the same order, 0 none.
+- Figures: score against learning rate, a circle a trial, full the chosen one, dashed the default, all panels as high in
+  points; and what the best of the first k trials gains over the default, all panels on one scale."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def _values(trial: Trial) -> str:
 def _figures(kind: str, found: Sequence[TunedLine]) -> Iterable[tuple[str, str]]:
     """Of the methods that train: score against rate; of those with several trials: the best of the first k."""
     several = {line.method: line for line in found if len(line.trials) > 1}
-    trained = {name: line for name, line in several.items() if line.best.trained}
+    trained = {name: line for name, line in several.items() if line.best.trained and line.best.score is not None}
     panels = {
         name: ([(t.lr, t.score, t is line.best) for t in line.trials if t.score is not None and t.status == "complete"],
                line.default.score)

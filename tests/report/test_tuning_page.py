@@ -12,7 +12,7 @@ from benchmark.compare import choice
 from benchmark.config import registry, search
 from benchmark.record import trials
 from benchmark.record.trials import Trial
-from benchmark.report import tuning_page
+from benchmark.report import tuning_page, tuning_plots
 
 METHODS = ("der", "ewc", "lwf", "ncm", "joint_lora")
 
@@ -57,6 +57,27 @@ def test_the_page_says_what_the_trials_say(tmp_path: Path) -> None:
     assert "classification: no trials of cllora" in missing and "not as many each" not in missing
     assert sorted(drawn) == ["classification-best-of-k.svg", "classification-rates.svg"]
     assert all(f"](tuning/{name})" in page and "<svg" in drawn[name] for name in drawn)
+
+
+def test_panels_are_drawn_on_one_scale() -> None:
+    """What is flat looks flat beside the others: panels that scale themselves make a mountain of a tenth of a point."""
+    drawn = tuning_plots.rates({"steep": ([(1e-3, 0.2, False), (1e-2, 0.6, True)], 0.2),
+                                "flat": ([(1e-3, 0.4, True)], None)})  # fmt: skip
+    steep, flat = (axes.get_ylim() for axes in drawn.axes)
+    assert steep[1] - steep[0] == pytest.approx(flat[1] - flat[0]) and steep[0] < 20 < 60 < steep[1]
+    gains = tuning_plots.best_of({"steep": [0.2, 0.2, 0.6], "flat": [0.4, 0.401]})
+    assert gains.axes[0].get_ylim() == gains.axes[1].get_ylim()
+    assert [round(float(y), 3) for y in gains.axes[0].lines[0].get_ydata()] == [0, 0, 40]
+    assert drawn.get_supylabel() == "score (%)" and gains.get_supylabel() == "gain (points)"
+
+
+def test_of_a_method_whose_trials_all_failed_there_is_a_line_and_no_panel(tmp_path: Path) -> None:
+    kept(tmp_path)
+    known = {name: trials.read(tmp_path, name) for name in METHODS}
+    known["ewc"] = [replace(trial, status="failed", given=None) for trial in known["ewc"]]
+    page, drawn = tuning_page.text(known)
+    assert "| `ewc` | 5 | 5 | - | - | - |" in page
+    assert ">ewc<" not in drawn["classification-rates.svg"] and ">der<" in drawn["classification-rates.svg"]
 
 
 def test_the_same_trials_give_the_same_bytes(tmp_path: Path) -> None:
