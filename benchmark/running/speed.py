@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice, zip_longest
+from itertools import chain, islice, zip_longest
 from typing import Any
 
 import torch
@@ -35,15 +35,16 @@ STEPS, ROWS = 30, 3  # turns: of training steps, of whole evaluations
 REFERENCE = "sequential_lora"
 RATE = "images/s"
 COLUMNS = ("quantity", "unit", "method", "stream", "value", "floor", "ratio", "lowest", "highest", "device")
-OPERATORS = (("computing operators a step", "computing"), ("dispatched operators a step", "dispatched"))
+OPERATORS = "computing operators a step", "dispatched operators a step"
 Beside = tuple[Plan, Any]  # a run and its method's class
+Ready = tuple[IncrementalMethod, list[TaskData]]  # a method, and the tasks up to the one it trains
 
 
 @dataclass(frozen=True)
 class Speed:
     """Images a second. ``kept``: learned at the last task, beside the first; None where nothing is trained. ``learned``
-    at the last task and ``answered`` after it, the identity given and hidden and no cell reused: both beside the
-    reference. ``computing`` and ``dispatched``: operators of a step at the last task.
+    at the last task and ``answered`` after it, the identity given and hidden and no cell reused, and the ``operators``
+    of a step at the last task, computing and dispatched: all beside the reference.
     """
 
     method: str
@@ -51,8 +52,7 @@ class Speed:
     kept: Held | None
     learned: Held | None
     answered: Held
-    computing: int | None = None
-    dispatched: int | None = None
+    operators: tuple[Held, ...] = ()
 
 
 def speed_of(plan: Plan, cls: Any, reference: Beside | None = None) -> Speed:
@@ -67,21 +67,17 @@ def speed_of(plan: Plan, cls: Any, reference: Beside | None = None) -> Speed:
         other = _ready(reference, device, True, learning) if reference else last
         ready = [first, last, *([other] if reference else [])]
         turns = _turns(*(_rates(*each, plan, device) for each in ready), warm_up=WARM_UP, many=STEPS)
-        method, data = last
-        steps = _rates(method, data, plan, device)
-        operators = counted(lambda: next(steps)) if method.trainable_parameters() else (None, None)
+        operators = _operators(last, other, plan, device)
         for method, data in ready[1:]:
             look(method, method.end_task, data[-1], device)
     answers = _turns(*(_answering(*each, plan, device) for each in ready[1:]), warm_up=1, many=ROWS)
     answered = Held.of("answered", RATE, plan, [(turn[0], turn[-1]) for turn in answers])
     kept = _held("learned at the last task, beside the first", plan, [(turn[1], turn[0]) for turn in turns])
     learned = _held("learned at the last task", plan, [(turn[1], turn[-1]) for turn in turns])
-    return Speed(plan.card.name, plan.stream_folder, kept, learned, answered, *operators)
+    return Speed(plan.card.name, plan.stream_folder, kept, learned, answered, operators)
 
 
-def _ready(
-    run: Beside, device: torch.device, whole: bool, learning: ExitStack
-) -> tuple[IncrementalMethod, list[TaskData]]:
+def _ready(run: Beside, device: torch.device, whole: bool, learning: ExitStack) -> Ready:
     """A method about to train the stream's first task, or its last (``whole``), and the tasks up to there."""
     method, data = loaded(*run, device)
     data = data if whole else data[:1]
@@ -103,6 +99,15 @@ def _rates(method: IncrementalMethod, data: list[TaskData], plan: Plan, device: 
     if method.trainable_parameters():
         for seconds, images in stepping(method, data[-1], plan, device):
             yield images / seconds
+
+
+def _operators(run: Ready, other: Ready, plan: Plan, device: torch.device) -> tuple[Held, ...]:
+    """Of one step beside one of the reference; none where either trains nothing."""
+    if not all(method.trainable_parameters() for method, _ in (run, other)):
+        return ()
+    steps, others = (_rates(*each, plan, device) for each in (run, other))
+    counts = zip(OPERATORS, counted(lambda: next(steps)), counted(lambda: next(others)), strict=True)
+    return tuple(Held.of(quantity, "", plan, [(value, floor)]) for quantity, value, floor in counts)
 
 
 def _answering(method: IncrementalMethod, data: list[TaskData], plan: Plan, device: torch.device) -> Iterator[float]:
@@ -158,10 +163,8 @@ def operators_table(found: Sequence[Speed]) -> Table:
     title = "operators of a training step at the last task"
     result = _table(title, "computing", "relative", "dispatched", "relative")
     for each in found:
-        reference = reference_of(each, found)
-        computing = f"{each.computing or '-'}", _ratio(each.computing, reference.computing)
-        dispatched = f"{each.dispatched or '-'}", _ratio(each.dispatched, reference.dispatched)
-        result.add_row(each.method, each.stream, *computing, *dispatched)
+        numbers = [(f"{held.value:,.0f}", f"{held.ratio:.2f}") for held in each.operators] or [("-", "-")] * 2
+        result.add_row(each.method, each.stream, *chain(*numbers))
     return result
 
 
@@ -169,12 +172,9 @@ def csv_of(found: Sequence[Speed], held: Sequence[Held], device: str) -> str:
     """A line for each number, with its floor: of methods the reference's. ``ratio``: 1 at the floor, more is dearer."""
     rows: list[list[object]] = []
     for each in found:
-        rows += [_line(one, each.method, device) for one in (each.kept, each.learned, each.answered) if one]
-        reference = reference_of(each, found)
-        for quantity, name in OPERATORS:
-            value, floor = getattr(each, name), getattr(reference, name)
-            if value and floor:
-                rows.append(_line(Held(quantity, "", each.stream, value, floor, (value / floor,)), each.method, device))
+        rows += [
+            _line(one, each.method, device) for one in (each.kept, each.learned, each.answered, *each.operators) if one
+        ]
     rows += [_line(least, REFERENCE, device) for least in held]
     return csv_text(COLUMNS, rows)
 
@@ -182,13 +182,3 @@ def csv_of(found: Sequence[Speed], held: Sequence[Held], device: str) -> str:
 def _line(held: Held, method: str, device: str) -> list[object]:
     numbers = (held.value, held.floor, held.ratio, min(held.ratios), max(held.ratios))
     return [held.quantity, held.unit, method, held.stream, *(f"{number:.3f}" for number in numbers), device]
-
-
-def reference_of(each: Speed, found: Sequence[Speed]) -> Speed:
-    """What a method is compared with: the reference on its stream, or the first method there."""
-    alike = [other for other in found if other.stream == each.stream]
-    return next((other for other in alike if other.method == REFERENCE), alike[0])
-
-
-def _ratio(value: float | None, other: float | None) -> str:
-    return f"{value / other:.2f}" if value and other else "-"

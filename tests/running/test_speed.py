@@ -59,7 +59,7 @@ def test_a_method_is_timed_at_both_ends_and_leaves_no_run(
 
     monkeypatch.setattr("benchmark.config.registry.load", lambda name: Watched)
     assert cli.main(["speed", "--methods", "stacked_lora", *OPTIONS]) == 0
-    assert seen == [("end", 0), *[("step", 1), ("step", 2)] * 5, ("step", 2), ("step", 2), ("end", 1)]
+    assert seen == [("end", 0), *[("step", 1), ("step", 2)] * 5, *[("step", 2)] * 4, ("end", 1)]
     assert [path.name for path in tmp_path.rglob("*")] == ["results", "local", "speed.csv"]
     assert "relative" in capsys.readouterr().out
 
@@ -86,13 +86,17 @@ def test_what_is_compared_is_of_the_same_turns() -> None:
     assert learned.ratios == (4.0,) * 4
     assert speed._turns(iter([]), iter([1.0]), warm_up=0, many=2) == [(None, 1.0)]
     assert speed._held("none", plan, [(None, 1.0)]) is None
-    found = speed.Speed("a", "s", kept, learned, learned)
+    steps = speed.Held.of("computing operators a step", "", plan, [(600, 400)])
+    more = speed.Held.of("dispatched operators a step", "", plan, [(3000, 1500)])
+    found = speed.Speed("a", "s", kept, learned, learned, (steps, more))
     cells = [list(column.cells) for column in speed.table([found]).columns]
     assert cells == [["a"], ["s"], ["15"], ["8"], ["0.50"], ["0.25"], ["8"], ["0.25"]]
     lines = list(csv.DictReader(speed.csv_of([found], [], "cpu").splitlines()))
     assert [(line["ratio"], line["lowest"], line["highest"]) for line in lines] == [
-        ("2.000", "1.667", "2.000"), ("4.000",) * 3, ("4.000",) * 3
+        ("2.000", "1.667", "2.000"), ("4.000",) * 3, ("4.000",) * 3, ("1.500",) * 3, ("2.000",) * 3
     ]  # fmt: skip
+    cells = [list(column.cells) for column in speed.operators_table([found]).columns]
+    assert cells == [["a"], ["s"], ["600"], ["1.50"], ["3,000"], ["2.00"]]
 
 
 class Half(SequentialLora):
