@@ -142,7 +142,17 @@ def _of_kind(found: Sequence[TunedLine]) -> list[str]:
     said = (f"{sum(len(line.trials) for line in found)} trials of {len(found)} methods took {whole / 60:,.0f} minutes "
             f"of training and evaluation, their first tasks {early / 60:,.0f}. "
             f"{_tau('defaults and tuned', [(t.default.score, t.best.score) for t in found])}")  # fmt: skip
-    return [*([note] if note else []), said, _table(headings, lines)]
+    return [*([note] if note else []), f"{said} {_at_ends(found)}", _table(headings, lines)]
+
+
+def _at_ends(found: Sequence[TunedLine]) -> str:
+    """Of how many methods the best rate is the smallest or largest one tried, so that a better one may lie beyond."""
+    tried = [(line.best.lr, sorted({t.lr for t in line.trials})) for line in found if line.best.trained]
+    several = [(chosen, rates) for chosen, rates in tried if len(rates) > 1]
+    smallest = sum(chosen == rates[0] for chosen, rates in several)
+    largest = sum(chosen == rates[-1] for chosen, rates in several)
+    return (f"The chosen rate is the smallest tried for {smallest} and the largest for {largest} of "
+            f"{len(several)} methods: for these a better one may lie beyond.")  # fmt: skip
 
 
 def _ended(trial: Trial) -> str:

@@ -50,6 +50,9 @@ def test_the_page_says_what_the_trials_say(tmp_path: Path) -> None:
     joint = next(line for line in page.splitlines() if line.startswith("| `joint_lora`"))
     assert joint.endswith("| - | 300 | - |")  # it learns all tasks at once: there is no first
     assert "tau of defaults and tuned: 1.00 (3 methods)." in page
+    rates = sorted(point.lr for point in search.points(card, 5))
+    assert search.points(card, 5)[2].lr == rates[-1]  # what is chosen here is the largest that was tried
+    assert "The chosen rate is the smallest tried for 0 and the largest for 4 of 4 methods" in page
     assert "tau of the defaults' scores on the tuning stream and on `phantom8`: -0.33 (3 methods)." in page
     assert "| `ncm` | 1 | 0 | 70.0 | 70.0 | +0.0 | the default |" in page and "| `ncm`" in lines
     missing = page.split("## What is missing")[1]
