@@ -59,7 +59,8 @@ def test_a_method_is_run_where_the_table_has_runs_and_stands_among_its_rows(caps
     said = capsys.readouterr().out
     lines = said.splitlines()
     board = [line.split()[1:3] for line in lines if "± " in line and "mean" not in line]
-    assert sorted(board) == [["ncm", "4"], ["ranpac", "(own)"], ["zero_shot", "3"]]
+    nothing_to_tune = [["ncm", "4"], ["zero_shot", "3"]]  # their defaults stand as tuned, too
+    assert sorted(board) == sorted([*nothing_to_tune * 2, ["ranpac", "(own)"]])
     titles = [line for line in said.splitlines() if "minus each" in line]
     assert len(titles) == 2 and "identity given:" in titles[0] and "identity hidden:" in titles[1]
     assert sum(line.split()[:1] in (["ncm*"], ["zero_shot*"]) for line in lines) == 4  # stand-ins keep no samples
