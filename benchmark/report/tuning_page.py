@@ -6,23 +6,22 @@ It says what there is, and what is missing. The same trials give the same bytes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from statistics import fmean, stdev
 
 from benchmark.compare import choice
 from benchmark.compare.tables import percent
-from benchmark.config import families, registry, search
+from benchmark.config import families, registry
 from benchmark.errors import UserError
 from benchmark.record import trials
-from benchmark.record.files import decimals, write_text
+from benchmark.record.files import write_text
 from benchmark.record.trials import FOLDER, Trial
 from benchmark.report import tuning_plots
 from benchmark.report.figures import render
+from benchmark.report.tuning_held import VALIDATED, held_against
+from benchmark.report.tuning_lines import TunedLine, gain_of, in_points, lines_of, table, tau, values
 
-NAME, VALIDATED = "tuning.md", "phantom8"
-FEWEST = 3  # methods of which a rank correlation is told
+NAME = "tuning.md"
 ABOUT = """\
 Made by `python -m benchmark tuning` from the trials in `tuning/`, which `make tune` leaves there.
 
@@ -39,28 +38,6 @@ Made by `python -m benchmark tuning` from the trials in `tuning/`, which `make t
 - *tau*: Kendall's rank correlation of the methods; 1 is the same order, 0 none.
 - Figures: score against learning rate, a circle a trial, full the chosen one, dashed the default, all panels as high in
   points; and what the best of the first k trials gains over the default, all panels on one scale."""
-
-
-@dataclass(frozen=True)
-class TunedLine:
-    """A method's trials for one kind, in order, and those that were chosen: by all tasks, and by the first alone."""
-
-    method: str
-    trials: tuple[Trial, ...]
-
-    @property
-    def default(self) -> Trial:
-        return self.trials[0]
-
-    @property
-    def best(self) -> Trial:
-        return choice.best(self.trials)
-
-    @property
-    def first(self) -> Trial | None:
-        """What the first task alone would choose; None of joint training, which has none."""
-        joint = registry.card(self.method).group == "joint"
-        return None if joint else choice.best(self.trials, choice.first_task)
 
 
 def write(results: Path) -> list[Path]:
@@ -89,7 +66,7 @@ def text(known: Mapping[str, Sequence[Trial]]) -> tuple[str, dict[str, str]]:
     """
     parts, drawn, missing = ["# Tuning", ABOUT], {}, []
     for kind, stream in choice.STREAMS.items():
-        found = _lines(known, kind)
+        found = lines_of(known, kind)
         if not found:
             missing.append(f"no trials for {kind}: `make tune METHODS=all KINDS={kind}`")
             continue
@@ -104,23 +81,12 @@ def text(known: Mapping[str, Sequence[Trial]]) -> tuple[str, dict[str, str]]:
                   {line.method for line in found}]  # fmt: skip
         if absent:
             missing.append(f"{kind}: no trials of {', '.join(absent)}")
-    more, lacking = _validated(known)
+    more, lacking = held_against(known)
     parts += [f"## Does it hold? On the validation split of `{VALIDATED}`", *more]
     missing += lacking
     if missing:
         parts += ["## What is missing", "\n".join(f"- {line}" for line in missing)]
     return "\n\n".join(parts) + "\n", drawn
-
-
-def _lines(known: Mapping[str, Sequence[Trial]], kind: str) -> list[TunedLine]:
-    """The methods with trials for a kind, the best first."""
-    hashed = choice.stream_hash(kind)
-    found = []
-    for method, mine in known.items():
-        listed = choice.on_stream(mine, registry.card(method), kind, hashed)
-        if listed:
-            found.append(TunedLine(method, tuple(listed)))
-    return sorted(found, key=lambda line: (-(line.best.score or 0.0), line.method))
 
 
 def _of_kind(found: Sequence[TunedLine]) -> list[str]:
@@ -129,11 +95,10 @@ def _of_kind(found: Sequence[TunedLine]) -> list[str]:
                 "seconds", "first task: its cost")  # fmt: skip
     lines = []
     for line in found:
-        both = line.best.score, line.default.score
-        gain = "-" if None in both else f"{100 * ((both[0] or 0) - (both[1] or 0)):+.1f}"
+        gain = in_points(gain_of(line.best.score, line.default.score))
         lines.append((
             f"`{line.method}`", str(len(line.trials)), str(sum(t.status != "complete" for t in line.trials)),
-            percent(line.default.score), percent(line.best.score), gain, _values(line.best),
+            percent(line.default.score), percent(line.best.score), gain, values(line.best),
             "-" if line.first is None else _ended(line.first), f"{sum(t.seconds for t in line.trials):,.0f}",
             "-" if line.first is None else f"{sum(t.first_seconds for t in line.trials):,.0f}",
         ))  # fmt: skip
@@ -141,8 +106,8 @@ def _of_kind(found: Sequence[TunedLine]) -> list[str]:
     early = sum(t.first_seconds for line in found if line.first for t in line.trials)
     said = (f"{sum(len(line.trials) for line in found)} trials of {len(found)} methods took {whole / 60:,.0f} minutes "
             f"of training and evaluation, their first tasks {early / 60:,.0f}. "
-            f"{_tau('defaults and tuned', [(t.default.score, t.best.score) for t in found])}")  # fmt: skip
-    return [*([note] if note else []), f"{said} {_at_ends(found)}", _table(headings, lines)]
+            f"{tau('defaults and tuned', [(t.default.score, t.best.score) for t in found])}")  # fmt: skip
+    return [*([note] if note else []), f"{said} {_at_ends(found)}", table(headings, lines)]
 
 
 def _at_ends(found: Sequence[TunedLine]) -> str:
@@ -158,13 +123,6 @@ def _at_ends(found: Sequence[TunedLine]) -> str:
 def _ended(trial: Trial) -> str:
     """The score of a trial, or what became of it."""
     return percent(trial.score) if trial.status == "complete" else trial.status
-
-
-def _values(trial: Trial) -> str:
-    if trial.trial == 0:
-        return "the default"
-    rate = [f"lr {trial.lr:g}"] if trial.trained else []
-    return ", ".join([*rate, *(f"{name} {value:g}" for name, value in trial.args.items())])
 
 
 def _figures(kind: str, found: Sequence[TunedLine]) -> Iterable[tuple[str, str]]:
@@ -184,71 +142,3 @@ def _figures(kind: str, found: Sequence[TunedLine]) -> Iterable[tuple[str, str]]
     }
     if curves:
         yield f"{kind}-best-of-k.svg", render(f"{kind}-best-of-k", tuning_plots.best_of, curves)[0]
-
-
-# On the validation split of a ranked stream
-
-
-def _validated(known: Mapping[str, Sequence[Trial]]) -> tuple[list[str], list[str]]:
-    """Default, tuned and first-task values held against each other, and what is missing for it."""
-    found = {line.method: line for line in _lines(known, "classification")}
-    hashed, rows, pairs, firsts, agree = choice.hashed(VALIDATED), [], [], [], []
-    lacking: list[str] = []
-    for method, line in sorted(found.items()):
-        space = search.space(registry.card(method))
-        runs = [t for t in known[method] if (t.stream_hash, t.space) == (hashed, space)]
-        default, tuned, first = _of_shared_seeds(runs, line.default, line.best, line.first)
-        if not default:
-            lacking.append(method)
-            continue
-        rows.append((f"`{method}`", str(len(default)), _mean(default), _mean(tuned), _mean(first),
-                     _values(line.best), _values(line.first) if line.first else "-"))  # fmt: skip
-        pairs.append((_score(default), _score(tuned)))
-        firsts.append((_score(tuned), _score(first)))
-        agree.append((line.default.score, _score(default)))
-    command = f'`python -m benchmark tune --methods "{" ".join(lacking)}" --validate`'
-    absent = [f"no runs on {VALIDATED} of {', '.join(lacking)}: {command}"] if lacking else []
-    if not rows:
-        return ["No method has runs of its default and of its tuned values there yet."], absent
-    said = " ".join((
-        _tau("defaults and tuned", pairs), _tau("tuned and what the first task alone chose", firsts),
-        _tau(f"the defaults' scores on the tuning stream and on `{VALIDATED}`", agree),
-    ))  # fmt: skip
-    headings = ("method", "seeds", "default", "tuned", "chosen by the first task", "tuned to", "first task's choice")
-    return [said, _table(headings, rows)], absent
-
-
-def _of_shared_seeds(runs: Sequence[Trial], *chosen: Trial | None) -> list[list[Trial]]:
-    """The runs of each of these trials, of the seeds that all of them have; of a trial that there is not none."""
-    by_seed = [{t.seed: t for t in runs if each is not None and t.trial == each.trial} for each in chosen]
-    shared = set.intersection(*(set(known) for known, each in zip(by_seed, chosen, strict=True) if each is not None))
-    return [[known[seed] for seed in sorted(shared & known.keys())] for known in by_seed]
-
-
-def _score(runs: Sequence[Trial]) -> float | None:
-    """The mean over seeds; None without a run, or where one has no score."""
-    values = [t.score if t.status == "complete" else None for t in runs]
-    known = [value for value in values if value is not None]
-    return fmean(known) if known and len(known) == len(values) else None
-
-
-def _mean(runs: Sequence[Trial]) -> str:
-    values = [t.score for t in runs if t.score is not None and t.status == "complete"]
-    spread = stdev(values) if len(values) > 1 else None
-    return percent(_score(runs), spread) if runs else "-"
-
-
-def _tau(what: str, pairs: Iterable[tuple[float | None, float | None]]) -> str:
-    """The rank correlation of the methods that have both scores, in a sentence."""
-    known = [(a, b) for a, b in pairs if a is not None and b is not None]
-    if len(known) < FEWEST:
-        return f"tau of {what}: too few methods to say."
-    from scipy.stats import kendalltau
-
-    value = float(kendalltau(*zip(*known, strict=True)).statistic)
-    return f"tau of {what}: {decimals(value, 2) or '-'} ({len(known)} methods)."
-
-
-def _table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    every = [headings, ["---"] * len(headings), *lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in every)

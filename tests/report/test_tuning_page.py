@@ -55,6 +55,7 @@ def test_the_page_says_what_the_trials_say(tmp_path: Path) -> None:
     assert "The chosen rate is the smallest tried for 0 and the largest for 4 of 4 methods" in page
     assert "tau of the defaults' scores on the tuning stream and on `phantom8`: -0.33 (3 methods)." in page
     assert "| `ncm` | 1 | 0 | 70.0 | 70.0 | +0.0 | the default |" in page and "| `ncm`" in lines
+    assert "The mean gain is +10.0 points on the tuning stream and +4.0 here." in page
     missing = page.split("## What is missing")[1]
     assert "no trials for fusion" in missing and "no runs on phantom8 of joint_lora, ncm" in missing
     assert "classification: no trials of cllora" in missing and "not as many each" not in missing
