@@ -21,6 +21,7 @@ STREAMS = {  # kind of task -> the stream that methods are tuned on for it
     "generation": "phantom_tune_mbiil4",
 }
 SEED = 0  # of the trials
+VALIDATED = "phantom8", "classification"  # the stream on whose validation split tuned values are held against defaults
 
 Score = Callable[[Trial], float | None]
 

@@ -10,6 +10,7 @@ from benchmark.compare.claims import EVERY, Claim, ClaimedSide, read
 from benchmark.compare.entries import counts
 from benchmark.compare.held import FAILS, HOLDS, UNTOLD, HeldClaim, held
 from benchmark.compare.presets import TUNED
+from benchmark.compare.tables import markdown_table
 from benchmark.config import families
 from benchmark.data import yaml_files
 from benchmark.errors import UserError
@@ -75,11 +76,11 @@ def text(records: Iterable[Record]) -> str:
         "# What papers claim, held against the records",
         ABOUT.format(tested=tested),
         "## The claims",
-        _table(("#", "claim", "better", "than", "in", "identity", "published, points", "source"),
+        markdown_table(("#", "claim", "better", "than", "in", "identity", "published, points", "source"),
                [_claimed(number, claim) for number, claim in enumerate(claims, 1)]),
         "## What the records say",
         said(claims, found),
-        _table(("#", *HEADINGS), [(str(1 + claims.index(one.claim)), *cells(one)) for one in found]),
+        markdown_table(("#", *HEADINGS), [(str(1 + claims.index(one.claim)), *cells(one)) for one in found]),
         *_without(claims, found),
         *_released(),
     ]  # fmt: skip
@@ -157,12 +158,7 @@ def _released() -> list[str]:
     return [
         "## The released answers of MSLoRA-CR, counted",
         f"Source: {known['source']}. Counts for {told}; `-`: no such file. Nothing is judged by them here.",
-        _table(("task", "test samples", "distinct references", f"exact matches, {' / '.join(runs)}", "distinct answers",
-                "over 8 words, no full stop at the end"), lines),
+        markdown_table(("task", "test samples", "distinct references", f"exact matches, {' / '.join(runs)}",
+                        "distinct answers", "over 8 words, no full stop at the end"), lines),
         "\n".join(f"- {note}" for note in known["notes"]),
     ]  # fmt: skip
-
-
-def _table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    every = [headings, ["---"] * len(headings), *lines]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in every)

@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmark.compare import comparisons, leaderboard
 from benchmark.compare.entries import counts
 from benchmark.compare.rows import DEFAULT, LEADERBOARD, LeaderboardRow
-from benchmark.compare.tables import percent
+from benchmark.compare.tables import markdown_table, percent
 from benchmark.config.registry import card
 from benchmark.errors import UserError, unknown
 from benchmark.kinds import Column, Kind
@@ -72,12 +72,12 @@ def rewritten(text: str, found: Sequence[Record]) -> str:
     def lines(match: re.Match[str]) -> str:
         what, *names = match[2].split()
         table = _overall(found) if what == "overall" else _stream(found, *names)
-        return match[1] + "\n" + "\n".join(table) + "\n\n" + match[3]
+        return match[1] + "\n" + table + "\n\n" + match[3]
 
     return MARKS.sub(lines, text)
 
 
-def _stream(found: Sequence[Record], stream: str, what: str = "", *methods: str) -> list[str]:
+def _stream(found: Sequence[Record], stream: str, what: str = "", *methods: str) -> str:
     here = [record for record in found if record.stream.folder == stream and counts(record)]
     if not here:
         raise UserError(f"<!-- leaderboard {stream} -->: no records of this stream")
@@ -91,7 +91,7 @@ def _stream(found: Sequence[Record], stream: str, what: str = "", *methods: str)
     return _of_methods(both, stream, methods) if what else _of_defaults(both, here[0].kind)
 
 
-def _of_methods(both: Sequence[Both], stream: str, methods: Sequence[str]) -> list[str]:
+def _of_methods(both: Sequence[Both], stream: str, methods: Sequence[str]) -> str:
     """These rows of the table, in its order."""
     there = {given.method for given, _ in both}
     for name in methods:
@@ -102,7 +102,7 @@ def _of_methods(both: Sequence[Both], stream: str, methods: Sequence[str]) -> li
         [_name(given), _said(given), str(given.n_runs), *(_cell(column, (given, hidden)) for column in SHORT)]
         for given, hidden in shown
     ]
-    return _table(["method", "what it is", "runs", *(column.heading for column in SHORT)], lines)
+    return markdown_table(["method", "what it is", "runs", *(column.heading for column in SHORT)], lines)
 
 
 def _said(row: LeaderboardRow) -> str:
@@ -110,7 +110,7 @@ def _said(row: LeaderboardRow) -> str:
     return card(row.method).summary.partition(": ")[2].rstrip(".").replace("``", "`")
 
 
-def _of_defaults(both: Sequence[Both], kind: Kind) -> list[str]:
+def _of_defaults(both: Sequence[Both], kind: Kind) -> str:
     columns = [column for column in (*LAST, WORST, *kind.table) if _says_something(column, both)]
     lines = [
         [
@@ -119,14 +119,14 @@ def _of_defaults(both: Sequence[Both], kind: Kind) -> list[str]:
         ]
         for given, hidden in both
     ]  # fmt: skip
-    return _table(["method", "group", "runs", "rank, given / hidden", *(c.heading for c in columns)], lines)
+    return markdown_table(["method", "group", "runs", "rank, given / hidden", *(c.heading for c in columns)], lines)
 
 
 def _name(row: LeaderboardRow) -> str:
     return f"`{row.method}`" + ("" if row.default else f" ({row.settings.removeprefix('method.')})")
 
 
-def _of_inputs(both: Sequence[Both], kind: Kind) -> list[str]:
+def _of_inputs(both: Sequence[Both], kind: Kind) -> str:
     """The methods that have runs from one input alone, beside their runs from all."""
     words = {"": " and ".join(kind.inputs)} | {f"inputs={name}": f"{name} alone" for name in kind.inputs}
     alone = {given.method for given, _ in both if given.settings in words and not given.default}
@@ -136,11 +136,7 @@ def _of_inputs(both: Sequence[Both], kind: Kind) -> list[str]:
         [f"`{rows[0].method}`", words[rows[0].settings], str(rows[0].n_runs), *(_cell(column, rows) for column in LAST)]
         for rows in shown
     ]
-    return _table(["method", "learns from", "runs", *(column.heading for column in LAST)], lines)
-
-
-def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *lines)]
+    return markdown_table(["method", "learns from", "runs", *(column.heading for column in LAST)], lines)
 
 
 def _says_something(column: Column, both: Sequence[Both]) -> bool:
@@ -164,7 +160,7 @@ def _rank(row: LeaderboardRow) -> str:
     return "-" if row.rank is None else f"{row.rank:.1f}"
 
 
-def _overall(found: Sequence[Record]) -> list[str]:
+def _overall(found: Sequence[Record]) -> str:
     """Average rank over streams, given and hidden, of each group."""
     every = comparisons.overall(found)
     hidden = {(row.group, row.backbone, row.method): row.average_rank for row in every if row.protocol == "hidden"}
@@ -173,4 +169,4 @@ def _overall(found: Sequence[Record]) -> list[str]:
         other = hidden.get((row.group, row.backbone, row.method))
         rank = "-" if other is None else f"{other:.2f}"
         lines.append([f"`{row.method}`", row.group, str(row.n_streams), f"{row.average_rank:.2f}", rank])
-    return _table(["method", "group", "streams", "average rank, given", "average rank, hidden"], lines)
+    return markdown_table(["method", "group", "streams", "average rank, given", "average rank, hidden"], lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmark import metrics
@@ -45,6 +45,12 @@ def percent(value: float | None, spread: float | None = None) -> str:
     if value is None or value != value:
         return "-"
     return decimals(100 * value, 1) + (f" ± {decimals(100 * spread, 1)}" if spread is not None else "")
+
+
+def markdown_table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table of a Markdown file, a line a row."""
+    every = [headings, ["---"] * len(headings), *lines]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in every)
 
 
 def clock(seconds: float) -> str:

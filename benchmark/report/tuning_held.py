@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
 from benchmark.compare import choice
-from benchmark.compare.tables import percent
+from benchmark.compare.tables import markdown_table, percent
 from benchmark.config import registry, search
 from benchmark.record.trials import Trial
-from benchmark.report.tuning_lines import gain_of, in_points, lines_of, table, tau, values
+from benchmark.report.tuning_lines import gain_of, in_points, lines_of, tau, values
 
-VALIDATED = "phantom8"
+VALIDATED, KIND = choice.VALIDATED
 
 
 def held_against(known: Mapping[str, Sequence[Trial]]) -> tuple[list[str], list[str]]:
     """Default, tuned and first-task values held against each other, and what is missing for it."""
-    found = {line.method: line for line in lines_of(known, "classification")}
+    found = {line.method: line for line in lines_of(known, KIND)}
     hashed, rows, pairs, firsts, agree, gains = choice.hashed(VALIDATED), [], [], [], [], []
     lacking: list[str] = []
     for method, line in sorted(found.items()):
@@ -44,7 +44,7 @@ def held_against(known: Mapping[str, Sequence[Trial]]) -> tuple[list[str], list[
     ))  # fmt: skip
     headings = ("method", "seeds", "default", "tuned", "chosen by the first task", "gain there / here", "tuned to",
                 "first task's choice")  # fmt: skip
-    return [said, table(headings, rows)], absent
+    return [said, markdown_table(headings, rows)], absent
 
 
 def _of_shared_seeds(runs: Sequence[Trial], *chosen: Trial | None) -> list[list[Trial]]:

@@ -72,8 +72,3 @@ def tau(what: str, pairs: Iterable[tuple[float | None, float | None]]) -> str:
 
     value = float(kendalltau(*zip(*known, strict=True)).statistic)
     return f"tau of {what}: {decimals(value, 2) or '-'} ({len(known)} methods)."
-
-
-def table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    every = [headings, ["---"] * len(headings), *lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in every)

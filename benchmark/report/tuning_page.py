@@ -10,7 +10,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from benchmark.compare import choice
-from benchmark.compare.tables import percent
+from benchmark.compare.tables import markdown_table, percent
 from benchmark.config import families, registry
 from benchmark.errors import UserError
 from benchmark.record import trials
@@ -19,7 +19,7 @@ from benchmark.record.trials import FOLDER, Trial
 from benchmark.report import tuning_plots
 from benchmark.report.figures import render
 from benchmark.report.tuning_held import VALIDATED, held_against
-from benchmark.report.tuning_lines import TunedLine, gain_of, in_points, lines_of, table, tau, values
+from benchmark.report.tuning_lines import TunedLine, gain_of, in_points, lines_of, tau, values
 
 NAME = "tuning.md"
 ABOUT = """\
@@ -107,7 +107,7 @@ def _of_kind(found: Sequence[TunedLine]) -> list[str]:
     said = (f"{sum(len(line.trials) for line in found)} trials of {len(found)} methods took {whole / 60:,.0f} minutes "
             f"of training and evaluation, their first tasks {early / 60:,.0f}. "
             f"{tau('defaults and tuned', [(t.default.score, t.best.score) for t in found])}")  # fmt: skip
-    return [*([note] if note else []), f"{said} {_at_ends(found)}", table(headings, lines)]
+    return [*([note] if note else []), f"{said} {_at_ends(found)}", markdown_table(headings, lines)]
 
 
 def _at_ends(found: Sequence[TunedLine]) -> str:

@@ -33,7 +33,6 @@ from benchmark.sweep.grid import GridRun
 if TYPE_CHECKING:
     from rich.console import Console
 
-VALIDATED = "phantom8", "classification"  # the stream on whose validation split tuned values are held against defaults
 FAILED = 1  # the exit code of a method's own error; what the machine or a user did has others
 MOST = 512  # trials
 
@@ -88,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--trials", default=str(TRIALS), help=f"of each method, the default with them ({TRIALS})")
     made.add_argument("--part", default="1/1", help="2/3: every third trial, from the second on; merge adds parts up")
     made.add_argument("--validate", action="store_true", help=f"instead: run what is tuned, the default and what the "
-                      f"first task alone would choose, on {VALIDATED[0]}'s validation split")  # fmt: skip
+                      f"first task alone would choose, on {choice.VALIDATED[0]}'s validation split")  # fmt: skip
     made.add_argument("--seeds", nargs="+", default=["0,1,2"], help="of --validate (0,1,2)")
     made.add_argument("--results", default="results", help="folder of tuning/")
     made.add_argument("--data", default="data", help="as of run")
@@ -180,7 +179,7 @@ def _known(tuning: Tuning, card: MethodCard, kind: str) -> list[Trial]:
 
 def _validation(tuning: Tuning) -> Iterator[AskedTrial]:
     """Of every tuned method the default, what was chosen, and what the first task alone would choose; each seed."""
-    stream, kind = VALIDATED
+    stream, kind = choice.VALIDATED
     for name in tuning.names:
         card = registry.card(name)
         known = _known(tuning, card, kind) if kind in card.kinds else []
