@@ -30,8 +30,8 @@ claimed, by whom, and what was published. The claims were chosen before this pag
 records were there.
 
 - **What is compared.** Two methods on one stream and backbone, in the runs that both have of the same order and seed:
-  with what they were tuned to where both were (`make tune`; marked *tuned*), and with default settings (others where
-  the table of claims says so). *Last score*: mean over tasks of the stream's
+  with what they were tuned to where both were (`make tune`; marked *tuned*), and with default settings (with either,
+  settings that the table of claims names are as it says). *Last score*: mean over tasks of the stream's
   metric after the last task. *Given*: the model is told the task of a sample and chooses among its labels; *hidden*:
   among all labels learned so far, in retrieval among the items of all tasks seen. Each claim is tested with the
   identity of its source.

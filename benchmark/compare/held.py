@@ -17,7 +17,7 @@ from benchmark.compare import samples, stats, variance
 from benchmark.compare.claims import EVERY, Claim, ClaimedSide
 from benchmark.compare.comparisons import Sitting
 from benchmark.compare.entries import age, by_key, candidates, card_of, counts, trial_stream
-from benchmark.compare.presets import TUNED, presets
+from benchmark.compare.presets import TUNED, beside_tuned
 from benchmark.compare.rows import DEFAULT
 from benchmark.config import families
 from benchmark.record.schema import Record
@@ -103,11 +103,12 @@ def held(claims: Sequence[Claim], records: Iterable[Record]) -> list[HeldClaim]:
 
 
 def tuned_rows(rows: list[list[Record]]) -> list[list[Record]]:
-    """The rows of tuned settings, as if these were the defaults; none where they are the defaults throughout."""
-    chosen = [runs for runs in rows if TUNED in presets(runs[0], card_of(runs[0]))]
-    if all(runs[0].settings == "" for runs in chosen):
-        return []
-    return [[replace(run, settings="") for run in runs] for runs in chosen]
+    """The rows with settings that say what they differ in from the tuned values, as if these were the defaults; none
+    where these are the defaults throughout."""
+    told = [(runs, beside_tuned(runs[0], card_of(runs[0]))) for runs in rows]
+    chosen = [[replace(run, settings=settings) for run in runs] for runs, settings in told if settings is not None]
+    same = all(runs[0].settings == "" for runs, settings in told if settings == "")
+    return [] if same else chosen
 
 
 def _on_stream(claim: Claim, rows: list[list[Record]]) -> Iterator[HeldClaim]:

@@ -28,32 +28,39 @@ def presets(record: Record, card: MethodCard | None) -> tuple[str, ...]:
         card: what the working tree says of the method; None where it has it no more.
     """
     found = [DEFAULT] if record.settings == "" else []
-    if card is not None and record.config.versions == versions(card):
-        values = _tuned(record, card)
-        if values is not None and _has(record, card, values):
-            found.append(TUNED)
-        if any(_has(record, card, preset) for preset in card.presets.values()):
-            found.append(OFFICIAL)
+    if card is None or record.config.versions != versions(card):
+        return tuple(found)
+    if beside_tuned(record, card) == "":
+        found.append(TUNED)
+    if any(_beside(record, card, values) == "" for values in card.presets.values()):
+        found.append(OFFICIAL)
     return tuple(found)
 
 
-def _tuned(record: Record, card: MethodCard) -> Mapping[str, Any] | None:
-    """What the method is tuned to for the record's kinds of task; None where it is not."""
+def beside_tuned(record: Record, card: MethodCard | None) -> str | None:
+    """What a run differs in from what its method is tuned to for its kinds of task, as ``settings`` says it of the
+    defaults; None where the method is not tuned, or the run is of another version of it."""
+    if card is None or record.config.versions != versions(card):
+        return None
     section = tuned.section_of([kind.name for kind in record.stream.kinds], record.backbone)
     try:
         known = tuned.sections(card)
     except UserError as error:
         notice(f"left out: {error}")
         return None
-    values: Mapping[str, Any] | None = known[section]["values"] if section in known else None
-    return values
+    return _beside(record, card, known[section]["values"]) if section in known else None
 
 
-def _has(record: Record, card: MethodCard, values: Mapping[str, Any]) -> bool:
-    """Whether a run had these values, and the defaults of today besides."""
+def _beside(record: Record, card: MethodCard, values: Mapping[str, Any]) -> str:
+    """What a run differs in from these values, and from the defaults of today besides."""
     usual = {f.name: f.default for f in fields(RunConfig) if f.name in LEARNING}
     wanted = usual | {name: value for name, value in values.items() if name != "method"}
     own = card.defaults | dict(values.get("method", {}))
     made = {name: record.config.value(name) for name in wanted}
     args = card.defaults | record.config.method_args
-    return canonical(made) == canonical(wanted) and canonical(args) == canonical(own)
+    return " ".join((*_differing(made, wanted, ""), *_differing(args, own, "method.")))
+
+
+def _differing(made: Mapping[str, Any], wanted: Mapping[str, Any], before: str) -> list[str]:
+    return [f"{before}{name}={value}" for name, value in sorted(made.items())
+            if name not in wanted or canonical(value) != canonical(wanted[name])]  # fmt: skip

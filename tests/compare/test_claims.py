@@ -17,9 +17,12 @@ import numpy as np
 import pytest
 
 from benchmark import cli
-from benchmark.compare import claims, claims_page, held, stats, variance
+from benchmark.compare import claims, claims_page, held, presets, stats, variance
 from benchmark.compare.claims import Claim, ClaimedSide
 from benchmark.compare.held import FAILS, HOLDS, UNTOLD, HeldClaim
+from benchmark.config import registry, tuned
+from benchmark.config.key import versions
+from benchmark.config.run_config import RunConfig
 from benchmark.data import yaml_files
 from benchmark.errors import UserError
 from benchmark.record.schema import Record
@@ -226,12 +229,35 @@ def test_what_tuning_left_as_it_was_is_tested_once(monkeypatch: pytest.MonkeyPat
     records = [*runs("er", 0.7, 4), *runs("ewc", 0.6, 4), *runs("lwf", 0.5, 4)]
     faster = [replace(run, key="0d", settings="lr=0.01") for run in runs("lwf", 0.4, 4)]
     kept = {("er", ""), ("ewc", ""), ("lwf", "lr=0.01")}
-    monkeypatch.setattr(held, "presets", lambda run, card: ("tuned",) if (run.method, run.settings) in kept else ())
+    monkeypatch.setattr(held, "beside_tuned", lambda run, card: "" if (run.method, run.settings) in kept else "other")
     page = held.held([claim(), claim("er", "lwf")], [*records, *faster])
     assert [(one.claim.below.method, one.preset) for one in page] == [
         ("ewc", "default"), ("lwf", "tuned"), ("lwf", "default"),
     ]  # fmt: skip
     assert [one.p_holm for one in page] == stats.holm([one.p for one in page])
+
+
+def test_settings_that_a_claim_names_are_found_beside_tuned_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A side with settings of its own is compared among tuned rows too: with them, and tuned values for the rest."""
+    card = registry.card("ewc")
+    monkeypatch.setattr(tuned, "sections", lambda card: {"classification": {"values": {"lr": 0.01}}})
+
+    usual = {name: getattr(RunConfig(), name) for name in presets.LEARNING}
+
+    def row(method: str, key: str, truth: float, settings: str = "", lr: float = 0.005, **own: Any) -> list[Record]:
+        mine = registry.card(method)
+        changed: dict[str, Any] = usual | {"method": method, "lr": lr, "versions": versions(mine)}
+        config = replace(made().config, **changed, method_args=mine.defaults | own)
+        return [replace(run, key=key, settings=settings, config=config) for run in runs(method, truth, 4)]
+
+    plain, held_hard = row("ewc", "0a", 0.5), row("ewc", "0b", 0.6, "method.strength=9", strength=9)
+    both = row("ewc", "0c", 0.7, "lr=0.01 method.strength=9", lr=0.01, strength=9)
+    rival = row("lwf", "0d", 0.4, "lr=0.01", lr=0.01)
+    told = [presets.beside_tuned(made[0], card) for made in (plain, held_hard, both)]
+    assert told == ["lr=0.005", "lr=0.005 method.strength=9", "method.strength=9"]
+    named = replace(claim("ewc", "lwf"), above=ClaimedSide("ewc", "method.strength=9"))
+    found = held.held([named], [*plain, *held_hard, *both, *rival, *row("lwf", "0e", 0.3)])
+    assert [(one.preset, one.keys) for one in found] == [("tuned", ("0c", "0d")), ("default", ("0b", "0e"))]
 
 
 def test_what_no_seed_changes_is_a_single_run() -> None:
