@@ -6,16 +6,13 @@ import fnmatch
 import json
 import math
 import shutil
-import subprocess
 import tomllib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from benchmark import cli
@@ -29,6 +26,7 @@ from benchmark.data import yaml_files
 from benchmark.errors import UserError
 from benchmark.record.schema import Record
 from benchmark.record.stored import read_all
+from tests.committed import committed
 from tests.golden_files import GOLDEN
 from tests.made_records import TASKS, flat, made, on, save, unanswered, with_hits
 
@@ -368,15 +366,7 @@ def test_the_page_is_written_whatever_the_order_of_the_records(
 
 
 def test_the_committed_page_is_what_the_committed_records_say(tmp_path: Path) -> None:
-    asked = ["git", "-C", str(ROOT / "results"), "ls-files", "-z", "runs/**/run.json"]
-    names = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split("\0")[:-1]
-    stored = Counter(name.split("/")[1] for name in names)
-    for stream, runs in stored.items():  # none is missing: those are all that the committed tables count
-        table = pd.read_csv(ROOT / "results" / "leaderboards" / f"{stream}.csv", dtype=str)
-        rows = table[table.protocol == "given"].drop_duplicates(["method", "key"])
-        assert rows.n_runs.astype(int).sum() == runs, stream
-    assert {"phantom8", "medical10", "phantom_mbiil8"} <= stored.keys()
-    for name in names:
+    for name in committed():
         (tmp_path / name).parent.mkdir(parents=True)
         shutil.copy(ROOT / "results" / name, tmp_path / name)
     assert claims_page.text(read_all(tmp_path)) == (ROOT / "results" / claims_page.NAME).read_text(encoding="utf-8")

@@ -5,7 +5,6 @@ import csv
 import io
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from statistics import fmean
 
@@ -14,6 +13,7 @@ from benchmark.compare.entries import by_key
 from benchmark.record import stored
 from benchmark.record.files import csv_text
 from benchmark.record.schema import PROTOCOLS
+from tests.committed import committed
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
@@ -41,10 +41,7 @@ def without_stale(file: Path) -> str:
 
 def test_the_tables_of_the_pages_are_what_the_committed_records_say(tmp_path: Path) -> None:
     """Of those alone: who has run a method since has records of their own beside them."""
-    asked = ["git", "-C", str(RESULTS), "ls-files", "-z", "runs/**/run.json"]
-    names = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split("\0")[:-1]
-    assert len(names) >= 260
-    for name in names:
+    for name in committed():
         (tmp_path / name).parent.mkdir(parents=True)
         shutil.copy(RESULTS / name, tmp_path / name)
     found = stored.read_all(tmp_path)

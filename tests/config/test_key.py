@@ -17,6 +17,7 @@ from benchmark.record.schema import Configuration, Record
 from benchmark.record.stored import read_record, write_record
 from benchmark.running.execute import new_record
 from benchmark.stream import Budget
+from tests.golden_files import GOLDEN
 
 CARD = registry.card("ewc")  # of whose code no part has had another version
 
@@ -117,8 +118,7 @@ def earlier(plan: Plan, **changes: Any) -> Record:
 
 
 def test_the_first_edition_made_the_committed_keys() -> None:
-    file = Path(__file__).resolve().parents[2] / "results/runs/phantom8/mslora_cr/0e8fa56b9b0d/seed0-order0"
-    record = read_record(file)
+    record = read_record(GOLDEN / "first_edition_run.json")
     weights = key.weights_identity("phantom-clip", None)
     assert key._first_key(record.config, record.stream.hash, weights) == record.key == "0e8fa56b9b0d"
     assert "weights" not in record.to_json()["config"] and "versions" not in record.to_json()["config"]
