@@ -81,20 +81,24 @@ def test_the_versions_of_parts_are_those_that_the_method_imports(
     assert registry.part_versions(card) == {"near": 3, "far": 2}
 
 
-def test_runs_of_changed_defaults_have_another_key_and_their_records_keep_theirs() -> None:
+def test_runs_of_changed_defaults_have_another_key_and_their_records_keep_theirs(tmp_path: Path) -> None:
     """Replay and joint training since their loss runs over all labels seen, routed ones since tasks weigh the same."""
     changed = {name for name in registry.names() if key.versions(registry.card(name)).get("method", 1) > 1}
     routed = {name for name in registry.names() if "router" in key.versions(registry.card(name))}
     assert {"er", "der", "joint_lora"} <= changed and {"independent_lora", "mslora_cr", "lpi"} <= routed
     assert not routed & {"ncm", "ranpac", "cllora", "sequential_lora"}, "they ask no router"
-    root = Path(__file__).resolve().parents[2] / "results/runs/phantom8"
-    for name in ("er", "independent_lora"):
-        for file in root.glob(f"{name}/*/seed0-order0/run.json"):
-            record = read_record(file)
-            card = registry.card(name)
-            made = key.configuration(RunConfig(method=name, method_args=card.defaults), card, "32-true")
-            kept = key.kept_key([root / name], made, card.defaults, record.stream.hash)
-            assert kept != record.key == file.parents[1].name
+    weights = key.weights_identity("phantom-clip", None)
+    for name in ("er", "mslora_cr"):
+        record, card = read_record(GOLDEN / f"first_edition_{name}.json"), registry.card(name)
+        place = tmp_path / name / record.key / "seed0-order0" / "run.json"
+        place.parent.mkdir(parents=True)
+        place.write_bytes((GOLDEN / f"first_edition_{name}.json").read_bytes())
+        unchanged = replace(record.config, weights=weights)
+        kept = [
+            key.kept_key([tmp_path / name], made, card.defaults | record.config.method_args, record.stream.hash)
+            for made in (unchanged, replace(unchanged, versions=key.versions(card)))
+        ]
+        assert kept[0] == record.key != kept[1], name  # it is the versions that tell them apart
 
 
 def test_weights_are_their_content_wherever_they_lie(tmp_path: Path) -> None:
@@ -118,7 +122,7 @@ def earlier(plan: Plan, **changes: Any) -> Record:
 
 
 def test_the_first_edition_made_the_committed_keys() -> None:
-    record = read_record(GOLDEN / "first_edition_run.json")
+    record = read_record(GOLDEN / "first_edition_mslora_cr.json")
     weights = key.weights_identity("phantom-clip", None)
     assert key._first_key(record.config, record.stream.hash, weights) == record.key == "0e8fa56b9b0d"
     assert "weights" not in record.to_json()["config"] and "versions" not in record.to_json()["config"]
