@@ -140,9 +140,15 @@ def _of_inputs(both: Sequence[Both], kind: Kind) -> str:
 
 
 def _says_something(column: Column, both: Sequence[Both]) -> bool:
-    """Whether a column is another number than the one that it must not repeat, to a tenth of a per cent."""
-    other = replace(column, name=column.unlike)
-    return not column.unlike or any(_cell(column, rows) != _cell(other, rows) for rows in both)
+    """Whether a column is another number than the one that it must not repeat, to a tenth of a per cent in some row."""
+    if not column.unlike:
+        return True
+    numbers = [(_value(column.name, row), _value(column.unlike, row)) for rows in both for row in rows]
+    return any(one != other and (one is None or other is None or abs(one - other) > 0.0005) for one, other in numbers)
+
+
+def _value(name: str, row: LeaderboardRow) -> float | None:
+    return row.value(name if name in LEADERBOARD else f"{name}_mean")
 
 
 def _cell(column: Column, rows: Both) -> str:
@@ -150,7 +156,7 @@ def _cell(column: Column, rows: Both) -> str:
         each = (replace(column, both=False, hidden=hidden) for hidden in (False, True))
         return " / ".join(_cell(one, rows) for one in each)
     row = rows[column.hidden]
-    value = row.value(column.name if column.name in LEADERBOARD else f"{column.name}_mean")
+    value = _value(column.name, row)
     if column.shown in SHOWN:
         return "-" if value is None else SHOWN[column.shown](value)
     return percent(value, row.value(f"{column.name}_std") if column.spread else None)

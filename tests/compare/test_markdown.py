@@ -85,6 +85,14 @@ def test_balanced_accuracy_stands_where_it_is_another_number(tmp_path: Path) -> 
     assert dict(zip(headings, line, strict=True))["balanced, given / hidden"] == "45.0 / 40.0"
 
 
+def test_balanced_accuracy_is_left_out_where_rounding_alone_makes_it_another_one(tmp_path: Path) -> None:
+    record = made(given=[[0.31249] * 3] * 4)
+    near = {"given": [[0.31251] * 3] * 4, "hidden": record.scores["accuracy"]["hidden"]}
+    scores = record.scores | {"balanced_accuracy": near}
+    headings, line = table(tmp_path, replace(record, scores=scores, summary=summarise(record.kind, scores)))
+    assert "balanced, given / hidden" not in headings and line[headings.index("last, given")] == "31.2"
+
+
 def test_some_rows_in_few_columns_with_what_they_are(tmp_path: Path) -> None:
     many = [made(name, given=[[score] * 3] * 4) for name, score in (("ewc", 0.6), ("lwf", 0.7), ("ncm", 0.8))]
     headings, *lines = table(tmp_path, *many, mark=MARK.replace("three", "three of ewc ncm"))
