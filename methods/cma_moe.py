@@ -44,7 +44,7 @@ validation samples of phantom_notes6 (one run each) 30.5 given and 6.3 hidden, a
 
 Odd axes: M modalities, E experts (of features: the embedding), L blocks.
 
-    make bench METHOD=cma_moe STREAM=phantom_notes6     # last accuracy 29.7 given, 5.7 hidden
+    make bench METHOD=cma_moe STREAM=phantom_notes6     # last accuracy 26.4 given, 5.2 hidden
 """
 
 from __future__ import annotations

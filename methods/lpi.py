@@ -37,7 +37,7 @@ with the default. The released alignment is not normalised and explodes at rates
 
 Odd axes: L layers with prompts, P prompts, K centres.
 
-    make bench METHOD=lpi STREAM=phantom_retrieval6     # last mean recall 18.6 given, 9.1 hidden
+    make bench METHOD=lpi STREAM=phantom_retrieval6     # last mean recall 17.7 given, 8.1 hidden
 """
 
 from __future__ import annotations
