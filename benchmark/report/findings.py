@@ -62,12 +62,16 @@ def conditions(rows: Sequence[LeaderboardRow]) -> list[str]:
 
 
 def defaults(rows: Sequence[LeaderboardRow], condition: str | None = None) -> list[LeaderboardRow]:
-    """The rows with these settings, by default the first of :func:`conditions`, on the backbone that most have."""
+    """The rows with these settings, by default the first of :func:`conditions`, on the backbone that most have; each
+    once, as default row where it stands under two presets."""
     chosen = next(iter(conditions(rows)), "") if condition is None else condition
-    plain = [row for row in rows if row.settings == chosen]
-    backbones = [row.backbone for row in plain]
+    once: dict[tuple[str, str, str], LeaderboardRow] = {}
+    for row in (row for row in rows if row.settings == chosen):
+        place = row.method, row.key, row.protocol
+        once[place] = row if row.default else once.get(place, row)
+    backbones = [row.backbone for row in once.values()]
     main = max(sorted(set(backbones)), key=backbones.count, default=None)
-    return [row for row in plain if row.backbone == main]
+    return [row for row in once.values() if row.backbone == main]
 
 
 def told(rows: Sequence[LeaderboardRow]) -> list[LeaderboardRow]:

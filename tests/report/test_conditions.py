@@ -73,6 +73,17 @@ def test_what_is_stale_is_named_row_by_row_only_where_it_is_not_every_row() -> N
     assert findings.freshness([fresh]) == "Nothing is stale."
 
 
+def test_a_row_that_is_two_presets_counts_once() -> None:
+    rows = leaderboard.rows(plain())
+    for twice in ([*rows, *(replace(row, preset="tuned", rank=None) for row in rows)],
+                  [*(replace(row, preset="tuned", rank=None) for row in rows), *rows]):  # fmt: skip
+        assert sorted(findings.defaults(twice), key=rows.index) == rows
+        view = replace(views.stream_view(plain()), rows=twice)
+        (given, hidden) = findings.overall([view], [])
+        assert (given.score, given.who, given.next) == ("on 1 of 1 streams with several runs of a method", "ewc", "")
+        assert hidden.score == given.score
+
+
 def test_one_run_decides_no_sentence(tmp_path: Path) -> None:
     rows = leaderboard.rows([*plain(), *flat("once", "03", 0.99)])
     assert [lead.who for lead in findings.lead(rows, [], "accuracy")] == ["ewc", "ewc"]
