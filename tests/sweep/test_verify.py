@@ -205,16 +205,18 @@ def test_of_each_row_the_first_run_of_each_code(tmp_path: Path) -> None:
 
 
 def test_the_arguments_make_the_run_whatever_the_defaults_are_now(zero_shot: Path) -> None:
-    for file in (folder_of(zero_shot), *sorted(ROOT.glob("results/runs/phantom_notes6/*_lora/*/seed0-order0"))):
+    stored = sorted(ROOT.glob("results/runs/phantom_notes6/*_lora/*/seed0-order0"))
+    for file in (folder_of(zero_shot), *stored, ROOT / "tests" / "golden" / "first_edition_joint_lora.json"):
         record = read_record(file)
         config, card, _ = arguments.parse("run", verify.words(record), with_class=False)
         assert (config.method, config.seed, config.order) == (record.method, record.seed, record.order)
-        own = {"candidates": "own"} if record.method == "joint_lora" else {}  # an argument that it has had since
-        since = [f"method.{name}={value}" for name, value in own.items()]
-        assert config.settings(card).split() == [*record.settings.split(), *since]
-        made = config.resolved(record.config.precision)["method_args"]
-        capacity = {"capacity": "task"} if record.method == "joint_lora" else {}
-        assert made == record.config.method_args | own | capacity
+        since = (
+            {"candidates": "own", "capacity": "task"} if "first_edition" in file.name else {}
+        )  # what it has had since
+        said = [f"method.{name}={value}" for name, value in since.items() if value != card.defaults[name]]
+        assert config.settings(card).split() == [*record.settings.split(), *said]
+        assert bool(said) == bool(since) and not since.keys() & record.config.method_args.keys()
+        assert config.resolved(record.config.precision)["method_args"] == record.config.method_args | since
 
 
 def test_a_difference_of_versions_is_told() -> None:
