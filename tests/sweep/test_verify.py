@@ -22,6 +22,7 @@ from benchmark.record.schema import Record
 from benchmark.record.stored import read_record, write_record
 from benchmark.record.summary import summarise
 from benchmark.sweep import beside, verify
+from tests.golden_files import GOLDEN
 from tests.made_records import made, save
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -205,14 +206,14 @@ def test_of_each_row_the_first_run_of_each_code(tmp_path: Path) -> None:
 
 
 def test_the_arguments_make_the_run_whatever_the_defaults_are_now(zero_shot: Path) -> None:
+    """Of a record of the first edition too, which lacks what its method takes since."""
+    first = GOLDEN / "first_edition_joint_lora.json"
     stored = sorted(ROOT.glob("results/runs/phantom_notes6/*_lora/*/seed0-order0"))
-    for file in (folder_of(zero_shot), *stored, ROOT / "tests" / "golden" / "first_edition_joint_lora.json"):
+    for file in (folder_of(zero_shot), *stored, first):
         record = read_record(file)
         config, card, _ = arguments.parse("run", verify.words(record), with_class=False)
         assert (config.method, config.seed, config.order) == (record.method, record.seed, record.order)
-        since = (
-            {"candidates": "own", "capacity": "task"} if "first_edition" in file.name else {}
-        )  # what it has had since
+        since = {"candidates": "own", "capacity": "task"} if file == first else {}
         said = [f"method.{name}={value}" for name, value in since.items() if value != card.defaults[name]]
         assert config.settings(card).split() == [*record.settings.split(), *said]
         assert bool(said) == bool(since) and not since.keys() & record.config.method_args.keys()
