@@ -29,6 +29,7 @@ from benchmark.record.stored import read_all, read_record
 from benchmark.record.summary import summarise
 from benchmark.report import breakdown, figures, findings, labels, latex, modality, origins, plates, views
 from benchmark.report.wording import MINUS, NONE, exact, per_cent, recall, shown
+from tests.golden_files import GOLDEN
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ("ct_lung", "mri_brain", "ct_liver", "us_breast")
@@ -347,13 +348,14 @@ def test_the_verb_imports_no_torch_and_keeps_no_state(tmp_path: Path) -> None:
 def test_a_command_makes_the_committed_runs_again() -> None:
     """The command is understood, and says the settings that the record has."""
     stored = sorted((ROOT / "results" / "runs" / "phantom_notes6").glob("*_lora/*/seed0-order0/run.json"))
-    for path in (*stored, ROOT / "tests" / "golden" / "first_edition_joint_lora.json"):
+    first = GOLDEN / "first_edition_joint_lora.json"
+    for path in (*stored, first):
         record = read_record(path)
         words = origins.command(record).split()
         assert words[:4] == ["python", "-m", "benchmark", "run"]
         config, card, _ = arguments.parse("run", words[4:], with_class=False)
         assert (config.method, config.stream, config.seed) == (record.method, "phantom_notes6", 0)
-        since = "method.candidates=own" if "first_edition" in path.name else ""  # an argument that it has had since
+        since = "method.candidates=own" if path == first else ""  # an argument that it has had since
         assert config.settings(card).split() == [*record.settings.split(), *since.split()]
 
 
