@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from operator import itemgetter
 from statistics import fmean
 from types import MappingProxyType
@@ -12,18 +12,15 @@ from types import MappingProxyType
 from benchmark.compare.entries import GROUPS, trial, trial_stream
 from benchmark.compare.rows import LeaderboardRow, OverallRow, PairRow
 from benchmark.compare.tables import percent
-from benchmark.config import families
-from benchmark.data import doubles
 from benchmark.record.schema import PROTOCOLS
 from benchmark.report.details import MethodView
 from benchmark.report.views import StreamView
-from benchmark.report.wording import p_value, per_cent
+from benchmark.report.wording import p_value, per_cent, some_names
 
 OPERATORS = "computing operators a step"  # of speed.csv
 NOTHING = 0.0005  # less than this is 0.0 per cent as printed
 GROWING = {"given": "", "hidden": ", where a growing list of candidates may count as loss too"}
 Best = list[tuple[str, dict[str, LeaderboardRow | None]]]  # a group, and by protocol its best row
-NOT_OURS = "neither made nor verified by the code that built this page"
 TOLD = ("Told which task it is", "Not told which task it is")  # how a sentence on each protocol begins
 
 
@@ -148,7 +145,7 @@ def forgetting(rows: Sequence[LeaderboardRow]) -> list[str]:
         nothing = [method for value, method in known if value < NOTHING]
         (least, best), (most, worst) = known[0], known[-1]
         if nothing:
-            first = f"{len(nothing)} of {len(known)} methods forget nothing ({_names(nothing, joint='; ')})"
+            first = f"{len(nothing)} of {len(known)} methods forget nothing ({some_names(nothing, joint='; ')})"
         else:
             first = f"least is forgotten by {best} ({percent(least)} points)"
         said.append(f"Identity {protocol}{GROWING[protocol]}: {first}; most by {worst} ({percent(most)}).")
@@ -172,79 +169,12 @@ def costs(rows: Sequence[LeaderboardRow], operators: Mapping[str, float] = Mappi
             (low, cheapest), (high, dearest) = known[0], known[-1]
             said.append(f"{label}: {shown(low)} ({cheapest}) to {shown(high)} ({dearest}).")
     idle = sorted({row.method for row in told(rows) if not row.trainable_params})
-    return [*said, f"Without training: {_names(idle)}."] if idle else said
-
-
-def unranked(rows: Sequence[LeaderboardRow]) -> list[tuple[str, list[str]]]:
-    """Why rows have no rank, with their names; a row is named once although it stands under both protocols."""
-    reasons: dict[str, list[str]] = {
-        "other settings than the defaults, tuned or official": [],
-        "one run only, which says nothing about chance": [],
-        "no answer under one of the protocols": [],
-        "not the same seeds and orders as its rivals, or no rival": [],
-    }
-    settings, single, silent, other = reasons.values()
-    for row in rows:
-        if row.rank is not None or trial(row.settings):
-            continue
-        name = row.method if row.default else f"{row.method} ({row.preset or row.settings})"
-        if not row.preset:
-            reason = settings
-        elif row.last_acc_mean is None:
-            reason = silent
-        else:
-            reason = single if row.n_runs < 2 else other
-        if name not in reason:
-            reason.append(name)
-    return [(why, names) for why, names in reasons.items() if names]
-
-
-def stale(rows: Sequence[LeaderboardRow]) -> list[str]:
-    """The methods whose rows were neither made nor verified by the tree's code, in the order of the table; or that it
-    is every row."""
-    names = list(dict.fromkeys(row.method for row in rows if row.stale))
-    return ["every row"] if names and all(row.stale for row in rows) else names
-
-
-def evidence(view: StreamView) -> list[str]:
-    """How many runs there are, which are stale, which are not ranked and why, what did not enter."""
-    runs = [] if trial_stream(view.name) else [run for run in view.runs if not trial(run.settings)]
-    if not runs:
-        return ["Made to see that things run: nothing is said, counted or ranked of it."]
-    seeds, orders = _numbers({run.seed for run in runs}), _numbers({run.order for run in runs})
-    methods = {run.named for run in runs}
-    said = [f"{len(runs)} runs of {len(methods)} methods; seeds {seeds}; orders {orders}."]
-    if not told(view.rows):
-        said.append("No method has run more than once: who is ahead is not said.")
-    old = stale([row for row in view.rows if not trial(row.settings)])
-    said.append(f"Stale, {NOT_OURS}: {', '.join(old)}." if old else
-                "Nothing is stale: every row was made or verified by the code that built this page.")  # fmt: skip
-    said += [note for name in sorted({run.backbone for run in runs}) if (note := families.note(name))]
-    known = {task: asdict(counts) for run in runs for task, counts in (run.repeats or {}).items()}
-    if known:
-        said.append(f"Data that stand twice: {doubles.told(known)}.")
-    for reason, names in unranked(view.rows):
-        every = "every method" if methods == set(names) else _names(names, 12)
-        said.append(f"Not ranked, {reason}: {every}.")
-    said += [
-        f"Left out, {reason}: {number} run{'s' if number > 1 else ''}." for reason, number in view.left_out.items()
-    ]
-    return said
+    return [*said, f"Without training: {some_names(idle)}."] if idle else said
 
 
 def changed(view: StreamView) -> str:
     """What differs from the defaults in the rows of a stream that are set beside others."""
     return next(iter(conditions(view.rows)), "")
-
-
-def freshness(views: Sequence[StreamView]) -> str:
-    """One sentence on stale rows over all streams."""
-    old = {view.name: stale(view.rows) for view in views if stale(view.rows)}
-    whole = [name for name, names in old.items() if names == ["every row"]]
-    said = [f"{', '.join(names)} on {name}" for name, names in old.items() if name not in whole]
-    if whole:
-        said.insert(0, "every row" if len(whole) == len(views) else f"every row on {', '.join(whole)}")
-    return f"Stale, {NOT_OURS}: {'; '.join(said)}." if said else "Nothing is stale."
 
 
 def steps(methods: Sequence[MethodView]) -> tuple[str, str]:
@@ -266,23 +196,6 @@ def steps(methods: Sequence[MethodView]) -> tuple[str, str]:
     count = {task.modality for method in methods for task in method.tasks}
     why = "no two tasks share a modality" if len(count) > 1 else "all tasks show one modality"
     return "", f"The two cannot be told apart on this stream: {why}."
-
-
-def code(method: MethodView) -> str:
-    """Whether the runs of a row were made by one clean commit."""
-    runs = method.provenance
-    commits = {run.commit for run in runs}
-    dirty = sum(bool(run.dirty) for run in runs)
-    said = "All runs at one commit" if len(commits) == 1 else f"Runs at {len(commits)} commits"
-    if len(runs) == 1:
-        said = "One run"
-    if any(run.commit is None or run.dirty is None for run in runs):
-        said = f"{'One run' if len(runs) == 1 else f'{len(runs)} runs'}, commit not recorded"
-    else:
-        said += f", {dirty} of them with uncommitted changes" if dirty else ", without uncommitted changes"
-    prints = len({run.fingerprint for run in runs})
-    return f"{said}; {'one code fingerprint' if prints == 1 else f'{prints} code fingerprints'}" + (
-        ", stale: neither made nor verified by the code that built this page." if method.stale else ".")  # fmt: skip
 
 
 def overall(views: Sequence[StreamView], ranks: Sequence[OverallRow]) -> list[Lead]:
@@ -319,16 +232,6 @@ def _once(views: Sequence[StreamView], rank: OverallRow) -> str:
     return f" ({single} of them with one run of it)" if single else ""
 
 
-def _numbers(values: set[int]) -> str:
-    return ", ".join(map(str, sorted(values)))
-
-
 def _listed(names: Sequence[str]) -> str:
     """``a, b and c``."""
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-
-
-def _names(names: Sequence[str], most: int = 6, joint: str = ", ") -> str:
-    if len(names) > most + 1:
-        return joint.join(names[:most]) + f" and {len(names) - most} more"
-    return joint.join(names)

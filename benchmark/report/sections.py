@@ -15,7 +15,7 @@ from benchmark.compare.rows import LeaderboardRow, OverallRow
 from benchmark.compare.tables import percent
 from benchmark.kinds.retrieval import RECALLS, RECIPROCAL
 from benchmark.record.schema import PROTOCOLS, Record
-from benchmark.report import breakdown, findings, latex, panels, plates, reading
+from benchmark.report import breakdown, caveats, findings, latex, panels, plates, reading
 from benchmark.report.details import MethodView
 from benchmark.report.findings import Best, Lead
 from benchmark.report.views import StreamView, stream_view
@@ -154,7 +154,7 @@ def stream_section(
         bold=_bold(rows, best),
         forgetting=[] if trial_only else findings.forgetting(rows),
         costs=[] if trial_only else findings.costs(rows, operators.get(view.name, {})),
-        evidence=findings.evidence(view),
+        evidence=caveats.evidence(view),
         span=panels.span(rows),
         scales=panels.scales(view.methods),
         plates=plates.of_stream(view, papers.images, matrices),
@@ -173,7 +173,7 @@ def stream_section(
         no_reading=reading.NOWHERE if speaks and not read else "",
         recalls=[(recall(name), f"{name}_mean") for name in (*RECALLS, *RECIPROCAL) if name in view.kind.summary],
         missing=panels.missing(view),
-        methods=[MethodSection(method, _matrix_said(method), findings.code(method)) for method in view.methods],
+        methods=[MethodSection(method, _matrix_said(method), caveats.code(method)) for method in view.methods],
     )
 
 
@@ -245,7 +245,7 @@ def overall_section(
         streams=len(counted),
         methods=len({run.named for view in counted for run in view.runs if not trial(run.settings)}),
         runs=sum(not trial(run.settings) for view in counted for run in view.runs),
-        evidence=findings.freshness(views),
+        evidence=caveats.freshness(views),
         lead=findings.overall(views, ranks),
         table=table,
         ranks=ranks,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -71,3 +72,10 @@ def environment() -> Environment:
         "p_value": p_value, "day": lambda when: when[:10], "minute": lambda when: when[:16].replace("T", " "),
     }  # fmt: skip
     return made
+
+
+def some_names(them: Sequence[str], most: int = 6, joint: str = ", ") -> str:
+    """The first ``most`` of some names, and how many more there are."""
+    if len(them) > most + 1:
+        return joint.join(them[:most]) + f" and {len(them) - most} more"
+    return joint.join(them)

@@ -14,7 +14,7 @@ from benchmark.compare.entries import seen_by
 from benchmark.errors import UserError
 from benchmark.record.schema import Record
 from benchmark.record.summary import summarise
-from benchmark.report import findings, plates, views
+from benchmark.report import caveats, findings, plates, views
 from tests.made_records import flat, made, on, save
 
 
@@ -48,7 +48,7 @@ def test_trials_are_in_no_sentence_rank_or_count(tmp_path: Path) -> None:
     view = views.stream_view([*plain(), *trials[2:]])
     alone = views.stream_view(plain())
     for said in (
-        findings.evidence,
+        caveats.evidence,
         lambda view: findings.lead(view.rows, [], ""),
         lambda view: findings.costs(view.rows),
     ):
@@ -68,9 +68,9 @@ def test_what_is_stale_is_named_row_by_row_only_where_it_is_not_every_row() -> N
     mixed = replace(three, rows=[replace(row, stale=row.method == "ewc") for row in three.rows])
     fresh = replace(three, rows=[replace(row, stale=False) for row in three.rows])
     mixed, fresh = replace(mixed, name="mixed"), replace(fresh, name="fresh")
-    assert findings.freshness([three]).endswith("page: every row.")
-    assert findings.freshness([three, mixed, fresh]).endswith(f"page: every row on {three.name}; ewc on mixed.")
-    assert findings.freshness([fresh]) == "Nothing is stale."
+    assert caveats.freshness([three]).endswith("page: every row.")
+    assert caveats.freshness([three, mixed, fresh]).endswith(f"page: every row on {three.name}; ewc on mixed.")
+    assert caveats.freshness([fresh]) == "Nothing is stale."
 
 
 def test_a_row_that_is_two_presets_counts_once() -> None:

@@ -27,7 +27,7 @@ from benchmark.record.parts import ClassConfusion
 from benchmark.record.schema import Configuration, Record, StreamEntry, TaskEntry
 from benchmark.record.stored import read_all, read_record
 from benchmark.record.summary import summarise
-from benchmark.report import breakdown, figures, findings, labels, latex, modality, origins, plates, views
+from benchmark.report import breakdown, caveats, figures, findings, labels, latex, modality, origins, plates, views
 from benchmark.report.wording import MINUS, NONE, exact, per_cent, recall, shown
 from tests.golden_files import GOLDEN
 
@@ -430,9 +430,9 @@ def test_chance() -> None:
 
 
 def test_scores_of_a_model_without_weights_are_said_to_mean_nothing() -> None:
-    drawn = findings.evidence(views.stream_view([replace(talking(), backbone="tiny-llava")]))
+    drawn = caveats.evidence(views.stream_view([replace(talking(), backbone="tiny-llava")]))
     assert [line for line in drawn if "tiny-llava is a layout without trained weights" in line]
-    assert not [line for line in findings.evidence(views.stream_view([talking()])) if "weights" in line]
+    assert not [line for line in caveats.evidence(views.stream_view([talking()])) if "weights" in line]
 
 
 def test_the_headline() -> None:
@@ -471,7 +471,7 @@ def test_the_headline() -> None:
     assert findings.forgetting(rows)[1].startswith(
         "Identity hidden, where a growing list of candidates may count as loss too: 3 of 3 methods"
     )
-    assert findings.unranked(rows) == [("not the same seeds and orders as its rivals, or no rival", ["d", "c"])]
+    assert caveats.unranked(rows) == [("not the same seeds and orders as its rivals, or no rival", ["d", "c"])]
 
 
 def test_who_has_no_rank_among_equals_is_no_rival() -> None:
