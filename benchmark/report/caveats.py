@@ -97,8 +97,8 @@ def code(method: MethodView) -> str:
     else:
         said += f", {dirty} of them with uncommitted changes" if dirty else ", without uncommitted changes"
     prints = len({run.fingerprint for run in runs})
-    return f"{said}; {'one code fingerprint' if prints == 1 else f'{prints} code fingerprints'}" + (
-        ", stale: neither made nor verified by the code that built this page." if method.stale else ".")  # fmt: skip
+    said += f"; {'one code fingerprint' if prints == 1 else f'{prints} code fingerprints'}"
+    return f"{said}, stale: {NOT_OURS}." if method.stale else f"{said}."
 
 
 def _numbers(values: set[int]) -> str:
