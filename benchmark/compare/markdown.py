@@ -1,8 +1,9 @@
 """Tables of Markdown files, written between marks from the records: per cent, mean ± standard deviation over runs.
 
 A table stands between ``<!-- leaderboard STREAM -->`` and ``<!-- end -->``; ``<!-- leaderboard STREAM inputs -->`` has
-the runs that learn from one input alone as well, ``<!-- leaderboard STREAM of METHOD METHOD -->`` the rows of these
-methods alone, in fewer columns, with what each method is; ``<!-- overall -->`` the ranks over streams.
+the runs that learn from one input alone as well, ``<!-- leaderboard STREAM tuned -->`` the rows with tuned values
+instead of the default ones, ``<!-- leaderboard STREAM of METHOD METHOD -->`` the rows of these methods alone, in fewer
+columns, with what each method is; ``<!-- overall -->`` the ranks over streams.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from pathlib import Path
 
 from benchmark.compare import comparisons, leaderboard
 from benchmark.compare.entries import counts
-from benchmark.compare.rows import DEFAULT, LEADERBOARD, LeaderboardRow
+from benchmark.compare.presets import TUNED
+from benchmark.compare.rows import DEFAULT, LEADERBOARD, STREAM_CAPACITY, LeaderboardRow
 from benchmark.compare.tables import markdown_table, percent
 from benchmark.config.registry import card
 from benchmark.errors import UserError, unknown
@@ -25,7 +27,7 @@ from benchmark.record.schema import Record
 from benchmark.record.stored import read_all
 
 MARKS = re.compile(
-    r"(<!-- (leaderboard [\w@.-]+(?: inputs| of(?: [\w.:]+)+)?|overall) -->\n).*?(<!-- end -->)", flags=re.DOTALL
+    r"(<!-- (leaderboard [\w@.-]+(?: inputs| tuned| of(?: [\w.:]+)+)?|overall) -->\n).*?(<!-- end -->)", flags=re.DOTALL
 )
 LAST = (
     Column("last, given", "last_acc", spread=True),
@@ -81,14 +83,14 @@ def _stream(found: Sequence[Record], stream: str, what: str = "", *methods: str)
     here = [record for record in found if record.stream.folder == stream and counts(record)]
     if not here:
         raise UserError(f"<!-- leaderboard {stream} -->: no records of this stream")
-    every = leaderboard.rows(here)
-    every = [row for row in every if row.preset in ("", DEFAULT)]
+    preset = TUNED if what == TUNED else DEFAULT
+    every = [row for row in leaderboard.rows(here) if row.preset in ("", preset)]
     hidden = {(row.method, row.key): row for row in every if row.protocol == "hidden"}
     both = [(row, hidden[row.method, row.key]) for row in every if row.protocol == "given"]
     if what == "inputs":
         return _of_inputs(both, here[0].kind)
-    both = [rows for rows in both if rows[0].usual]
-    return _of_methods(both, stream, methods) if what else _of_defaults(both, here[0].kind)
+    both = [rows for rows in both if rows[0].preset or rows[0].settings == STREAM_CAPACITY]  # joint training at both
+    return _of_methods(both, stream, methods) if methods else _of_preset(both, here[0].kind)
 
 
 def _of_methods(both: Sequence[Both], stream: str, methods: Sequence[str]) -> str:
@@ -110,7 +112,7 @@ def _said(row: LeaderboardRow) -> str:
     return card(row.method).summary.partition(": ")[2].rstrip(".").replace("``", "`")
 
 
-def _of_defaults(both: Sequence[Both], kind: Kind) -> str:
+def _of_preset(both: Sequence[Both], kind: Kind) -> str:
     columns = [column for column in (*LAST, WORST, *kind.table) if _says_something(column, both)]
     lines = [
         [
@@ -123,7 +125,7 @@ def _of_defaults(both: Sequence[Both], kind: Kind) -> str:
 
 
 def _name(row: LeaderboardRow) -> str:
-    return f"`{row.method}`" + ("" if row.default else f" ({row.settings.removeprefix('method.')})")
+    return f"`{row.method}`" + ("" if row.preset else f" ({row.settings.removeprefix('method.')})")
 
 
 def _of_inputs(both: Sequence[Both], kind: Kind) -> str:

@@ -78,11 +78,6 @@ class LeaderboardRow:
         return self.preset == DEFAULT
 
     @property
-    def usual(self) -> bool:
-        """Whether it is of the defaults but for the capacity of joint training, which is shown at both."""
-        return self.default or self.settings == STREAM_CAPACITY
-
-    @property
     def rank_class(self) -> tuple[str, str, str, str]:
         """Rows of the same preset, group, protocol and backbone are compared."""
         return self.preset, self.group, self.protocol, self.backbone

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark.compare import markdown
+from benchmark.compare import markdown, presets
 from benchmark.errors import UserError
 from benchmark.record.schema import Costs, Record
 from benchmark.record.stored import read_all
@@ -75,6 +75,21 @@ def test_runs_from_one_input_alone_stand_beside_those_from_both(tmp_path: Path) 
         ["`ewc`", "image alone", "1", "60.0"],
         ["`ewc`", "text alone", "1", "70.0"],
     ]
+
+
+def test_rows_with_tuned_values_stand_in_a_table_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their values are those of a file, so none stands beside the name; joint training is shown at both capacities."""
+    kept = {("ewc", "lr=0.02"), ("lwf", "")}
+    monkeypatch.setattr(presets, "beside_tuned", lambda run, card: "" if (run.method, run.settings) in kept else "else")
+    joint = made("joint_lora", key="0c", settings="method.capacity=stream", group="joint", given=[[0.7] * 3] * 4)
+    many = [made(key="0a", given=[[0.5] * 3] * 4), made(key="0b", settings="lr=0.02", given=[[0.6] * 3] * 4),
+            made("lwf", given=[[0.4] * 3] * 4), joint, made(key="0d", settings="rank=16")]  # fmt: skip
+    shown = {}
+    for what in ("three", "three tuned"):
+        _, *lines = table(tmp_path / what, *many, mark=MARK.replace("three", what))
+        shown[what] = [(line[0], line[4]) for line in lines]
+    last = [("`lwf`", "40.0"), ("`joint_lora` (capacity=stream)", "70.0")]
+    assert shown == {"three": [("`ewc`", "50.0"), *last], "three tuned": [("`ewc`", "60.0"), *last]}
 
 
 def test_balanced_accuracy_stands_where_it_is_another_number(tmp_path: Path) -> None:
