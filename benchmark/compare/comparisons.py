@@ -1,6 +1,6 @@
 """Methods against each other: in pairs on the same samples of one stream, and in ranks over many streams.
 
-Only rows with default settings are compared.
+In pairs rows of one preset are compared, over streams default rows.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmark.compare import samples, stats
-from benchmark.compare.entries import by_key, counts, group_place, trial_stream
-from benchmark.compare.rows import OverallPairRow, OverallRow, PairRow
+from benchmark.compare.entries import by_key, card_of, counts, group_place, trial_stream
+from benchmark.compare.presets import PRESETS, presets
+from benchmark.compare.rows import DEFAULT, OverallPairRow, OverallRow, PairRow
 from benchmark.record.files import decimals
 from benchmark.record.schema import PROTOCOLS, Record
 
@@ -44,8 +45,20 @@ def pairs(records: Iterable[Record], settings: str = "") -> list[PairRow]:
     ``difference`` is the mean of a - b over shared cells, tasks and samples, in the primary metric. ``p_holm`` is ``p``
     after Holm over all pairs of the protocol. Interval and p are NaN where they are undefined.
     """
-    defaults = [runs for runs in by_key(filter(counts, records)) if runs[0].settings == settings]
-    return [row for protocol in PROTOCOLS for row in _pairs_of(defaults, protocol)]
+    found = [runs for runs in by_key(filter(counts, records)) if runs[0].settings == settings]
+    return [row for protocol in PROTOCOLS for row in _pairs_of(found, protocol, "" if settings else DEFAULT)]
+
+
+def pairs_by_preset(records: Iterable[Record]) -> list[PairRow]:
+    """The same among the rows of each preset, default, tuned and official; Holm is over those of one."""
+    rows = by_key(filter(counts, records))
+    names = [presets(runs[0], card_of(runs[0])) for runs in rows]
+    return [
+        row
+        for preset in PRESETS
+        for protocol in PROTOCOLS
+        for row in _pairs_of([runs for runs, own in zip(rows, names, strict=True) if preset in own], protocol, preset)
+    ]
 
 
 def against(mine: Sequence[Record], others: Sequence[Sequence[Record]], protocol: str) -> list[PairRow]:
@@ -72,8 +85,8 @@ def _against(mine: Sequence[Record], its: Sequence[Record], protocol: str) -> Pa
     if not sampled and gap and low == high:  # what no seed changes is one run, whatever their number
         low = high = p = math.nan
     n_samples = sum(shared[0].sizes)
-    return PairRow(protocol, mine[0].backbone, mine[0].named, its[0].named, len(shared), n_samples, gap, low, high, p,
-                   p_holm=p, key_a=mine[0].key, key_b=its[0].key)  # fmt: skip
+    return PairRow("", protocol, mine[0].backbone, mine[0].named, its[0].named, len(shared), n_samples, gap, low, high,
+                   p, p_holm=p, key_a=mine[0].key, key_b=its[0].key)  # fmt: skip
 
 
 def _last(run: Record, protocol: str) -> tuple[Sitting, list[NDArray[np.float64]]] | None:
@@ -86,20 +99,20 @@ def _last(run: Record, protocol: str) -> tuple[Sitting, list[NDArray[np.float64]
     return Sitting(run.order, run.seed, run.stream.hash, tuple(run.permutation), ()), [np.array([score])]
 
 
-def _pairs_of(defaults: list[list[Record]], protocol: str) -> list[PairRow]:
-    kept = [dict(filter(None, (_kept(run, protocol) for run in runs))) for runs in defaults]
+def _pairs_of(every: list[list[Record]], protocol: str, preset: str) -> list[PairRow]:
+    kept = [dict(filter(None, (_kept(run, protocol) for run in runs))) for runs in every]
     rows: list[PairRow] = []
-    for a, b in combinations(range(len(defaults)), 2):
-        one, other = defaults[a][0], defaults[b][0]
+    for a, b in combinations(range(len(every)), 2):
+        one, other = every[a][0], every[b][0]
         shared = sorted(kept[a].keys() & kept[b].keys())
-        if not shared or one.backbone != other.backbone:
+        if not shared or one.named == other.named or one.backbone != other.backbone:
             continue
         mine, its = (samples.nested({(c.order, c.seed): kept[side][c] for c in shared}) for side in (a, b))
-        gap, low, high, p = stats.difference(mine, its, samples.groups([*defaults[a], *defaults[b]]))
+        gap, low, high, p = stats.difference(mine, its, samples.groups([*every[a], *every[b]]))
         rows.append(
             PairRow(
-                protocol, one.backbone, one.named, other.named, len(shared), sum(shared[0].sizes), gap, low, high,
-                p, p_holm=p, key_a=one.key, key_b=other.key,
+                preset, protocol, one.backbone, one.named, other.named, len(shared), sum(shared[0].sizes), gap, low,
+                high, p, p_holm=p, key_a=one.key, key_b=other.key,
             )
         )  # fmt: skip
     corrected = stats.holm([row.p for row in rows])

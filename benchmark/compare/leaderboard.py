@@ -237,7 +237,7 @@ def _texts(entering: list[Record]) -> dict[str, str]:
     return {
         ".csv": _board(rows(entering)),
         **per_task.texts(by_key(entering)),
-        ".pairs.csv": _table_text(PAIRS, map(asdict, comparisons.pairs(entering))),
+        ".pairs.csv": _table_text(PAIRS, map(asdict, comparisons.pairs_by_preset(entering))),
     }
 
 

@@ -94,8 +94,13 @@ class LeaderboardRow:
 
 @dataclass(frozen=True)
 class PairRow:
-    """Two methods of one stream, for ``<stream>.pairs.csv``; NaN where interval and p are undefined."""
+    """Two methods of one stream, for ``<stream>.pairs.csv``; NaN where interval and p are undefined.
 
+    Attributes:
+        preset: of both; empty where they are of none, or of several.
+    """
+
+    preset: str
     protocol: str
     backbone: str
     method_a: str

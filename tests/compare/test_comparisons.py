@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmark.compare import comparisons, leaderboard, stats
+from benchmark.compare import comparisons, leaderboard, presets, stats
 from benchmark.compare.rows import OVERALL, OVERALL_PAIRS, PAIRS, PairRow
 from benchmark.errors import forget_notices
 from benchmark.record.parts import SampleScores
@@ -77,6 +77,23 @@ def test_a_pair_is_the_difference_whoever_else_is_there() -> None:
         assert [row.p_holm for row in here] == stats.holm([row.p for row in here])
     alone = comparisons.pairs([*a, *b])[0]
     assert replace(alone, p_holm=row.p_holm) == row
+
+
+def test_rows_of_each_preset_are_paired_among_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holm is over the pairs of one; a row that is default and tuned is in both; a method is no rival of itself."""
+    kept = {("ewc", "lr=0.02"), ("ewc", "lr=0.02 precision=bf16"), ("olora", "lr=0.01"), ("lwf", "")}
+    monkeypatch.setattr(presets, "beside_tuned", lambda run, card: "" if (run.method, run.settings) in kept else "else")
+    named = [("ewc", "0a", ""), ("ewc", "0b", "lr=0.02"), ("ewc", "0c", "lr=0.02 precision=bf16"), ("lwf", "0d", ""),
+             ("olora", "0e", "lr=0.01"), ("olora", "0f", "rank=16")]  # fmt: skip
+    rows = comparisons.pairs_by_preset(
+        answered(method, key, seed, settings=settings) for method, key, settings in named for seed in (0, 1)
+    )
+    found = {(row.preset, row.key_a, row.key_b) for row in rows}
+    tuned = {("0b", "0d"), ("0b", "0e"), ("0c", "0d"), ("0c", "0e"), ("0d", "0e")}
+    assert found == {("default", "0a", "0d")} | {("tuned", *both) for both in tuned} and len(rows) == 2 * len(found)
+    for preset in ("default", "tuned"):
+        here = [row for row in rows if (row.preset, row.protocol) == (preset, "given")]
+        assert [row.p_holm for row in here] == stats.holm([row.p for row in here])
 
 
 def test_only_cells_with_the_same_samples_are_paired() -> None:
