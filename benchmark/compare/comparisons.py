@@ -6,7 +6,7 @@ In pairs rows of one preset are compared, over streams default rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from benchmark.compare import samples, stats
 from benchmark.compare.entries import by_key, card_of, counts, group_place, trial_stream
 from benchmark.compare.presets import PRESETS, presets
-from benchmark.compare.rows import DEFAULT, OverallPairRow, OverallRow, PairRow
+from benchmark.compare.rows import OverallPairRow, OverallRow, PairRow
 from benchmark.record.files import decimals
 from benchmark.record.schema import PROTOCOLS, Record
 
@@ -46,7 +46,7 @@ def pairs(records: Iterable[Record], settings: str = "") -> list[PairRow]:
     after Holm over all pairs of the protocol. Interval and p are NaN where they are undefined.
     """
     found = [runs for runs in by_key(filter(counts, records)) if runs[0].settings == settings]
-    return [row for protocol in PROTOCOLS for row in _pairs_of(found, protocol, "" if settings else DEFAULT)]
+    return [row for protocol in PROTOCOLS for row in _pairs_of(found, protocol)]
 
 
 def pairs_by_preset(records: Iterable[Record]) -> list[PairRow]:
@@ -54,10 +54,10 @@ def pairs_by_preset(records: Iterable[Record]) -> list[PairRow]:
     rows = by_key(filter(counts, records))
     names = [presets(runs[0], card_of(runs[0])) for runs in rows]
     return [
-        row
+        replace(row, preset=preset)
         for preset in PRESETS
         for protocol in PROTOCOLS
-        for row in _pairs_of([runs for runs, own in zip(rows, names, strict=True) if preset in own], protocol, preset)
+        for row in _pairs_of([runs for runs, own in zip(rows, names, strict=True) if preset in own], protocol)
     ]
 
 
@@ -73,18 +73,27 @@ def against(mine: Sequence[Record], others: Sequence[Sequence[Record]], protocol
 
 
 def _against(mine: Sequence[Record], its: Sequence[Record], protocol: str) -> PairRow | None:
-    sides = [dict(filter(None, (_kept(run, protocol) for run in runs))) for runs in (mine, its)]
-    sampled = bool(sides[0].keys() & sides[1].keys())
-    if not sampled:
-        sides = [dict(filter(None, (_last(run, protocol) for run in runs))) for runs in (mine, its)]
-    shared = sorted(sides[0].keys() & sides[1].keys())
+    for scores in (_kept, _last):
+        sides = [dict(filter(None, (scores(run, protocol) for run in runs))) for runs in (mine, its)]
+        row = _pair(mine, its, sides[0], sides[1], protocol)
+        if row is not None:
+            break
+    if row is not None and not row.n_samples and row.difference and row.ci_low == row.ci_high:
+        return replace(row, ci_low=math.nan, ci_high=math.nan, p=math.nan)  # no seed changes it: one run in effect
+    return row
+
+
+def _pair(
+    mine: Sequence[Record], its: Sequence[Record], my_scores: Mapping[Sitting, samples.Scores],
+    its_scores: Mapping[Sitting, samples.Scores], protocol: str,
+) -> PairRow | None:  # fmt: skip
+    """Two rows in the cells of which both have scores; None without one. Uncorrected: ``p_holm`` is ``p``."""
+    shared = sorted(my_scores.keys() & its_scores.keys())
     if not shared:
         return None
-    one, other = (samples.nested({(c.order, c.seed): side[c] for c in shared}) for side in sides)
-    gap, low, high, p = stats.difference(one, other, samples.groups([*mine, *its]) if sampled else None)
-    if not sampled and gap and low == high:  # what no seed changes is one run, whatever their number
-        low = high = p = math.nan
+    one, other = (samples.nested({(c.order, c.seed): side[c] for c in shared}) for side in (my_scores, its_scores))
     n_samples = sum(shared[0].sizes)
+    gap, low, high, p = stats.difference(one, other, samples.groups([*mine, *its]) if n_samples else None)
     return PairRow("", protocol, mine[0].backbone, mine[0].named, its[0].named, len(shared), n_samples, gap, low, high,
                    p, p_holm=p, key_a=mine[0].key, key_b=its[0].key)  # fmt: skip
 
@@ -99,22 +108,14 @@ def _last(run: Record, protocol: str) -> tuple[Sitting, list[NDArray[np.float64]
     return Sitting(run.order, run.seed, run.stream.hash, tuple(run.permutation), ()), [np.array([score])]
 
 
-def _pairs_of(every: list[list[Record]], protocol: str, preset: str) -> list[PairRow]:
+def _pairs_of(every: list[list[Record]], protocol: str) -> list[PairRow]:
     kept = [dict(filter(None, (_kept(run, protocol) for run in runs))) for runs in every]
-    rows: list[PairRow] = []
-    for a, b in combinations(range(len(every)), 2):
-        one, other = every[a][0], every[b][0]
-        shared = sorted(kept[a].keys() & kept[b].keys())
-        if not shared or one.named == other.named or one.backbone != other.backbone:
-            continue
-        mine, its = (samples.nested({(c.order, c.seed): kept[side][c] for c in shared}) for side in (a, b))
-        gap, low, high, p = stats.difference(mine, its, samples.groups([*every[a], *every[b]]))
-        rows.append(
-            PairRow(
-                preset, protocol, one.backbone, one.named, other.named, len(shared), sum(shared[0].sizes), gap, low,
-                high, p, p_holm=p, key_a=one.key, key_b=other.key,
-            )
-        )  # fmt: skip
+    found = [
+        _pair(a, b, kept_a, kept_b, protocol)
+        for (a, kept_a), (b, kept_b) in combinations(zip(every, kept, strict=True), 2)
+        if a[0].named != b[0].named and a[0].backbone == b[0].backbone
+    ]
+    rows = [row for row in found if row is not None]
     corrected = stats.holm([row.p for row in rows])
     return [replace(row, p_holm=p) for row, p in zip(rows, corrected, strict=True)]
 

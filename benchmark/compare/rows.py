@@ -97,7 +97,7 @@ class PairRow:
     """Two methods of one stream, for ``<stream>.pairs.csv``; NaN where interval and p are undefined.
 
     Attributes:
-        preset: of both; empty where they are of none, or of several.
+        preset: whose rows these are; empty where they were chosen otherwise.
     """
 
     preset: str

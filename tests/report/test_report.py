@@ -453,20 +453,7 @@ def test_the_headline() -> None:
         findings.lead(plain, [], "accuracy")[0].next == f"{said}whether that is chance cannot be said of these records."
     )
     pair = PairRow(
-        "default",
-        "given",
-        "phantom-clip",
-        "a",
-        "b",
-        2,
-        90,
-        0.2,
-        0.01,
-        0.39,
-        p=0.04,
-        p_holm=0.04,
-        key_a="01",
-        key_b="02",
+        "default", "given", "phantom-clip", "a", "b", 2, 90, 0.2, 0.01, 0.39, 0.04, 0.04, key_a="01", key_b="02"
     )
     for changes, told in (
         ({}, "the two can be told apart (p 0.040 after Holm's correction over all pairs)."),

@@ -117,7 +117,7 @@ def test_differences_are_of_the_same_samples_where_both_kept_them() -> None:
              for seed in (0, 1)] for method, key in (("ewc", "01"), ("lwf", "02"))]  # fmt: skip
     (row,) = comparisons.against(rows[0], rows[1:], "given")
     (pair,) = (row for row in comparisons.pairs([*rows[0], *rows[1]]) if row.protocol == "given")
-    assert row == replace(pair, preset="") and row.n_samples == 18  # whatever their settings, so of no preset
+    assert row == pair and row.n_samples == 18
     old = flat("old", "03", 0.5, 0.6)
     found = comparisons.against(rows[0], [rows[1], old], "given")
     assert [each.n_samples for each in found] == [18, 0] and found[0].p < found[0].p_holm
