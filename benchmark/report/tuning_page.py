@@ -25,8 +25,9 @@ NAME = "tuning.md"
 ABOUT = """\
 Made by `python -m benchmark tuning` from the trials in `tuning/`, which `make tune` leaves there.
 
-- Every method has the same trials: its default, then the points of one list over the learning rate (0.0005 to 0.02)
-  and at most three arguments that its file declares (`search`), each a quarter to four times its value.
+- Every method that learns has the same trials: its default, then the points of one list over the learning rate
+  (0.0005 to 0.02) and at most three arguments that its file declares (`search`), each a quarter to four times its
+  value.
 - A trial is an ordinary run on a stream made for it, whose classes and images no ranked stream has. Its **score** is
   the mean of the last scores on the validation split with the identity given and hidden, in per cent. The best is
   chosen, of equals the smaller rate; what diverged or failed is the worst.

@@ -6,7 +6,7 @@ import pytest
 
 from tests.simulated import DESIGNS, WORLDS, measured
 
-USUAL = ("seeds .16 (independent_lora, medical10)", "seeds 3, orders 1", "seeds 1, orders 1, groups of 4")
+USUAL = ("seeds .16", "seeds 3, orders 1", "seeds 1, orders 1, groups of 4")
 
 
 @pytest.mark.parametrize(("orders", "seeds"), DESIGNS)
