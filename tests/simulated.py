@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import ndtri
 
-from benchmark.compare import samples
+from benchmark.compare import samples, stats
 from benchmark.compare.entries import by_key, counts
 from benchmark.compare.variance import Spread, spread
 from benchmark.record.parts import PROTOCOLS
@@ -158,10 +158,8 @@ def effect(runs: Sequence[Record], protocol: str) -> list[float]:
     scores = {(run.order, run.seed): own for run in runs if (own := samples.kept(run, protocol)) is not None}
     if len(scores) < len(runs):
         return []
-    tasks = samples.nested(scores)
-    units = [len(seeds) for seeds in tasks[0]] if len(tasks[0]) > 1 else [1] * len(runs)
-    known = spread([np.concatenate(task) for task in tasks], units, samples.groups(runs))
-    return [math.sqrt(len(units) * float(known.runs) / float(known.samples))] if known.samples > 0 else []
+    found = stats.spread(samples.nested(scores), samples.groups(runs))
+    return [math.sqrt((found.freedom_of_runs + 1) * found.runs / found.samples)] if found.samples > 0 else []
 
 
 def main() -> None:

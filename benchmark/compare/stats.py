@@ -77,7 +77,7 @@ def interval(scores: Scores, groups: Groups | None = None, level: float = 0.95) 
     freedom cover .87 with two runs or two orders and .92 with three at worst, and at the small levels that Holm's
     correction asks for they are exceeded many times too often: runs that happen to agree look like many.
     """
-    found = _spread([list(map(_floats, task)) for task in scores], groups)
+    found = spread(scores, groups)
     return float(found.mean), *_ends(found, level, lowest=0.0)
 
 
@@ -117,7 +117,7 @@ def paired(a: Scores, b: Scores, groups: Groups | None = None) -> variance.Sprea
     if [[order.shape for order in task] for task in mine] != [[order.shape for order in task] for task in other]:
         raise ValueError("the two were not tested in the same runs on the same samples")
     gaps = [[one - two for one, two in zip(*tasks, strict=True)] for tasks in zip(mine, other, strict=True)]
-    return _spread(gaps, groups)
+    return spread(gaps, groups)
 
 
 def _floats(values: ArrayLike) -> NDArray[np.float64]:
@@ -126,9 +126,15 @@ def _floats(values: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(values, dtype=np.float64)
 
 
-def _spread(tasks: Sequence[Sequence[NDArray[np.float64]]], groups: Groups | None) -> variance.Spread:
+def spread(scores: Scores, groups: Groups | None = None) -> variance.Spread:
+    """What ``interval`` is made of: the mean, and how it varies by runs and by samples.
+
+    Raises:
+        ValueError: as there.
+    """
     import numpy as np
 
+    tasks = [list(map(_floats, task)) for task in scores]
     runs = [[len(seeds) for seeds in task] for task in tasks]
     if not runs or not runs[0] or min(runs[0]) < 1 or any(each != runs[0] for each in runs):
         raise ValueError("no tasks, or tasks that were not learned in the same runs")
