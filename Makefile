@@ -36,7 +36,7 @@ help:
 	@echo 'make tune METHODS="ewc lwf" [TRIALS=9 KINDS="classification fusion"]   the same trials for each; then PRESET=tuned'
 	@echo "make plan METHOD=... or METHODS=... | check METHOD=... | smoke | methods | streams | leaderboard | claims | report"
 	@echo "make data [STREAM=... DATA=dir]                         what data are here; of a stream what is in it, and a page of it"
-	@echo 'make compare METHOD=mine [WITH="ncm ranpac" STREAM=]      runs it where the table has runs; its row among them'
+	@echo 'make compare METHOD=mine [WITH="ncm ranpac" STREAM= PRESET=tuned]   runs it where the table has runs; its row among them'
 	@echo 'make verify [METHODS="ncm ranpac" STREAM= RUN=dir]      does this machine reproduce the table?'
 	@echo 'make speed [METHODS=all STREAMS=phantom20]           what a run takes, beside the least that it could'
 	@echo "make merge FROM=dir | predict RUN=dir IMAGES=dir | export RUN=dir TASK=name TO=dir | pretrain | test | test-all | test-faults | lint"

@@ -82,9 +82,8 @@ def compare_(argv: Sequence[str]) -> int:
     mine, others = asked.sides()
     if not mine:
         return code
-    names = {(runs[0].named, runs[0].key) for runs in (mine, *others)}
     every = leaderboard.rows(read_all(results, stream))
-    console.print(standings.board([row for row in every if (row.method, row.key) in names], stream))
+    console.print(standings.board(asked.standing(every, (mine, *others)), stream))
     found, measure = among.differences(mine, others), tables.spoken(mine[0].primary)
     for protocol in sorted({row.protocol for row in found}):
         console.print(standings.pairs_table([row for row in found if row.protocol == protocol], stream, measure))

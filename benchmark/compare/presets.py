@@ -12,7 +12,7 @@ from benchmark.config.key import versions
 from benchmark.config.registry import MethodCard
 from benchmark.config.run_config import RunConfig, canonical
 from benchmark.errors import UserError, notice
-from benchmark.record.schema import Record
+from benchmark.record.schema import Configuration, Record
 from benchmark.stream import Budget
 
 TUNED, OFFICIAL = tuned.PRESET, "official"
@@ -32,7 +32,7 @@ def presets(record: Record, card: MethodCard | None) -> tuple[str, ...]:
         return tuple(found)
     if beside_tuned(record, card) == "":
         found.append(TUNED)
-    if any(_beside(record, card, values) == "" for values in card.presets.values()):
+    if any(beside(record.config, card, values) == "" for values in card.presets.values()):
         found.append(OFFICIAL)
     return tuple(found)
 
@@ -48,16 +48,16 @@ def beside_tuned(record: Record, card: MethodCard | None) -> str | None:
     except UserError as error:
         notice(f"left out: {error}")
         return None
-    return _beside(record, card, known[section]["values"]) if section in known else None
+    return beside(record.config, card, known[section]["values"]) if section in known else None
 
 
-def _beside(record: Record, card: MethodCard, values: Mapping[str, Any]) -> str:
-    """What a run differs in from these values, and from the defaults of today besides."""
+def beside(made_with: Configuration, card: MethodCard, values: Mapping[str, Any]) -> str:
+    """What a run's settings differ in from these values, and from the defaults of today besides."""
     usual = {f.name: f.default for f in fields(RunConfig) if f.name in LEARNING}
     wanted = usual | {name: value for name, value in values.items() if name != "method"}
     own = card.defaults | dict(values.get("method", {}))
-    made = {name: record.config.value(name) for name in wanted}
-    args = card.defaults | record.config.method_args
+    made = {name: made_with.value(name) for name in wanted}
+    args = card.defaults | made_with.method_args
     return " ".join((*_differing(made, wanted, ""), *_differing(args, own, "method.")))
 
 

@@ -64,6 +64,11 @@ def parse(verb: str, argv: Sequence[str], with_class: bool) -> tuple[RunConfig, 
     return RunConfig(**values, method=method, method_args=method_args), described, cls
 
 
+def preset(argv: Sequence[str]) -> str:
+    """The preset that is typed or stands in the config file; empty for none."""
+    return _value(_normalised(list(argv)), "--preset") or ""
+
+
 def typed(options: Mapping[str, object]) -> list[str]:
     """The options of a call as words of the command line: ``batch_size=8, method_rank=16`` is ``--batch_size=8
     --method.rank=16``.
@@ -152,9 +157,9 @@ def _normalised(argv: list[str]) -> list[str]:
     if len(places) > 1:
         raise UserError("--config: given twice")
     content = _of_file(path)
-    preset = content.pop("preset", None)
-    if preset is not None and _value(out, "--preset") is None:
-        out.append(f"--preset={preset}")
+    of_file = content.pop("preset", None)
+    if of_file is not None and _value(out, "--preset") is None:
+        out.append(f"--preset={of_file}")
     (place,) = places
     out[place : place + (2 if out[place] == "--config" else 1)] = [f"--config={json.dumps(content)}"]
     return out
@@ -222,15 +227,15 @@ def _find_method(argv: list[str]) -> str | None:
 
 def _with_preset(argv: list[str], described: MethodCard) -> list[str]:
     """A preset's values in front of what is typed, so that the command line wins."""
-    preset = _value(argv, "--preset")
-    if preset is None:
+    name = _value(argv, "--preset")
+    if name is None:
         return argv
     known = described.presets
-    if preset == tuned.PRESET:
+    if name == tuned.PRESET:
         recipe = catalog.load(_chosen(argv, "stream"), None)
-        known = {preset: dict(tuned.values(described, recipe.stream.kinds, _chosen(argv, "backbone")))}
-    if preset not in known:
-        raise unknown("--preset", preset, [*known, tuned.PRESET])
-    values = dict(known[preset])
-    nested = {f"method.{name}": value for name, value in values.pop("method", {}).items()}
-    return [f"--{name}={value}" for name, value in (values | nested).items()] + argv
+        known = {name: dict(tuned.values(described, recipe.stream.kinds, _chosen(argv, "backbone")))}
+    if name not in known:
+        raise unknown("--preset", name, [*known, tuned.PRESET])
+    values = dict(known[name])
+    nested = {f"method.{argument}": value for argument, value in values.pop("method", {}).items()}
+    return [f"--{argument}={value}" for argument, value in (values | nested).items()] + argv

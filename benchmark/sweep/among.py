@@ -1,7 +1,8 @@
 """A method among the rows of a stream's table: run in the cells that these have, then compared with each of them.
 
-The same stream, orders, seeds and budget: rivals are the rows of the same backbone whose settings differ from the
-method's in arguments of methods alone, and have the defaults of these.
+The same stream, orders, seeds and backbone. Without a preset rivals are the rows of the same budget: those whose
+settings differ from the method's in arguments of methods alone, and have the defaults of these. With one they are the
+rows that stand under it too, each with its own values.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.compare import comparisons
-from benchmark.compare.entries import by_key, counts, stale
+from benchmark.compare.entries import by_key, card_of, counts, stale
 from benchmark.compare.leaderboard import reference_cells
-from benchmark.compare.rows import PairRow
-from benchmark.config import arguments
+from benchmark.compare.presets import OFFICIAL, TUNED, beside, presets
+from benchmark.compare.rows import DEFAULT, LeaderboardRow, PairRow
+from benchmark.config import arguments, tuned
 from benchmark.config.resolve import Plan, resolve
 from benchmark.errors import UserError, unknown
 from benchmark.record.schema import PROTOCOLS, Record
@@ -36,12 +38,14 @@ class Among:
 
     Attributes:
         plan: of one of its runs.
+        preset: under which its rivals stand, tuned or official; empty where they have its budget.
         rivals: names of methods that are compared with it; none: every row that fits.
         cells: (order, seed) that most of these rows have.
         missing: those of them that are to be run.
     """
 
     plan: Plan
+    preset: str
     rivals: tuple[str, ...]
     cells: tuple[tuple[int, int], ...]
     missing: tuple[tuple[int, int], ...]
@@ -51,8 +55,15 @@ class Among:
         rows = _rows(self.plan)
         alike = sorted((runs for runs in rows if _same(runs, self.plan)), key=lambda runs: runs[0].own)
         mine = [run for runs in alike[-1:] for run in runs if (run.order, run.seed) in self.cells]
-        fit = [*alike[:-1], *(runs for runs in rows if _fits(runs, self.plan))]
+        fit = [*alike[:-1], *(runs for runs in rows if _fits(runs, self.plan, self.preset))]
         return mine, [runs for runs in fit if _named(runs, self.rivals)]
+
+    def standing(self, rows: Sequence[LeaderboardRow], sides: Sequence[Sequence[Record]]) -> list[LeaderboardRow]:
+        """The rows of a leaderboard that are of these runs, each once: under the rivals' preset where it has it."""
+        names, preset = {(runs[0].named, runs[0].key) for runs in sides}, self.preset or DEFAULT
+        of_them = [row for row in rows if (row.method, row.key) in names]
+        there = {(row.method, row.key) for row in of_them if row.preset == preset}
+        return [row for row in of_them if row.preset == preset or (row.method, row.key) not in there]
 
 
 def asked(method: str, stream: str, rivals: Sequence[str], options: Sequence[str]) -> Among:
@@ -70,9 +81,11 @@ def asked(method: str, stream: str, rivals: Sequence[str], options: Sequence[str
             raise UserError(f"{option.split('=')[0]}: compare runs the seeds, orders and samples of the table's rows")
     config, card, _ = arguments.parse("run", [*options, "--method", method, "--stream", stream], with_class=False)
     plan = resolve(config, card, finds_cuda(config))
+    preset = _preset(plan, arguments.preset(options))
     rows = _rows(plan)
-    fit = [runs for runs in rows if _fits(runs, plan)]
-    where = f"on {plan.stream_folder} with {_budget(plan) or 'the defaults'} and {plan.config.backbone}"
+    fit = [runs for runs in rows if _fits(runs, plan, preset)]
+    having = f"{preset} values" if preset else _budget(plan) or "the defaults"
+    where = f"on {plan.stream_folder} with {having} and {plan.config.backbone}"
     if not fit:
         raise UserError(f"compare: no runs of other methods {where}; make sweep METHODS=... makes some")
     known = sorted({runs[0].method for runs in fit})
@@ -86,7 +99,7 @@ def asked(method: str, stream: str, rivals: Sequence[str], options: Sequence[str
     there = {(run.order, run.seed) for runs in alike[-1:] for run in runs}
     if alike and not alike[-1][0].own and stored_beside(Path(config.results)):  # it stands as it is, or is made anew
         there = set() if stale(alike[-1], plan.code) or not there & set(cells) else set(cells)
-    return Among(plan, tuple(rivals), tuple(cells), tuple(cell for cell in cells if cell not in there))
+    return Among(plan, preset, tuple(rivals), tuple(cells), tuple(cell for cell in cells if cell not in there))
 
 
 def run(among: Among, argv: Sequence[str], console: Console) -> int:
@@ -119,9 +132,23 @@ def _same(runs: Sequence[Record], plan: Plan) -> bool:
     return (runs[0].method, runs[0].key) == (plan.card.name, plan.key)
 
 
-def _fits(runs: Sequence[Record], plan: Plan) -> bool:
+def _fits(runs: Sequence[Record], plan: Plan, preset: str) -> bool:
     """Whether the method is compared with this row."""
-    return not _same(runs, plan) and (runs[0].settings, runs[0].backbone) == (_budget(plan), plan.config.backbone)
+    if _same(runs, plan) or runs[0].backbone != plan.config.backbone:
+        return False
+    return preset in presets(runs[0], card_of(runs[0])) if preset else runs[0].settings == _budget(plan)
+
+
+def _preset(plan: Plan, name: str) -> str:
+    """Under which preset the rivals stand whose values the plan has but for arguments of the method; empty for none."""
+    if not name:
+        return ""
+    card, about = plan.card, (plan.recipe.stream.kinds, plan.config.backbone)
+    values = tuned.values(card, *about) if name == TUNED else card.presets[name]
+    other = [word for word in beside(plan.made_with, card, values).split() if not word.startswith("method.")]
+    if other:
+        raise UserError(f"--preset {name}: compare takes rows with these values, not with {' '.join(other)}")
+    return TUNED if name == TUNED else OFFICIAL
 
 
 def _budget(plan: Plan) -> str:

@@ -59,8 +59,7 @@ def test_a_method_is_run_where_the_table_has_runs_and_stands_among_its_rows(caps
     said = capsys.readouterr().out
     lines = said.splitlines()
     board = [line.split()[1:3] for line in lines if "± " in line and "mean" not in line]
-    nothing_to_tune = [["ncm", "4"], ["zero_shot", "3"]]  # their defaults stand as tuned, too
-    assert sorted(board) == sorted([*nothing_to_tune * 2, ["ranpac", "(own)"]])
+    assert sorted(board) == [["ncm", "4"], ["ranpac", "(own)"], ["zero_shot", "3"]]  # not as tuned, too
     titles = [line for line in said.splitlines() if "minus each" in line]
     assert len(titles) == 2 and "identity given:" in titles[0] and "identity hidden:" in titles[1]
     assert sum(line.split()[:1] in (["ncm*"], ["zero_shot*"]) for line in lines) == 4  # stand-ins keep no samples
@@ -87,12 +86,38 @@ def test_what_this_code_made_is_not_run_again_and_settings_of_the_method_are_its
     assert asked.cells == asked.missing == ((0, 0), (0, 1), (0, 7), (1, 0))
 
 
+def test_with_a_preset_rivals_are_the_rows_of_that_preset_each_with_its_own_values(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    keys = {}
+    for preset in ((), ("--preset", "tuned"), ("--preset", "tuned", "--epochs", "1")):
+        argv = ["--method", "sequential_lora", "--stream", "smoke", *preset, *HERE]
+        config, card, _ = arguments.parse("run", argv, with_class=False)
+        plan = resolve(config, card, cuda=False)
+        write_record(plan.path, finished(plan))
+        keys[preset[-1:]] = plan.key
+    assert len(set(keys.values())) == 3
+    untuned = {"ncm", "zero_shot"}  # with nothing to tune; their default rows stand as tuned
+    for options, key in (((), keys[()]), (("--preset", "tuned"), keys["tuned",])):
+        found = among.asked("independent_lora", "smoke", [], [*options, *HERE])
+        rivals = {runs[0].method: runs[0].key for runs in found.sides()[1]}
+        assert rivals.keys() == {*untuned, "sequential_lora"} and rivals["sequential_lora"] == key
+    also = among.asked("independent_lora", "smoke", [], ["--preset", "tuned", "--method.rank", "4", *HERE])
+    assert len(also.sides()[1]) == 3  # arguments of the method are its own there, too
+    assert cli.main(["compare", "--method", "sequential_lora", "--stream", "smoke", "--preset", "tuned", *HERE]) == 0
+    said = capsys.readouterr().out
+    assert len([line for line in said.splitlines() if "± " in line and "mean" not in line]) == 3
+    assert said.count("tuned") == 3  # each stands there as tuned, and once
+
+
 def test_what_cannot_be_compared_is_refused_and_nothing_runs(capsys: pytest.CaptureFixture) -> None:
     for words, said in (
         ("--method ranpac --with nmc", "unknown method 'nmc'"),
         ("--method ranpac --epochs 1", "compare: no runs of other methods on smoke with epochs=1 and phantom-clip"),
         ("--method ranpac --seed 3", "--seed: compare runs the seeds"),
         ("--method ranpac --limit=3", "--limit: compare runs the seeds"),
+        ("--method ranpac --preset tuned --epochs 1", "compare takes rows with these values, not with epochs=1"),
+        ("--method mslora_cr --preset official", "no runs of other methods on smoke with official values"),
         ("--method rannpac", "unknown method 'rannpac'"),
         ("--with ncm", "--method is missing"),
         ("--method ranpac --lrr 3", "lrr"),
