@@ -66,6 +66,8 @@ WORLDS = {
     "seeds 3, orders 0": World(0, 3),
     "seeds 3, orders 1": World(1, 3),
     "seeds 3, orders 3": World(3, 3),
+    "seeds 10, orders 0": World(0, 10),
+    "seeds 3, orders 10": World(10, 3),
     "seeds 7, orders 0, four times the samples": World(0, 7, times=4),
     "seeds 3, orders 7, four times the samples": World(7, 3, times=4),
     "seeds 1, orders 1 shared by two methods": World(1, 1, shared=True),
