@@ -210,19 +210,26 @@ def overall(views: Sequence[StreamView], ranks: Sequence[OverallRow]) -> list[Le
                 if percent(_score(row)) == best:
                     wins[row.method] = wins.get(row.method, 0) + 1
         order = sorted(wins, key=lambda name: (-wins[name], name))
-        first = next((row for row in ranks if row.group == GROUPS[0] and row.protocol == protocol), None)
+        plain = [row for row in ranks if row.group == GROUPS[0] and row.protocol == protocol]
         if order:
             most = [name for name in order if wins[name] == wins[order[0]]]
             after = [f"{name} on {wins[name]}" for name in order[len(most) :]]
             rest = f"Then {', '.join(after)}." if after else ""
-            if first:
-                rest += (f" Best average rank of the plain methods, over {first.n_streams} streams"
-                         f"{_once(views, first)}: {first.method}.")  # fmt: skip
+            if plain:
+                rest += f" Best average rank of the plain methods, over {plain[0].n_streams} streams"
+                rest += f": {_ahead(views, plain)}."
             many = sum(bool(_rivals(view.rows, protocol)) for view in views if not trial_stream(view.name))
             score = f"on {wins[order[0]]} of {many} streams with several runs of a method"
             score += " each" if len(most) > 1 else ""
             said.append(Lead(words, _listed(most), score, rest))
     return said
+
+
+def _ahead(views: Sequence[StreamView], ranks: Sequence[OverallRow]) -> str:
+    """Those of the best average rank, as printed, with the backbone of the first."""
+    printed = [(rank.backbone, f"{rank.average_rank:.2f}") for rank in ranks]
+    best = [rank for rank, said in zip(ranks, printed, strict=True) if said == printed[0]]
+    return _listed([rank.method + _once(views, rank) for rank in best])
 
 
 def _once(views: Sequence[StreamView], rank: OverallRow) -> str:

@@ -11,6 +11,7 @@ import pytest
 from benchmark import cli, report
 from benchmark.compare import leaderboard
 from benchmark.compare.entries import seen_by
+from benchmark.compare.rows import OverallRow
 from benchmark.errors import UserError
 from benchmark.record.schema import Record
 from benchmark.record.summary import summarise
@@ -82,6 +83,15 @@ def test_a_row_that_is_two_presets_counts_once() -> None:
         (given, hidden) = findings.overall([view], [])
         assert (given.score, given.who, given.next) == ("on 1 of 1 streams with several runs of a method", "ewc", "")
         assert hidden.score == given.score
+
+
+def test_methods_of_one_average_rank_are_named_together() -> None:
+    view = views.stream_view(plain())
+    ranks = [OverallRow("given", "plain", "phantom-clip", name, 5, view.name, rank, None, None, None)
+             for name, rank in (("ewc", 1.8333), ("lwf", 1.8334), ("er", 2.0))]  # fmt: skip
+    other = replace(ranks[0], backbone="tiny-clip", method="ncm")
+    given, hidden = findings.overall([view], [*ranks, other])
+    assert given.next == " Best average rank of the plain methods, over 5 streams: ewc and lwf." and hidden.next == ""
 
 
 def test_one_run_decides_no_sentence(tmp_path: Path) -> None:
