@@ -7,10 +7,7 @@ import pytest
 from tests.simulated import DESIGNS, WORLDS, measured
 
 USUAL = ("seeds .16", "seeds 3, orders 1", "seeds 1, orders 1, groups of 4")
-WILD = (
-    "seeds 10, orders 0",
-    "seeds 3, orders 10",
-)  # by 25 points, so that scores meet 0 and 1: no stored row varies so
+WILD = ("seeds 10, orders 0", "seeds 3, orders 10")  # by 25 points: scores meet 0 and 1, as in no stored row
 
 
 @pytest.mark.parametrize(("orders", "seeds"), DESIGNS)
