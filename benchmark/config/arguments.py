@@ -64,9 +64,22 @@ def parse(verb: str, argv: Sequence[str], with_class: bool) -> tuple[RunConfig, 
     return RunConfig(**values, method=method, method_args=method_args), described, cls
 
 
-def preset(argv: Sequence[str]) -> str:
+def preset_of(argv: Sequence[str]) -> str:
     """The preset that is typed or stands in the config file; empty for none."""
     return _value(_normalised(list(argv)), "--preset") or ""
+
+
+def preset_values(preset: str, described: MethodCard, stream: str, backbone: str) -> Mapping[str, Any]:
+    """What a preset of a method says on a stream: an entry of its PRESETS, or what it was tuned to.
+
+    Raises:
+        UserError: there is none of the name, or the method was not tuned for the stream's kinds.
+    """
+    if preset == tuned.PRESET:
+        return tuned.values(described, catalog.load(stream, None).stream.kinds, backbone)
+    if preset not in described.presets:
+        raise unknown("--preset", preset, [*described.presets, tuned.PRESET])
+    return described.presets[preset]
 
 
 def typed(options: Mapping[str, object]) -> list[str]:
@@ -157,9 +170,9 @@ def _normalised(argv: list[str]) -> list[str]:
     if len(places) > 1:
         raise UserError("--config: given twice")
     content = _of_file(path)
-    of_file = content.pop("preset", None)
-    if of_file is not None and _value(out, "--preset") is None:
-        out.append(f"--preset={of_file}")
+    preset = content.pop("preset", None)
+    if preset is not None and _value(out, "--preset") is None:
+        out.append(f"--preset={preset}")
     (place,) = places
     out[place : place + (2 if out[place] == "--config" else 1)] = [f"--config={json.dumps(content)}"]
     return out
@@ -227,15 +240,9 @@ def _find_method(argv: list[str]) -> str | None:
 
 def _with_preset(argv: list[str], described: MethodCard) -> list[str]:
     """A preset's values in front of what is typed, so that the command line wins."""
-    name = _value(argv, "--preset")
-    if name is None:
+    preset = _value(argv, "--preset")
+    if preset is None:
         return argv
-    known = described.presets
-    if name == tuned.PRESET:
-        recipe = catalog.load(_chosen(argv, "stream"), None)
-        known = {name: dict(tuned.values(described, recipe.stream.kinds, _chosen(argv, "backbone")))}
-    if name not in known:
-        raise unknown("--preset", name, [*known, tuned.PRESET])
-    values = dict(known[name])
-    nested = {f"method.{argument}": value for argument, value in values.pop("method", {}).items()}
-    return [f"--{argument}={value}" for argument, value in (values | nested).items()] + argv
+    values = dict(preset_values(preset, described, _chosen(argv, "stream"), _chosen(argv, "backbone")))
+    nested = {f"method.{name}": value for name, value in values.pop("method", {}).items()}
+    return [f"--{name}={value}" for name, value in (values | nested).items()] + argv

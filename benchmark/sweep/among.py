@@ -17,7 +17,7 @@ from benchmark.compare.entries import by_key, card_of, counts, stale
 from benchmark.compare.leaderboard import reference_cells
 from benchmark.compare.presets import OFFICIAL, TUNED, beside, presets
 from benchmark.compare.rows import DEFAULT, LeaderboardRow, PairRow
-from benchmark.config import arguments, tuned
+from benchmark.config import arguments
 from benchmark.config.resolve import Plan, resolve
 from benchmark.errors import UserError, unknown
 from benchmark.record.schema import PROTOCOLS, Record
@@ -81,7 +81,7 @@ def asked(method: str, stream: str, rivals: Sequence[str], options: Sequence[str
             raise UserError(f"{option.split('=')[0]}: compare runs the seeds, orders and samples of the table's rows")
     config, card, _ = arguments.parse("run", [*options, "--method", method, "--stream", stream], with_class=False)
     plan = resolve(config, card, finds_cuda(config))
-    preset = _preset(plan, arguments.preset(options))
+    preset = _preset(plan, arguments.preset_of(options))
     rows = _rows(plan)
     fit = [runs for runs in rows if _fits(runs, plan, preset)]
     having = f"{preset} values" if preset else _budget(plan) or "the defaults"
@@ -143,9 +143,8 @@ def _preset(plan: Plan, name: str) -> str:
     """Under which preset the rivals stand whose values the plan has but for arguments of the method; empty for none."""
     if not name:
         return ""
-    card, about = plan.card, (plan.recipe.stream.kinds, plan.config.backbone)
-    values = tuned.values(card, *about) if name == TUNED else card.presets[name]
-    other = [word for word in beside(plan.made_with, card, values).split() if not word.startswith("method.")]
+    values = arguments.preset_values(name, plan.card, plan.config.stream, plan.config.backbone)
+    other = [word for word in beside(plan.made_with, plan.card, values).split() if not word.startswith("method.")]
     if other:
         raise UserError(f"--preset {name}: compare takes rows with these values, not with {' '.join(other)}")
     return TUNED if name == TUNED else OFFICIAL
